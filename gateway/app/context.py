@@ -1,0 +1,54 @@
+"""Everything the use cases may touch, in one frozen value that bootstrap builds once."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from gateway.app.live import LiveSessions
+from gateway.app.ports import (
+    CatalogueSource,
+    Clock,
+    DatabaseRoles,
+    EventLog,
+    Ids,
+    Notifier,
+    Policy,
+    Recorder,
+    SshSigner,
+    Store,
+)
+from gateway.core.rota import RotaRules
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The gateway's own bounds; policy can only be stricter."""
+
+    longest_grant: timedelta = timedelta(hours=12)
+    ticket_lifetime: timedelta = timedelta(hours=1)
+    cli_credential_lifetime: timedelta = timedelta(hours=12)
+    web_session_lifetime: timedelta = timedelta(hours=8)
+    device_code_lifetime: timedelta = timedelta(minutes=10)
+    log_wait: timedelta = timedelta(seconds=5)
+    gateway_silent_after: timedelta = timedelta(seconds=30)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """`gateway` names this process in events and rows; `issuer` is the identity provider's issuer URL."""
+
+    gateway: str
+    clock: Clock
+    ids: Ids
+    store: Store
+    log: EventLog
+    policy: Policy
+    catalogue: CatalogueSource
+    roles: DatabaseRoles
+    ssh: SshSigner
+    recorder: Recorder
+    notifier: Notifier
+    live: LiveSessions
+    limits: Limits = field(default_factory=Limits)
+    rota: RotaRules = field(default_factory=RotaRules)
+    role_groups: Mapping[str, str] = field(default_factory=dict)

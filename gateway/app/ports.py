@@ -1,0 +1,421 @@
+"""What the use cases need from outside. Adapters implement these; fakes in tests/fakes do too.
+
+Everything here is synchronous and thread-safe: an asyncio edge calls use cases through an executor.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from gateway.core.decision import Decision, Query
+from gateway.core.event import Event
+from gateway.core.grant import Grant, Review
+from gateway.core.ids import Prefix
+from gateway.core.incident import Incident
+from gateway.core.obligation import Record
+from gateway.core.principal import User
+from gateway.core.request import Request, RequestState
+from gateway.core.rota import Shift
+from gateway.core.session import EndReason, Session
+from gateway.core.target import Catalogue, Level, Target
+from gateway.core.window import Window
+
+# ---------------------------------------------------------------- time and chance
+
+
+class Clock(Protocol):
+    def now(self) -> datetime:
+        """The present, timezone-aware UTC."""
+        ...
+
+
+class Ids(Protocol):
+    def new(self, prefix: Prefix) -> str:
+        """A fresh identifier."""
+        ...
+
+    def secret(self) -> str:
+        """256 bits from the system's generator, base64url without padding."""
+        ...
+
+
+# ---------------------------------------------------------------- stored state
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """A bearer secret, known only by the SHA-256 hex of its text.
+
+    `purpose`: `cli` (API bearer), `ticket` (database door), `device` (device code being confirmed),
+    `web` (browser session), `login` (OIDC state in flight). `subject` is a user id, "" while unknown.
+    `data` is small JSON for the purpose (grant id, user code, nonce, …). `single_use` ones are consumed by `claim`.
+    """
+
+    digest: str
+    purpose: str
+    subject: str
+    issued_at: datetime
+    expires_at: datetime
+    single_use: bool = False
+    used_at: datetime | None = None
+    data: dict[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A short-lived target credential with an owner and an end.
+
+    `state`: creating → active → revoking → dropped, or zombie while a drop keeps failing (retried for ever).
+    `name` is the ephemeral role. No secret is stored: the password lives in the memory of `gateway`.
+    """
+
+    id: str
+    grant: str
+    target: str
+    level: str
+    name: str
+    gateway: str
+    state: str
+    created_at: datetime
+    expires_at: datetime
+    attempts: int = 0
+    last_error: str = ""
+    next_attempt_at: datetime | None = None
+
+
+class Users(Protocol):
+    def get(self, user_id: str) -> User | None: ...
+    def by_name(self, name: str) -> User | None: ...
+    def upsert(self, user: User) -> None: ...
+    def all(self) -> Sequence[User]: ...
+
+
+class Requests(Protocol):
+    def add(self, request: Request) -> None: ...
+    def get(self, request_id: str) -> Request | None: ...
+    def save(self, request: Request, expected: RequestState) -> bool:
+        """Store with its approvals if the stored state is still `expected`; False when somebody was faster."""
+        ...
+
+    def list(self, *, requester: str = "", state: RequestState | None = None, limit: int = 200) -> Sequence[Request]:
+        """Newest first."""
+        ...
+
+
+class Grants(Protocol):
+    def add(self, grant: Grant) -> None: ...
+    def get(self, grant_id: str) -> Grant | None: ...
+    def save(self, grant: Grant) -> bool:
+        """Store a revocation; False when it was revoked already."""
+        ...
+
+    def list(self, *, holder: str = "", target: str = "", active_at: datetime | None = None, limit: int = 200) -> Sequence[Grant]:
+        """Newest first. `active_at` keeps the ones that are active at that instant."""
+        ...
+
+
+class Reviews(Protocol):
+    def add(self, review: Review) -> None: ...
+    def get(self, review_id: str) -> Review | None: ...
+    def by_grant(self, grant_id: str) -> Review | None: ...
+    def save(self, review: Review) -> bool:
+        """Store a signature; False when it was signed already."""
+        ...
+
+    def open(self) -> Sequence[Review]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LiveView:
+    """All that decides whether a live session may go on, in one read."""
+
+    session: Session
+    grant: Grant
+    holder: User
+
+
+class Sessions(Protocol):
+    def add(self, session: Session) -> None: ...
+    def get(self, session_id: str) -> Session | None: ...
+    def save(self, session: Session) -> bool:
+        """Store an end; False when it was over already."""
+        ...
+
+    def request_kill(self, session_id: str, by: str) -> bool:
+        """Mark for ending by the gateway that holds it; False when it is over or marked already."""
+        ...
+
+    def list(self, *, live: bool | None = None, holder: str = "", target: str = "", grant: str = "", limit: int = 200) -> Sequence[Session]:
+        """Newest first."""
+        ...
+
+    def live_views(self, gateway: str) -> Sequence[LiveView]:
+        """Every live session of one gateway with its grant and holder, as stored now."""
+        ...
+
+
+class Leases(Protocol):
+    def add(self, lease: Lease) -> None: ...
+    def save(self, lease: Lease) -> None: ...
+    def by_grant(self, grant_id: str) -> Sequence[Lease]: ...
+    def unfinished(self) -> Sequence[Lease]:
+        """Every lease whose role may still exist (state other than dropped)."""
+        ...
+
+
+class Credentials(Protocol):
+    def add(self, credential: Credential) -> None: ...
+    def find(self, digest: str, purpose: str) -> Credential | None: ...
+    def find_by_data(self, purpose: str, key: str, value: str) -> Credential | None: ...
+    def save(self, credential: Credential) -> None: ...
+    def claim(self, digest: str, purpose: str, at: datetime) -> bool:
+        """Mark as used, atomically; False when it was used already or does not exist."""
+        ...
+
+    def remove_for(self, subject: str, purpose: str) -> int: ...
+    def purge(self, before: datetime) -> int: ...
+
+
+class Shifts(Protocol):
+    def replace(self, source: str, window: Window, shifts: Iterable[Shift]) -> None:
+        """The snapshot of one source over a window takes the place of the one before."""
+        ...
+
+    def covering(self, service: str, at: datetime, slack: timedelta) -> Sequence[Shift]: ...
+
+
+class Incidents(Protocol):
+    def get(self, incident_id: str) -> Incident | None: ...
+    def replace(self, source: str, incidents: Iterable[Incident]) -> None: ...
+    def list(self) -> Sequence[Incident]: ...
+
+
+class Gateways(Protocol):
+    """Which gateway processes are alive: what a dead one held is ended by the others."""
+
+    def beat(self, gateway: str, at: datetime) -> None: ...
+    def silent_since(self, before: datetime) -> Sequence[str]: ...
+    def forget(self, gateway: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class EventFilter:
+    """What to look for; empty fields match everything. `text` is matched in type and data, case-insensitively."""
+
+    target: str = ""
+    principal: str = ""
+    type: str = ""
+    session: str = ""
+    grant: str = ""
+    request: str = ""
+    text: str = ""
+    since: datetime | None = None
+    until: datetime | None = None
+    limit: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """An event with its place in the log; `index` None until it is sequenced. `leaf` are the bytes as hashed."""
+
+    event: Event
+    leaf: bytes
+    index: int | None
+
+
+class Events(Protocol):
+    """Write side: the outbox of the log, committed with the state that it tells about."""
+
+    def append(self, event: Event) -> None: ...
+
+
+class UnitOfWork(AbstractContextManager["UnitOfWork"], Protocol):
+    """One transaction, serialisable against other writers. Commits on a clean exit, rolls back on an exception."""
+
+    users: Users
+    requests: Requests
+    grants: Grants
+    reviews: Reviews
+    sessions: Sessions
+    leases: Leases
+    credentials: Credentials
+    shifts: Shifts
+    incidents: Incidents
+    gateways: Gateways
+    events: Events
+
+
+class Store(Protocol):
+    def begin(self) -> UnitOfWork:
+        """A writing transaction."""
+        ...
+
+    def read(self) -> UnitOfWork:
+        """A consistent view; writing through it is an error."""
+        ...
+
+
+# ---------------------------------------------------------------- the log
+
+
+class EventLog(Protocol):
+    """The Merkle tree over the events. Sequenced by one writer with group commit."""
+
+    def wait_included(self, event_ids: Sequence[str], timeout: timedelta) -> bool:
+        """True once all of them are leaves under a signed checkpoint; False when that took too long."""
+        ...
+
+    def search(self, filter: EventFilter) -> Sequence[StoredEvent]:
+        """Newest first, on a handle that can only SELECT."""
+        ...
+
+    def get(self, event_id: str) -> StoredEvent | None: ...
+
+    def checkpoint(self) -> str:
+        """The newest signed checkpoint (a C2SP signed note)."""
+        ...
+
+    def inclusion_proof(self, event_id: str) -> str:
+        """A C2SP tlog-proof (receipt) of the event against the newest checkpoint; NotFound when unsequenced."""
+        ...
+
+    def tile(self, path: str) -> bytes | None:
+        """The bytes of `tile/<L>/<N>[.p/<W>]` or `tile/entries/<N>[.p/<W>]`; None when there is no such tile."""
+        ...
+
+
+# ---------------------------------------------------------------- facts and policy
+
+
+class Policy(Protocol):
+    """Cedar behind a port. Any evaluation error is a Deny."""
+
+    def decide(self, query: Query) -> Decision:
+        """Permit with merged obligations, or Deny with what would have made it a permit."""
+        ...
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of the policy set in force."""
+        ...
+
+    def reload(self) -> str | None:
+        """Load anew from the files; None when a new or the same set is in force, else why the old one stays."""
+        ...
+
+
+class CatalogueSource(Protocol):
+    def current(self) -> Catalogue:
+        """The catalogue in force."""
+        ...
+
+    def reload(self) -> str | None:
+        """As `Policy.reload`."""
+        ...
+
+
+class ShiftSource(Protocol):
+    name: str
+
+    def fetch(self, window: Window, at: datetime) -> Sequence[Shift]:
+        """All shifts that overlap the window; Unavailable when the source does not answer or makes no sense."""
+        ...
+
+
+class IncidentSource(Protocol):
+    name: str
+
+    def fetch(self, at: datetime) -> Sequence[Incident]: ...
+
+
+# ---------------------------------------------------------------- effects
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseLogin:
+    """How the proxy logs in upstream. `password` is a secret: never in logs, events or error texts."""
+
+    role: str
+    password: str
+
+
+class DatabaseRoles(Protocol):
+    """Makes and unmakes ephemeral roles on one kind of database. See shared facts on dynamic credentials §7.3."""
+
+    def create(self, target: Target, level: Level, role: str, until: datetime) -> DatabaseLogin:
+        """A fresh role, member of the level's group role only; Unavailable with a cause free of secrets."""
+        ...
+
+    def revoke(self, target: Target, role: str) -> None:
+        """NOLOGIN → terminate → membership → reassign owned → drop → verify gone. Idempotent; Unavailable on failure."""
+        ...
+
+    def roles_of(self, target: Target, prefix: str) -> Sequence[str]:
+        """Names of existing roles that begin with `prefix`, to find what nobody owns."""
+        ...
+
+
+class SshSigner(Protocol):
+    """The gateway's SSH certificate authorities: one for people at the door, one for targets upstream."""
+
+    def door_certificate(self, user: User, public_key: str, at: datetime, until: datetime) -> str:
+        """An OpenSSH user certificate for the gateway's own door; ValueError for an unsupported key."""
+        ...
+
+
+class Notifier(Protocol):
+    def notify(self, channel: str, title: str, body: str, fields: dict[str, str]) -> None:
+        """Queue a message; delivery is retried in the background and its failure is an event, never an exception."""
+        ...
+
+
+class Recording(Protocol):
+    """The second tier of evidence for one session: append-only, sequence-numbered, hash-chained."""
+
+    def append(self, kind: str, at: datetime, data: bytes) -> int:
+        """Queue one record, return its sequence number (from 0). Raises RecordingFailed when it cannot be kept.
+        Blocks (bounded) when the spool is full: back-pressure, never loss."""
+        ...
+
+    def wait_durable(self, seq: int, timeout: timedelta) -> None:
+        """Return once record `seq` is on disk; RecordingFailed otherwise."""
+        ...
+
+    def on_durable(self, seq: int, callback: Callable[[bool], None]) -> None:
+        """The same for an event loop: `callback(ok)` is called once, from the recorder's thread."""
+        ...
+
+    def digest(self) -> tuple[int, str]:
+        """(number of records, hex of the running chain digest) of what is durable."""
+        ...
+
+    def seal(self) -> tuple[int, str]:
+        """Flush, make the session's own file, return the final (count, digest). Idempotent."""
+        ...
+
+
+class RecordingFailed(Exception):
+    """The recorder cannot keep a record: disk full, I/O error, closed. The session must end."""
+
+
+class Recorder(Protocol):
+    def open(self, session: Session, mode: Record, on_failure: Callable[[], None]) -> Recording:
+        """Begin; RecordingFailed when it cannot. `on_failure` is called once, from another thread, if it fails later."""
+        ...
+
+    def recover(self) -> Sequence[tuple[str, int, str]]:
+        """After a crash: seal every unfinished recording of this gateway; (session id, count, digest) of each."""
+        ...
+
+
+class LiveSession(Protocol):
+    """A connection held by this process. Both calls come from another thread and return at once."""
+
+    def terminate(self, reason: EndReason, detail: str) -> None:
+        """Tell the person, close both legs. Idempotent."""
+        ...
+
+    def warn(self, sentence: str) -> None:
+        """Say a sentence on the person's terminal if the protocol has a place for it."""
+        ...

@@ -1,0 +1,77 @@
+"""The question put to policy, and its answer.
+
+`Permit` is a type of its own: a function with an effect takes a `Permit` (or a `Grant`), so that forgetting to
+ask does not type-check.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from gateway.core.errors import Refusal
+from gateway.core.incident import Incident
+from gateway.core.obligation import Obligations
+from gateway.core.principal import User
+from gateway.core.rota import OnCall
+from gateway.core.target import Target
+
+
+class Action(StrEnum):
+    """Verbs in policy. CONNECT is asked when access is requested and again at every connection."""
+
+    CONNECT = "Connect"
+    APPROVE = "Approve"
+    REVIEW = "Review"
+    REVOKE = "Revoke"
+    KILL = "Kill"
+    REPLAY = "Replay"
+    WATCH = "Watch"
+    AUDIT = "Audit"
+    ADMINISTER = "Administer"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What was known at the instant of the question. Absent facts are stated as absent, never guessed."""
+
+    at: datetime
+    level: str = ""
+    on_call: OnCall | None = None
+    incident: Incident | None = None
+    break_glass: bool = False
+    approvals: int = 0
+    requester: str = ""  # user id of whoever the request or grant belongs to (Approve, Review, Kill, …)
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """(principal, action, resource, context). `target` None stands for the gateway itself (audit, administration)."""
+
+    principal: User
+    action: Action
+    target: Target | None
+    facts: Facts
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """Yes: by which policies (their @id), from which set (digest), on which facts, under which duties."""
+
+    policies: tuple[str, ...]
+    policy_set: str
+    obligations: Obligations
+    facts: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Deny:
+    """No: the refusal for the person; `policies` are the forbids that decided, empty when nothing permitted."""
+
+    refusal: Refusal
+    policies: tuple[str, ...]
+    policy_set: str
+    facts: Mapping[str, object] = field(default_factory=dict)
+
+
+Decision = Permit | Deny

@@ -1,0 +1,130 @@
+"""The time-limited right that results from a request, and the review owed on a break-glass one.
+
+A grant has one absolute deadline, the same on every channel. Grants are independent: ending one never ends
+another, even for the same person, target and level.
+"""
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from gateway.core.errors import Refusal
+from gateway.core.obligation import Obligations
+from gateway.core.request import Request, RequestKind, RequestState
+from gateway.core.window import Window
+
+
+class GrantState(StrEnum):
+    ACTIVE = "active"
+    PENDING = "pending"  # its window has not begun
+    EXPIRED = "expired"
+    REVOKED = "revoked"
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """`holder` is a user id. `revoked_at` and the window are stored; the state is computed, so it cannot be stale."""
+
+    id: str
+    request: str
+    holder: str
+    holder_name: str
+    target: str
+    level: str
+    window: Window
+    kind: RequestKind
+    obligations: Obligations
+    incident: str = ""
+    approvals: int = 0
+    revoked_at: datetime | None = None
+    revoked_by: str = ""
+    revoke_reason: str = ""
+
+    def state(self, at: datetime) -> GrantState:
+        """What the grant is worth at `at`."""
+        if self.revoked_at is not None and self.revoked_at <= at:
+            return GrantState.REVOKED
+        if at < self.window.not_before:
+            return GrantState.PENDING
+        return GrantState.ACTIVE if self.window.contains(at) else GrantState.EXPIRED
+
+    def is_active(self, at: datetime) -> bool:
+        """True when a session may be open under it at `at`."""
+        return self.state(at) is GrantState.ACTIVE
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """The judgement owed on a break-glass grant, by somebody other than its holder."""
+
+    id: str
+    grant: str
+    holder: str
+    due_at: datetime
+    reviewer: str = ""
+    verdict: str = ""
+    note: str = ""
+    signed_at: datetime | None = None
+
+    def is_open(self) -> bool:
+        """True until somebody has signed it."""
+        return self.signed_at is None
+
+
+def issue(request: Request, grant_id: str, at: datetime) -> Grant | Refusal:
+    """The grant that a request has earned: quorate, not yet decided. The window starts now."""
+    if request.state is not RequestState.PENDING:
+        return Refusal("already-decided", f"This request is {request.state.value} already.")
+    if not request.is_quorate():
+        short = request.obligations.approvals - len(request.approved_by())
+        return Refusal("approval-missing", f"{short} more approval(s) needed.", ("approval",))
+    return Grant(
+        id=grant_id,
+        request=request.id,
+        holder=request.requester,
+        holder_name=request.requester_name,
+        target=request.target,
+        level=request.level,
+        window=Window(at, at + request.effective_duration()),
+        kind=request.kind,
+        obligations=request.obligations,
+        incident=request.incident,
+        approvals=len(request.approved_by()),
+    )
+
+
+def revoke(grant: Grant, at: datetime, by: str, reason: str) -> Grant | Refusal:
+    """The grant, ended early. A grant that is over cannot be revoked again."""
+    if grant.state(at) in (GrantState.REVOKED, GrantState.EXPIRED):
+        return Refusal("grant-over", f"Grant {grant.id} is {grant.state(at).value} already.")
+    return replace(grant, revoked_at=at, revoked_by=by, revoke_reason=reason)
+
+
+def review_owed(grant: Grant, review_id: str) -> Review | None:
+    """The review that a grant brings with it, due a while after it began; None when none is owed."""
+    if not grant.obligations.review:
+        return None
+    return Review(review_id, grant.id, grant.holder, grant.window.not_before + grant.obligations.review_within)
+
+
+def sign_review(review: Review, reviewer: str, verdict: str, note: str, at: datetime) -> Review | Refusal:
+    """The review, judged `justified` or `unjustified` by another person, with a sentence."""
+    if reviewer == review.holder:
+        return Refusal("own-review", "You used this access, so somebody else must review it.")
+    if not review.is_open():
+        return Refusal("reviewed-already", "This review is signed already.")
+    if verdict not in ("justified", "unjustified"):
+        return Refusal("verdict-unknown", "The verdict is either justified or unjustified.")
+    if not note.strip():
+        return Refusal("note-missing", "A review needs a sentence on what you looked at.", ("note",))
+    return replace(review, reviewer=reviewer, verdict=verdict, note=note, signed_at=at)
+
+
+WARNINGS = (timedelta(minutes=5), timedelta(minutes=1))
+
+
+def due_warning(deadline: datetime, at: datetime, already: frozenset[timedelta]) -> timedelta | None:
+    """The nearest warning that is due now and was not given; when several are due only the last counts."""
+    left = deadline - at
+    due = [w for w in WARNINGS if left <= w and w not in already]
+    return min(due) if due and left > timedelta(0) else None

@@ -1,0 +1,119 @@
+"""One recorded connection under one grant, and why it ended."""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+
+from gateway.core.errors import Refusal
+from gateway.core.grant import Grant, GrantState
+
+
+class Protocol(StrEnum):
+    POSTGRES = "postgres"
+    SSH = "ssh"
+
+
+class EndReason(StrEnum):
+    """Every session has exactly one. `sentence()` is what the person sees."""
+
+    CLIENT_CLOSED = "client-closed"
+    TARGET_CLOSED = "target-closed"
+    TARGET_UNREACHABLE = "target-unreachable"
+    GRANT_EXPIRED = "grant-expired"
+    GRANT_REVOKED = "grant-revoked"
+    KILLED = "killed"
+    POLICY_CHANGED = "policy-changed"
+    USER_DISABLED = "user-disabled"
+    RECORDING_FAILED = "recording-failed"
+    PROTOCOL_VIOLATION = "protocol-violation"
+    GATEWAY_STOPPED = "gateway-stopped"
+    INTERRUPTED = "interrupted"  # found open after a crash
+
+    def sentence(self, detail: str = "") -> str:
+        """One human sentence for the terminal."""
+        said = _SENTENCES[self]
+        return f"{said} ({detail})" if detail else said
+
+
+_SENTENCES = {
+    EndReason.CLIENT_CLOSED: "You closed the session.",
+    EndReason.TARGET_CLOSED: "The target closed the connection.",
+    EndReason.TARGET_UNREACHABLE: "The target cannot be reached.",
+    EndReason.GRANT_EXPIRED: "Your grant has ended, so this session was closed. Ask again with gw request.",
+    EndReason.GRANT_REVOKED: "Your grant was revoked, so this session was closed.",
+    EndReason.KILLED: "This session was ended by an operator.",
+    EndReason.POLICY_CHANGED: "Policy no longer allows this session, so it was closed. gw policy why says what changed.",
+    EndReason.USER_DISABLED: "Your account was disabled, so this session was closed.",
+    EndReason.RECORDING_FAILED: "This session can no longer be recorded, so it was closed. Nothing is wrong with the target.",
+    EndReason.PROTOCOL_VIOLATION: "The client sent something that the protocol does not allow here, so the session was closed.",
+    EndReason.GATEWAY_STOPPED: "The gateway is stopping; connect again in a moment.",
+    EndReason.INTERRUPTED: "The gateway stopped unexpectedly during this session.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """`deadline` is the grant's own end. `gateway` names the process that holds the connection."""
+
+    id: str
+    grant: str
+    holder: str
+    holder_name: str
+    target: str
+    level: str
+    protocol: Protocol
+    client: str
+    gateway: str
+    started_at: datetime
+    deadline: datetime
+    ended_at: datetime | None = None
+    end_reason: EndReason | None = None
+    end_detail: str = ""
+    recording_digest: str = ""
+    kill_requested_by: str = ""
+
+    def is_live(self) -> bool:
+        """True until it has ended."""
+        return self.ended_at is None
+
+
+def begin(
+    grant: Grant, *, session_id: str, protocol: Protocol, client: str, gateway: str, at: datetime
+) -> Session | Refusal:
+    """A session under a grant that is active at `at`; its deadline is the grant's."""
+    state = grant.state(at)
+    if state is not GrantState.ACTIVE:
+        return Refusal(
+            f"grant-{state.value}",
+            f"Your grant for {grant.target} is {state.value}.",
+            ("an active grant",),
+            (f"Ask again: gw request {grant.target} --level {grant.level} --reason …",),
+        )
+    return Session(
+        session_id, grant.id, grant.holder, grant.holder_name, grant.target, grant.level,
+        protocol, client, gateway, at, grant.window.not_after,
+    )  # fmt: skip
+
+
+def end(session: Session, reason: EndReason, at: datetime, detail: str = "", digest: str = "") -> Session | Refusal:
+    """The session, over. The first reason stands."""
+    if not session.is_live():
+        return Refusal("session-over", f"Session {session.id} is over already.")
+    return replace(
+        session, ended_at=max(at, session.started_at), end_reason=reason, end_detail=detail, recording_digest=digest
+    )
+
+
+def verdict(grant: Grant, at: datetime, *, user_enabled: bool, killed_by: str = "") -> EndReason | None:
+    """Why a live session under this grant must end now; None to let it live. Checked at least every second."""
+    if killed_by:
+        return EndReason.KILLED
+    if not user_enabled:
+        return EndReason.USER_DISABLED
+    match grant.state(at):
+        case GrantState.REVOKED:
+            return EndReason.GRANT_REVOKED
+        case GrantState.ACTIVE:
+            return None
+        case _:
+            return EndReason.GRANT_EXPIRED

@@ -1,0 +1,76 @@
+"""What is protected: the catalogue's targets, and the levels of power on each."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    POSTGRES = "postgres"
+    SSH = "ssh"
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """How much power on a target.
+
+    `account` is the login used ON the target: the group role an ephemeral database role becomes a member of,
+    or the Unix account that the certificate names. `rank` orders levels (0 is the least).
+    """
+
+    name: str
+    account: str
+    rank: int
+    description: str = ""
+    statement_timeout: timedelta | None = None
+    idle_in_transaction_timeout: timedelta | None = None
+    connection_limit: int = 20
+    force_command: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One database or server.
+
+    `admin_dsn_file` (postgres) is a path to a file that holds the libpq URL with which roles are made;
+    `host_keys` (ssh) are OpenSSH public key lines pinned for it. Both are empty for the other kind.
+    """
+
+    name: str
+    kind: Kind
+    service: str
+    environment: str
+    host: str
+    port: int
+    levels: Mapping[str, Level]
+    owners: tuple[str, ...] = ()
+    description: str = ""
+    database: str = ""
+    admin_dsn_file: str = ""
+    tls: str = "verify-full"  # libpq sslmode of the upstream leg: verify-full | require | disable
+    ca_file: str = ""
+    host_keys: tuple[str, ...] = ()
+    labels: frozenset[str] = field(default_factory=frozenset)
+
+    def level(self, name: str) -> Level | None:
+        """The level of that name, or None."""
+        return self.levels.get(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A service owns targets; its rota says who is on call, its owners whom to ask."""
+
+    name: str
+    owners: tuple[str, ...]
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """The declared set of services and targets, with the digest of the text it was read from."""
+
+    version: str
+    services: Mapping[str, Service]
+    targets: Mapping[str, Target]
