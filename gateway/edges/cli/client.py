@@ -1,0 +1,305 @@
+"""The CLI's way to the API: where it is, who one is there, and how its answers become exit codes.
+
+Environment: `GW_URL` (API), `GW_TOKEN` (bearer, wins over stored ones), `GW_HOME` (state, default
+`~/.config/gw`), `GW_CA_FILE` (PEM that signs the API's certificate), `GW_KEYRING=off` (use the file).
+"""
+
+import ipaddress
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
+
+from gateway.edges.cli import output
+
+if TYPE_CHECKING:
+    import httpx2
+
+DEFAULT_URL = "http://127.0.0.1:8470"
+TIMEOUT_S = 15.0
+MAX_ANSWER = 64 * 1024 * 1024
+_EXITS = {
+    400: output.EXIT_USAGE,
+    401: output.EXIT_DENIED,
+    403: output.EXIT_DENIED,
+    404: output.EXIT_NOT_FOUND,
+    409: output.EXIT_CONFLICT,
+    422: output.EXIT_USAGE,
+}
+
+
+def home() -> Path:
+    """The state directory, made 0700 when missing."""
+    path = Path(os.environ.get("GW_HOME") or Path.home() / ".config" / "gw").expanduser().absolute()
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        output.fail(
+            f"{path} cannot be made: {error.strerror}.", output.EXIT_ERROR, "Set GW_HOME to a directory of yours."
+        )
+    return path
+
+
+def write_private(path: Path, content: bytes, mode: int = 0o600) -> None:
+    """Replace a file at once, with its mode from the first byte on; OSError when that cannot be."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    number, name = tempfile.mkstemp(dir=path.parent, prefix=".gw-")  # mkstemp creates 0600
+    try:
+        with os.fdopen(number, "wb") as file:
+            file.write(content)
+            os.fchmod(file.fileno(), mode)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def base_url() -> str:
+    """The API's address without a trailing slash; https unless it is this machine."""
+    url = (os.environ.get("GW_URL") or str(_state().get("url", "")) or DEFAULT_URL).rstrip("/")
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
+        output.fail(
+            f"{url!r} is not an API address.", output.EXIT_USAGE, "Set GW_URL, for example https://gw.example.org"
+        )
+    if parts.scheme == "http" and not _is_loopback(parts.hostname):
+        output.fail("The API must be reached over https; a token sent in clear could be stolen.", output.EXIT_USAGE)
+    return url
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+# ---------------------------------------------------------------- the stored credential
+
+
+def _state_path() -> Path:
+    return home() / "credentials.json"
+
+
+def _state() -> dict[str, Any]:
+    try:
+        state = json.loads(_state_path().read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError):
+        output.fail(f"{_state_path()} cannot be read.", output.EXIT_ERROR, "Remove it and run gw login again.")
+    return state if isinstance(state, dict) else {}
+
+
+def _keyring() -> Any | None:
+    """The system's keyring module when it has a real backend; imported late (+107 ms)."""
+    if os.environ.get("GW_KEYRING", "").lower() in ("0", "off", "no"):
+        return None
+    import keyring  # noqa: PLC0415  slow, and only for people who signed in interactively
+    import keyring.backends.fail  # noqa: PLC0415  as above
+    import keyring.backends.null  # noqa: PLC0415  as above
+
+    backend = keyring.get_keyring()
+    useless = (keyring.backends.fail.Keyring, keyring.backends.null.Keyring)
+    return None if isinstance(backend, useless) else keyring
+
+
+def store_token(url: str, token: str, expires_at: str) -> str:
+    """Keep a token in the keyring, else in a 0600 file; returns where it is now, in words."""
+    state: dict[str, Any] = {"url": url, "expires_at": expires_at}
+    ring, where = _keyring(), "the system keyring"
+    if ring is not None:
+        from keyring.errors import KeyringError  # noqa: PLC0415  as above
+
+        try:
+            ring.set_password("gw", url, token)
+            state["keyring"] = True
+        except KeyringError:
+            ring = None
+    if ring is None:
+        state["token"], where = token, str(_state_path())
+    write_private(_state_path(), json.dumps(state).encode())
+    return where
+
+
+def forget_token() -> None:
+    """Remove the stored token, keep the address."""
+    state = _state()
+    if state.get("keyring") and (ring := _keyring()) is not None:
+        from keyring.errors import KeyringError  # noqa: PLC0415  as above
+
+        try:
+            ring.delete_password("gw", state["url"])
+        except KeyringError:
+            output.progress("The system keyring did not remove the token; it is revoked all the same.")
+    if state:
+        write_private(_state_path(), json.dumps({"url": state.get("url", "")}).encode())
+
+
+def stored_token(url: str) -> str:
+    """The bearer token for one API address, "" when there is none. A token is never sent to another address."""
+    if token := os.environ.get("GW_TOKEN"):
+        return token
+    state = _state()
+    if state.get("url") != url:
+        return ""
+    if state.get("keyring") and (ring := _keyring()) is not None:
+        from keyring.errors import KeyringError  # noqa: PLC0415  as above
+
+        try:
+            return ring.get_password("gw", url) or ""
+        except KeyringError:
+            return ""
+    return str(state.get("token", ""))
+
+
+# ---------------------------------------------------------------- requests
+
+
+class Api:
+    """Calls with JSON in and out. Every failure is an `output.Failure` with a sentence and an exit code."""
+
+    def __init__(self, url: str, token: str) -> None:
+        self.url = url
+        self.token = token
+
+    def get(self, path: str, **query: object) -> Any:
+        """GET `path` (`/api/...`) with the query's non-empty items; the decoded JSON."""
+        return self._call("GET", path, query=query)
+
+    def post(self, path: str, body: Mapping[str, object] | None = None) -> Any:
+        """POST a JSON object; the decoded JSON, None for an empty answer."""
+        return self._call("POST", path, body=dict(body or {}))
+
+    def post_form(self, path: str, form: Mapping[str, str]) -> tuple[int, Any]:
+        """POST a form and return (status, JSON) unjudged, for OAuth endpoints (RFC 6749 §5)."""
+        with self._reachable() as client:
+            answer = client.post(path, data=dict(form))
+        return answer.status_code, _decoded(answer)
+
+    def get_bytes(self, path: str, **query: object) -> bytes:
+        """GET a body that is not JSON, bounded by `MAX_ANSWER`."""
+        parts: list[bytes] = []
+        size = 0
+        for part in self.stream(path, 60.0, **query):
+            size += len(part)
+            if size > MAX_ANSWER:
+                output.fail("The answer is too large.")
+            parts.append(part)
+        return b"".join(parts)
+
+    def stream(self, path: str, silence_s: float = 60.0, /, **query: object) -> Iterator[bytes]:
+        """GET a body piece by piece, for recordings and live views; ends when the server is silent too long."""
+        with self._reachable(silence_s) as client, client.stream("GET", path, params=_non_empty(query)) as answer:
+            if answer.is_error:
+                answer.read()
+                raise _failure(answer)
+            yield from answer.iter_bytes()
+
+    def lines(self, path: str, silence_s: float = 60.0, /, **query: object) -> Iterator[str]:
+        """GET a body line by line (server-sent events, JSON lines)."""
+        rest = b""
+        for part in self.stream(path, silence_s, **query):
+            *whole, rest = (rest + part).split(b"\n")
+            if len(rest) > MAX_ANSWER:
+                output.fail("The answer is too large.")
+            yield from (line.decode(errors="replace") for line in whole)
+        if rest:
+            yield rest.decode(errors="replace")
+
+    def _call(self, method: str, path: str, query: Mapping[str, object] | None = None, body: object = None) -> Any:
+        with self._reachable() as client:
+            answer = client.request(method, path, params=_non_empty(query or {}), json=body)
+        if answer.is_error or answer.is_redirect:
+            raise _failure(answer)
+        return _decoded(answer)
+
+    @contextmanager
+    def _reachable(self, read_s: float = TIMEOUT_S) -> "Iterator[httpx2.Client]":
+        import httpx2  # noqa: PLC0415  +93 ms, not needed for --help
+
+        headers = {"accept": "application/json", "user-agent": "gw"}
+        if self.token:
+            headers["authorization"] = f"Bearer {self.token}"
+        timeout = httpx2.Timeout(TIMEOUT_S, read=read_s)
+        try:
+            # No redirects and no proxies from the environment: the token goes to the one address and nowhere else.
+            with httpx2.Client(
+                base_url=self.url, headers=headers, timeout=timeout, verify=_trust(), trust_env=False
+            ) as client:
+                yield client
+        except httpx2.TimeoutException:
+            output.fail(
+                f"{self.url} did not answer in time.", output.EXIT_ERROR, "Try again in a moment.", code="timeout"
+            )
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            output.fail(
+                f"{self.url} cannot be reached: {error}.", output.EXIT_ERROR,
+                "Is the gateway running, and is GW_URL right?", code="unreachable",
+            )  # fmt: skip
+
+
+def _trust() -> Any:
+    import ssl  # noqa: PLC0415  only together with a connection
+
+    path = os.environ.get("GW_CA_FILE")
+    try:
+        return ssl.create_default_context(cafile=path or None)
+    except (OSError, ssl.SSLError):
+        output.fail(f"GW_CA_FILE {path} is not a readable PEM file.", output.EXIT_USAGE)
+
+
+def _non_empty(query: Mapping[str, object]) -> dict[str, str]:
+    return {
+        key: ("true" if value else "false") if isinstance(value, bool) else str(value)
+        for key, value in query.items()
+        if value not in (None, "")
+    }
+
+
+def _decoded(answer: "httpx2.Response") -> Any:
+    if not answer.content:
+        return None
+    try:
+        return answer.json()
+    except ValueError:
+        output.fail(
+            f"The server at {answer.url.host} does not speak the gateway's API.", output.EXIT_ERROR, "Is GW_URL right?"
+        )
+
+
+def _failure(answer: "httpx2.Response") -> output.Failure:
+    """An error answer (RFC 9457) as what the person sees."""
+    try:
+        problem = answer.json()
+    except ValueError:
+        problem = None
+    if not isinstance(problem, dict):
+        problem = {"code": "error", "detail": f"The server answered {answer.status_code}.", "next_steps": []}
+    exit_code = _EXITS.get(answer.status_code, output.EXIT_ERROR)
+    return output.Failure(str(problem.get("detail") or problem.get("title")), exit_code, problem)
+
+
+def anonymous() -> Api:
+    """The API without a token, for signing in and public facts."""
+    return Api(base_url(), "")
+
+
+def api() -> Api:
+    """The API as whoever is signed in; says how to sign in when nobody is."""
+    url = base_url()
+    token = stored_token(url)
+    if not token:
+        output.fail("You are not signed in.", output.EXIT_DENIED, "Run gw login", code="not-signed-in")
+    return Api(url, token)
+
+
+def segment(text: str) -> str:
+    """One path segment, escaped: an id or name that a person typed may not leave its place in the path."""
+    if text in ("", ".", ".."):
+        output.fail(f"{text!r} is not a name.", output.EXIT_USAGE)
+    return quote(text, safe="")
