@@ -2,12 +2,26 @@
 
 from dataclasses import dataclass
 
+from gateway.app import journal
+from gateway.app.authorise import find_level, find_target
 from gateway.app.context import Context
-from gateway.app.ports import DatabaseLogin, Recording
+from gateway.app.credentials import digest_of
+from gateway.app.decide_connection import decide_connection
+from gateway.app.lease_role import lease_role
+from gateway.app.ports import DatabaseLogin, Recording, RecordingFailed
+from gateway.core.decision import Permit
+from gateway.core.errors import GatewayError, Refusal, Unavailable
 from gateway.core.grant import Grant
+from gateway.core.obligation import Record, merge
 from gateway.core.principal import User
-from gateway.core.session import EndReason, Session
-from gateway.core.target import Level, Target
+from gateway.core.session import EndReason, Protocol, Session, begin, end
+from gateway.core.target import Kind, Level, Target
+
+_BAD_TICKET = Refusal(
+    "ticket-invalid",
+    "This ticket is not valid: it has expired, was used, or belongs to somebody else.",
+    next_steps=("gw connect TARGET prints a new one; gw psql TARGET needs none.",),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +37,50 @@ class Opened:
 
 
 def user_of_ticket(ctx: Context, user_name: str, ticket: str, target: str) -> tuple[User, Grant]:
-    """The person and grant behind a ticket presented at the database door; Denied when it is worth nothing."""
-    raise NotImplementedError
+    """The person and grant behind a ticket presented at the database door; Denied when it is worth nothing.
+
+    One answer for every flaw, so that nothing can be learned by trying.
+    """
+    at = ctx.clock.now()
+    with ctx.store.read() as uow:
+        held = uow.credentials.find(digest_of(ticket), "ticket")
+        user = uow.users.get(held.subject) if held else None
+        grant = uow.grants.get((held.data or {}).get("grant", "")) if held else None
+    is_good = (
+        held is not None
+        and user is not None
+        and grant is not None
+        and held.issued_at <= at < held.expires_at
+        and user.name == user_name
+        and user.id == grant.holder
+        and grant.target == target
+    )
+    if not is_good or held is None or user is None or grant is None:
+        raise journal.refuse(ctx, "session:denied", _BAD_TICKET, principal=user_name, target=target)
+    if held.single_use and not _claimed(ctx, held.digest):
+        raise journal.refuse(ctx, "session:denied", _BAD_TICKET, principal=user_name, target=target, grant=grant.id)
+    return user, grant
 
 
 def grant_for(ctx: Context, user: User, target: str, level: str = "") -> Grant:
     """The user's active grant for a target: of that level, else of the highest rank; Denied says how to get one."""
-    raise NotImplementedError
+    found = find_target(ctx, user, target, "session:denied")
+    if level:
+        find_level(ctx, user, found, level, "session:denied")
+    at = ctx.clock.now()
+    with ctx.store.read() as uow:
+        active = uow.grants.list(holder=user.id, target=target, active_at=at)
+    mine = [g for g in active if g.level == level or (not level and g.level in found.levels)]
+    if not mine:
+        wanted = level or min(found.levels.values(), key=lambda each: each.rank).name
+        refusal = Refusal(
+            "no-grant",
+            f"You have no active grant for {target}" + (f" at level {level}." if level else "."),
+            ("an active grant",),
+            (f'Ask for one: gw request {target} --level {wanted} --incident INC-… --reason "…" --for 1h',),
+        )
+        raise journal.refuse(ctx, "session:denied", refusal, principal=user.name, target=target)
+    return max(mine, key=lambda g: (found.levels[g.level].rank, g.window.not_after))
 
 
 def open_session(ctx: Context, user: User, grant: Grant, client: str) -> Opened:
@@ -38,9 +89,91 @@ def open_session(ctx: Context, user: User, grant: Grant, client: str) -> Opened:
     The caller registers its `LiveSession` with `ctx.live.add(session.id, …)` at once and calls `end_session`
     exactly once afterwards. Raises Denied, NotFound or Unavailable; nothing is left behind then.
     """
-    raise NotImplementedError
+    target = find_target(ctx, user, grant.target, "session:denied")
+    level = find_level(ctx, user, target, grant.level, "session:denied")
+    permit = decide_connection(ctx, grant, target)
+    session = _begin(ctx, grant, target, client)
+    login = lease_role(ctx, grant, target, level) if target.kind is Kind.POSTGRES else None
+    recording = _record(ctx, session, merge((grant.obligations, permit.obligations)).record)
+    try:
+        _start(ctx, session, permit)
+    except GatewayError:
+        recording.seal()
+        raise
+    return Opened(session, grant, target, level, recording, login)
 
 
 def end_session(ctx: Context, session: Session, recording: Recording, reason: EndReason, detail: str = "") -> None:
     """Seal the recording and store the end with its digest. Idempotent: the first reason stands."""
-    raise NotImplementedError
+    ctx.live.discard(session.id)
+    try:
+        count, digest = recording.seal()
+    except RecordingFailed:
+        count, digest = recording.digest()  # what is durable is what can be proved
+        reason = EndReason.RECORDING_FAILED
+    store_end(ctx, session, reason, detail, count, digest)
+
+
+def store_end(ctx: Context, session: Session, reason: EndReason, detail: str, count: int, digest: str) -> None:
+    """The end of a session and its event, in one transaction, unless it is over already."""
+    over = end(session, reason, ctx.clock.now(), detail, f"{count}:{digest}")
+    if isinstance(over, Refusal):
+        return
+    with ctx.store.begin() as uow:
+        if uow.sessions.save(over):
+            data = {"reason": reason.value, "detail": detail, "records": count, "digest": digest}
+            journal.append(ctx, uow, "session:ended", **journal.about_session(session), data=data)
+
+
+def _begin(ctx: Context, grant: Grant, target: Target, client: str) -> Session:
+    begun = begin(
+        grant,
+        session_id=ctx.ids.new("ses"),
+        protocol=Protocol(target.kind.value),
+        client=client,
+        gateway=ctx.gateway,
+        at=ctx.clock.now(),
+    )
+    if isinstance(begun, Refusal):
+        raise journal.refuse(ctx, "session:denied", begun, **journal.about_grant(grant))
+    return begun
+
+
+def _record(ctx: Context, session: Session, mode: Record) -> Recording:
+    def failed() -> None:
+        ctx.live.terminate(session.id, EndReason.RECORDING_FAILED)
+
+    try:
+        return ctx.recorder.open(session, mode, failed)
+    except RecordingFailed as why:
+        refusal = Refusal(
+            "recorder-unavailable",
+            "This session cannot be recorded, so it is not opened.",
+            next_steps=("Call the gateway's operators: its recording disk is full or failing.",),
+        )
+        raise journal.refuse(ctx, "session:denied", refusal, Unavailable, **journal.about_session(session)) from why
+
+
+def _start(ctx: Context, session: Session, permit: Permit) -> None:
+    data = {
+        "level": session.level,
+        "protocol": session.protocol.value,
+        "client": session.client,
+        "deadline": session.deadline.isoformat(),
+        "policies": list(permit.policies),
+        "policy_set": permit.policy_set,
+        "facts": dict(permit.facts),
+    }
+    with ctx.store.begin() as uow:
+        uow.sessions.add(session)
+        noted = journal.append(ctx, uow, "session:started", **journal.about_session(session), data=data)
+    try:
+        journal.confirm_logged(ctx, noted)
+    except Unavailable:
+        store_end(ctx, session, EndReason.RECORDING_FAILED, "the log did not confirm", 0, "")
+        raise
+
+
+def _claimed(ctx: Context, digest: str) -> bool:
+    with ctx.store.begin() as uow:
+        return uow.credentials.claim(digest, "ticket", ctx.clock.now())

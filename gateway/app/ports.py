@@ -111,7 +111,9 @@ class Grants(Protocol):
         """Store a revocation; False when it was revoked already."""
         ...
 
-    def list(self, *, holder: str = "", target: str = "", active_at: datetime | None = None, limit: int = 200) -> Sequence[Grant]:
+    def list(
+        self, *, holder: str = "", target: str = "", active_at: datetime | None = None, limit: int = 200
+    ) -> Sequence[Grant]:
         """Newest first. `active_at` keeps the ones that are active at that instant."""
         ...
 
@@ -147,7 +149,9 @@ class Sessions(Protocol):
         """Mark for ending by the gateway that holds it; False when it is over or marked already."""
         ...
 
-    def list(self, *, live: bool | None = None, holder: str = "", target: str = "", grant: str = "", limit: int = 200) -> Sequence[Session]:
+    def list(
+        self, *, live: bool | None = None, holder: str = "", target: str = "", grant: str = "", limit: int = 200
+    ) -> Sequence[Session]:
         """Newest first."""
         ...
 
@@ -348,7 +352,7 @@ class DatabaseRoles(Protocol):
         ...
 
     def revoke(self, target: Target, role: str) -> None:
-        """NOLOGIN → terminate → membership → reassign owned → drop → verify gone. Idempotent; Unavailable on failure."""
+        """NOLOGIN → terminate → membership → reassign owned → drop → verify gone. Idempotent; else Unavailable."""
         ...
 
     def roles_of(self, target: Target, prefix: str) -> Sequence[str]:
@@ -375,7 +379,9 @@ class Recording(Protocol):
 
     def append(self, kind: str, at: datetime, data: bytes) -> int:
         """Queue one record, return its sequence number (from 0). Raises RecordingFailed when it cannot be kept.
-        Blocks (bounded) when the spool is full: back-pressure, never loss."""
+
+        Blocks (bounded) when the spool is full: back-pressure, never loss.
+        """
         ...
 
     def wait_durable(self, seq: int, timeout: timedelta) -> None:
@@ -401,7 +407,7 @@ class RecordingFailed(Exception):
 
 class Recorder(Protocol):
     def open(self, session: Session, mode: Record, on_failure: Callable[[], None]) -> Recording:
-        """Begin; RecordingFailed when it cannot. `on_failure` is called once, from another thread, if it fails later."""
+        """Begin; RecordingFailed when it cannot. `on_failure` comes once, from another thread, if it fails later."""
         ...
 
     def recover(self) -> Sequence[tuple[str, int, str]]:

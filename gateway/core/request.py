@@ -93,7 +93,11 @@ def validate_ask(duration: timedelta, reason: str, longest: timedelta) -> Refusa
         return Refusal("duration-invalid", "The duration must be longer than zero, for example --for 1h.")
     if duration > longest:
         hours = longest.total_seconds() / 3600
-        return Refusal("duration-too-long", f"No grant is longer than {hours:g} h here.", next_steps=(f"Ask for --for {hours:g}h or less.",))
+        return Refusal(
+            "duration-too-long",
+            f"No grant is longer than {hours:g} h here.",
+            next_steps=(f"Ask for --for {hours:g}h or less.",),
+        )
     return None
 
 

@@ -98,6 +98,4 @@ def on_call(shifts: Iterable[Shift], service: str, subject: str, at: datetime, r
         return OnCall(service, subject, is_on_call=False, freshness=age, others=others)
     best = mine[0]
     until = max(with_grace(s, rules).not_after for s in mine)
-    return OnCall(
-        service, subject, True, freshness(best.fetched_at, at, rules), best.level, until, best, others
-    )
+    return OnCall(service, subject, True, freshness(best.fetched_at, at, rules), best.level, until, best, others)

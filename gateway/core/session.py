@@ -42,10 +42,10 @@ _SENTENCES = {
     EndReason.GRANT_EXPIRED: "Your grant has ended, so this session was closed. Ask again with gw request.",
     EndReason.GRANT_REVOKED: "Your grant was revoked, so this session was closed.",
     EndReason.KILLED: "This session was ended by an operator.",
-    EndReason.POLICY_CHANGED: "Policy no longer allows this session, so it was closed. gw policy why says what changed.",
+    EndReason.POLICY_CHANGED: "Policy no longer allows this session, so it was closed.",
     EndReason.USER_DISABLED: "Your account was disabled, so this session was closed.",
-    EndReason.RECORDING_FAILED: "This session can no longer be recorded, so it was closed. Nothing is wrong with the target.",
-    EndReason.PROTOCOL_VIOLATION: "The client sent something that the protocol does not allow here, so the session was closed.",
+    EndReason.RECORDING_FAILED: "This session can no longer be recorded, so it was closed. The target is fine.",
+    EndReason.PROTOCOL_VIOLATION: "The client broke the protocol, so the session was closed.",
     EndReason.GATEWAY_STOPPED: "The gateway is stopping; connect again in a moment.",
     EndReason.INTERRUPTED: "The gateway stopped unexpectedly during this session.",
 }

@@ -1,0 +1,84 @@
+"""Another person's answer to a request. The requester's right is decided again at that moment."""
+
+from collections.abc import Sequence
+
+from gateway.app import journal
+from gateway.app.authorise import authorise, find_target
+from gateway.app.context import Context
+from gateway.app.facts import gather
+from gateway.app.request_access import Outcome, grant_in
+from gateway.core.decision import Action, Deny, Facts, Permit, Query
+from gateway.core.errors import Conflict, NotFound, Refusal
+from gateway.core.grant import Grant
+from gateway.core.principal import User
+from gateway.core.request import Approval, Request, RequestKind, RequestState, Verdict, add_approval
+
+_GONE = Refusal("unknown-request", "There is no such request.", next_steps=("gw requests lists the open ones.",))
+
+
+def answer(ctx: Context, user: User, request_id: str, verdict: Verdict, note: str = "") -> Outcome:
+    """Approve or reject. Raises Denied (own request, no right), NotFound, Conflict (decided already)."""
+    at = ctx.clock.now()
+    with ctx.store.read() as uow:
+        request = uow.requests.get(request_id)
+        requester = uow.users.get(request.requester) if request else None
+    if request is None or requester is None:
+        raise NotFound(_GONE)
+    about: journal.About = {"principal": user.name, "target": request.target, "request": request.id}
+    approval = Approval(ctx.ids.new("apr"), request.id, user.id, verdict, at, note.strip()[:500])
+    target = find_target(ctx, user, request.target, "approval:denied")
+    wrong = add_approval(request, approval)
+    if isinstance(wrong, Refusal):  # said before policy is asked: "your own" is a better answer than "not a lead"
+        kind = Conflict if wrong.code in ("already-decided", "answered-already", "request-lapsed") else None
+        raise journal.refuse(ctx, "approval:denied", wrong, **about) if kind is None else kind(wrong)
+    authorise(ctx, user, Action.APPROVE, target, Facts(at, level=request.level, requester=request.requester))
+    decision = _decide_again(ctx, requester, request) if verdict is Verdict.APPROVE else None
+    grant: Grant | None = None
+    with ctx.store.begin() as uow:
+        fresh = uow.requests.get(request_id)
+        answered = add_approval(fresh, approval) if fresh else _GONE
+        if isinstance(answered, Refusal) or not uow.requests.save(answered, RequestState.PENDING):
+            raise Conflict(Refusal("already-decided", "Somebody else has decided this request already."))
+        data = {"verdict": verdict.value, "note": approval.note, "requester": request.requester_name}
+        noted = [journal.append(ctx, uow, "request:answered", **about, data=data)]
+        if answered.state is RequestState.PENDING and answered.is_quorate():
+            grant, events = grant_in(ctx, uow, answered, at)
+            noted += events
+            settled = uow.requests.get(request_id)
+            answered = settled or answered
+    journal.confirm_logged(ctx, *noted)
+    return Outcome(answered, grant, decision or Permit(request.policies, request.policy_set, request.obligations))
+
+
+def pending_for(ctx: Context, user: User) -> Sequence[Request]:
+    """Open requests that this person may answer, newest first."""
+    at = ctx.clock.now()
+    targets = ctx.catalogue.current().targets
+    with ctx.store.read() as uow:
+        waiting = uow.requests.list(state=RequestState.PENDING)
+    return [
+        r
+        for r in waiting
+        if r.requester != user.id
+        and (target := targets.get(r.target)) is not None
+        and isinstance(
+            ctx.policy.decide(Query(user, Action.APPROVE, target, Facts(at, level=r.level, requester=r.requester))),
+            Permit,
+        )
+    ]
+
+
+def _decide_again(ctx: Context, requester: User, request: Request) -> Permit:
+    """Facts may have changed while the request waited: the incident closed, the shift ended, the person left."""
+    at = ctx.clock.now()
+    about: journal.About = {"principal": requester.name, "target": request.target, "request": request.id}
+    if not requester.is_enabled():
+        gone = Refusal("user-disabled", f"{requester.name} is disabled, so there is nothing to approve.")
+        raise journal.refuse(ctx, "approval:denied", gone, **about)
+    target = find_target(ctx, requester, request.target, "approval:denied")
+    is_break_glass = request.kind is RequestKind.BREAK_GLASS
+    facts = gather(ctx, requester, target, request.level, request.incident, is_break_glass, 0, at)
+    decision = ctx.policy.decide(Query(requester, Action.CONNECT, target, facts))
+    if isinstance(decision, Deny):
+        raise journal.refuse(ctx, "approval:denied", decision.refusal, **about)
+    return decision

@@ -1,0 +1,59 @@
+"""The decision behind every connection, and behind every live session when a fact changes."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from gateway.app import journal
+from gateway.app.context import Context
+from gateway.app.facts import gather
+from gateway.core.decision import Action, Decision, Deny, Facts, Permit, Query
+from gateway.core.errors import Refusal
+from gateway.core.grant import Grant
+from gateway.core.principal import User
+from gateway.core.request import Request, RequestKind
+from gateway.core.target import Target
+
+
+def decide_connection(ctx: Context, grant: Grant, target: Target) -> Permit:
+    """The permit for a connection under a grant; Denied with a `session:denied` event."""
+    decision = decide_grant(ctx, grant, target)
+    if isinstance(decision, Deny):
+        data = {"policies": list(decision.policies), "policy_set": decision.policy_set}
+        raise journal.refuse(ctx, "session:denied", decision.refusal, **journal.about_grant(grant), data=data)
+    return decision
+
+
+def decide_grant(ctx: Context, grant: Grant, target: Target) -> Decision:
+    """What policy says of a grant's use now, with fresh facts. No event: the caller knows what it means."""
+    with ctx.store.read() as uow:
+        holder = uow.users.get(grant.holder)
+        request = uow.requests.get(grant.request)
+    if holder is None or not holder.is_enabled():
+        return _no(ctx, "user-disabled", "Your account is disabled here.")
+    if grant.level not in target.levels:
+        return _no(ctx, "unknown-level", f"{target.name} no longer has a level {grant.level!r}.")
+    decision = ctx.policy.decide(Query(holder, Action.CONNECT, target, _facts(ctx, holder, grant, target, request)))
+    if isinstance(decision, Permit) and decision.obligations.approvals > grant.approvals:
+        return _no(ctx, "approval-missing", "Policy now asks for more approvals than this grant has; request again.")
+    return decision
+
+
+def _facts(ctx: Context, holder: User, grant: Grant, target: Target, request: Request | None) -> Facts:
+    is_break_glass = grant.kind is RequestKind.BREAK_GLASS
+    at = ctx.clock.now()
+    facts = gather(ctx, holder, target, grant.level, grant.incident, is_break_glass, grant.approvals, at)
+    was_on_call = request is not None and _was_on_call(request.facts)
+    incident_open = facts.incident is not None and facts.incident.is_open(at)
+    if facts.on_call and not facts.on_call.is_on_call and was_on_call and incident_open:
+        # Nobody is thrown out in the middle of an incident because a shift ended: the grant's own end holds.
+        return replace(facts, on_call=replace(facts.on_call, is_on_call=True, level=1))
+    return facts
+
+
+def _was_on_call(facts: Mapping[str, object]) -> bool:
+    told = facts.get("on_call")
+    return isinstance(told, Mapping) and told.get("is_on_call") is True
+
+
+def _no(ctx: Context, code: str, message: str) -> Deny:
+    return Deny(Refusal(code, message), (), ctx.policy.digest())

@@ -1,0 +1,131 @@
+"""Lease an ephemeral database role per grant, and drop it when the grant is over: a verified state machine.
+
+creating → active → revoking → dropped; zombie while a drop keeps failing, retried for ever, never forgotten.
+The row is written before the role exists, so that a crash at any point leaves a role with an owner.
+"""
+
+import re
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from gateway.app import journal
+from gateway.app.context import Context
+from gateway.app.ports import DatabaseLogin, Lease
+from gateway.core.errors import GatewayError, Refusal, Unavailable
+from gateway.core.grant import Grant
+from gateway.core.target import Level, Target
+
+ROLE_PREFIX = "gw_"
+LONGEST_PAUSE = timedelta(minutes=5)
+
+
+def lease_role(ctx: Context, grant: Grant, target: Target, level: Level) -> DatabaseLogin:
+    """The login of this process for a grant: made at its first connection, shared by the later ones.
+
+    Raises Unavailable when the database does not let us make it; the reaper then removes what there may be.
+    """
+    with ctx.logins.making(grant.id):
+        login = ctx.logins.get(grant.id)
+        if login is None:
+            login = _create(ctx, grant, target, level)
+            ctx.logins.put(grant.id, login)
+        return login
+
+
+def role_name(grant: Grant, lease_id: str) -> str:
+    """`gw_<who>_<chance>`: tells a DBA who it is in pg_stat_activity, within PostgreSQL's 63 bytes."""
+    who = re.sub(r"[^a-z0-9]", "", grant.holder_name.lower())[:30]
+    return f"{ROLE_PREFIX}{who}_{lease_id[-12:]}"
+
+
+def reap_leases(ctx: Context, at: datetime) -> int:
+    """Drop the roles of grants that are over and of processes that are gone; how many are still to drop."""
+    with ctx.store.read() as uow:
+        leases = uow.leases.unfinished()
+        grants = {lease.grant: uow.grants.get(lease.grant) for lease in leases}
+        silent = set(uow.gateways.silent_since(at - ctx.limits.gateway_silent_after))
+    left = 0
+    for lease in leases:
+        if _is_needed(ctx, lease, grants[lease.grant], silent, at):
+            continue
+        if lease.next_attempt_at is None or lease.next_attempt_at <= at:
+            left += not _drop(ctx, lease, at)
+        else:
+            left += 1
+    return left
+
+
+def _is_needed(ctx: Context, lease: Lease, grant: Grant | None, silent: set[str], at: datetime) -> bool:
+    if grant is None or not grant.is_active(at) or lease.gateway in silent:
+        return False
+    if lease.state not in ("creating", "active"):
+        return False
+    # A lease of ours whose password we do not know is left over from before a restart, or is being made now.
+    return lease.gateway != ctx.gateway or ctx.logins.knows(grant.id)
+
+
+def _create(ctx: Context, grant: Grant, target: Target, level: Level) -> DatabaseLogin:
+    at = ctx.clock.now()
+    lease_id = ctx.ids.new("lse")
+    lease = Lease(
+        id=lease_id,
+        grant=grant.id,
+        target=target.name,
+        level=level.name,
+        name=role_name(grant, lease_id),
+        gateway=ctx.gateway,
+        state="creating",
+        created_at=at,
+        expires_at=grant.window.not_after,
+    )
+    about = journal.about_grant(grant)
+    data = {"lease": lease.id, "role": lease.name, "level": level.name}
+    with ctx.store.begin() as uow:
+        uow.leases.add(lease)
+        journal.append(ctx, uow, "lease:created", "attempt", **about, data=data)
+    try:
+        login = ctx.roles.create(target, level, lease.name, grant.window.not_after)
+    except Unavailable as why:
+        with ctx.store.begin() as uow:
+            uow.leases.save(replace(lease, state="revoking", last_error=why.refusal.message))
+            failed = {**data, "message": why.refusal.message}
+            journal.append(ctx, uow, "lease:created", "failed", **about, data=failed)
+        ctx.wake()
+        raise
+    with ctx.store.begin() as uow:
+        uow.leases.save(replace(lease, state="active"))
+        journal.append(ctx, uow, "lease:created", **about, data=data)
+    return login
+
+
+def _drop(ctx: Context, lease: Lease, at: datetime) -> bool:
+    target = ctx.catalogue.current().targets.get(lease.target)
+    about: journal.About = {"target": lease.target, "grant": lease.grant}
+    data: dict[str, object] = {"lease": lease.id, "role": lease.name, "attempt": lease.attempts + 1}
+    revoking = replace(lease, state="revoking" if lease.state != "zombie" else "zombie", attempts=lease.attempts + 1)
+    with ctx.store.begin() as uow:
+        uow.leases.save(revoking)
+        if lease.state != "zombie":
+            journal.append(ctx, uow, "lease:dropped", "attempt", **about, data=data)
+    ctx.logins.forget(lease.grant)
+    try:
+        if target is None:
+            gone = "The target is no longer in the catalogue; put it back so that its role can be dropped."
+            raise Unavailable(Refusal("unknown-target", gone))
+        ctx.roles.revoke(target, lease.name)
+    except GatewayError as why:
+        _keep_as_zombie(ctx, lease, revoking, why.refusal.message, at)
+        return False
+    with ctx.store.begin() as uow:
+        uow.leases.save(replace(revoking, state="dropped", last_error="", next_attempt_at=None))
+        journal.append(ctx, uow, "lease:dropped", **about, data=data)
+    return True
+
+
+def _keep_as_zombie(ctx: Context, before: Lease, lease: Lease, why: str, at: datetime) -> None:
+    pause = min(timedelta(seconds=2 ** min(lease.attempts, 10)), LONGEST_PAUSE)
+    with ctx.store.begin() as uow:
+        uow.leases.save(replace(lease, state="zombie", last_error=why, next_attempt_at=at + pause))
+        if before.state != "zombie":
+            data = {"lease": lease.id, "role": lease.name, "message": why}
+            journal.append(ctx, uow, "lease:zombie", "failed", target=lease.target, grant=lease.grant, data=data)

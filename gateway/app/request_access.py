@@ -1,0 +1,129 @@
+"""Ask for access: policy decides on fresh facts; the answer is a grant, a request that waits, or a kind no."""
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from gateway.app import journal
+from gateway.app.authorise import find_level, find_target
+from gateway.app.context import Context
+from gateway.app.facts import gather
+from gateway.app.ports import UnitOfWork
+from gateway.core.decision import Action, Deny, Facts, Permit, Query
+from gateway.core.errors import Conflict, Denied, Refusal
+from gateway.core.grant import Grant, issue, review_owed
+from gateway.core.principal import User
+from gateway.core.request import Request, RequestKind, RequestState, settle, validate_ask
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a person types. `incident` "" when there is none."""
+
+    target: str
+    level: str
+    duration: timedelta
+    reason: str
+    incident: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """`grant` is None while the request waits for approval."""
+
+    request: Request
+    grant: Grant | None
+    decision: Permit
+
+
+def request_access(ctx: Context, user: User, ask: Ask, kind: RequestKind = RequestKind.STANDARD) -> Outcome:
+    """Decide and store. Raises Denied, NotFound (each with its event) or Unavailable."""
+    at = ctx.clock.now()
+    target = find_target(ctx, user, ask.target, "request:denied")
+    level = find_level(ctx, user, target, ask.level, "request:denied")
+    about: journal.About = {"principal": user.name, "target": target.name}
+    wrong = validate_ask(ask.duration, ask.reason, ctx.limits.longest_grant)
+    if wrong is not None:
+        raise journal.refuse(ctx, "request:denied", wrong, **about)
+    facts = gather(ctx, user, target, level.name, ask.incident, kind is RequestKind.BREAK_GLASS, 0, at)
+    decision = ctx.policy.decide(Query(user, Action.CONNECT, target, facts))
+    told = {"level": level.name, "incident": ask.incident, "reason": ask.reason, "kind": kind.value}
+    if isinstance(decision, Deny):
+        data = {**told, "policies": list(decision.policies), "facts": dict(decision.facts)}
+        raise journal.refuse(ctx, "request:denied", decision.refusal, **about, data=data)
+    request = _request(ctx, user, ask, kind, decision, facts, at)
+    about["request"] = request.id
+    with ctx.store.begin() as uow:
+        uow.requests.add(request)
+        noted = [journal.append(ctx, uow, "request:created", data=_told(request, told), **about)]
+        grant = None
+        if request.is_quorate():
+            grant, events = grant_in(ctx, uow, request, at)
+            noted += events
+    journal.confirm_logged(ctx, *noted)
+    return Outcome(request if grant is None else replace(request, state=RequestState.GRANTED), grant, decision)
+
+
+def grant_in(ctx: Context, uow: UnitOfWork, request: Request, at: datetime) -> tuple[Grant, list[str]]:
+    """Issue the grant of a quorate request inside a transaction, with the review it owes; (grant, event ids)."""
+    grant = issue(request, ctx.ids.new("grt"), at)
+    settled = settle(request, RequestState.GRANTED)
+    if isinstance(grant, Refusal):
+        raise Denied(grant)
+    if isinstance(settled, Refusal) or not uow.requests.save(settled, RequestState.PENDING):
+        raise Conflict(Refusal("already-decided", "Somebody else has decided this request already."))
+    uow.grants.add(grant)
+    data = {
+        "level": grant.level,
+        "not_before": grant.window.not_before.isoformat(),
+        "not_after": grant.window.not_after.isoformat(),
+        "kind": grant.kind.value,
+        "incident": grant.incident,
+        "policies": list(request.policies),
+        "policy_set": request.policy_set,
+        "facts": dict(request.facts),
+        "approved_by": sorted(request.approved_by()),
+    }
+    events = [journal.append(ctx, uow, "grant:issued", **journal.about_grant(grant), data=data)]
+    review = review_owed(grant, ctx.ids.new("rev"))
+    if review is not None:
+        uow.reviews.add(review)
+        due = {"review": review.id, "due_at": review.due_at.isoformat()}
+        events.append(journal.append(ctx, uow, "review:owed", **journal.about_grant(grant), data=due))
+    return grant, events
+
+
+def _request(
+    ctx: Context, user: User, ask: Ask, kind: RequestKind, decision: Permit, facts: Facts, at: datetime
+) -> Request:
+    return Request(
+        id=ctx.ids.new("req"),
+        requester=user.id,
+        requester_name=user.name,
+        target=ask.target,
+        level=ask.level,
+        duration=_within_duty(ask.duration, facts, at),
+        reason=ask.reason.strip(),
+        incident=ask.incident,
+        kind=kind,
+        created_at=at,
+        obligations=decision.obligations,
+        policies=decision.policies,
+        policy_set=decision.policy_set,
+        facts=decision.facts,
+    )
+
+
+def _within_duty(duration: timedelta, facts: Facts, at: datetime) -> timedelta:
+    """A grant never outlives the shift and its grace, unless an incident is open."""
+    incident_open = facts.incident is not None and facts.incident.is_open(at)
+    until = facts.on_call.until if facts.on_call and facts.on_call.is_on_call else None
+    return duration if incident_open or until is None else min(duration, until - at)
+
+
+def _told(request: Request, told: dict[str, str]) -> dict[str, object]:
+    return {
+        **told,
+        "policies": list(request.policies),
+        "approvals_needed": request.obligations.approvals,
+        "duration_s": int(request.effective_duration().total_seconds()),
+    }

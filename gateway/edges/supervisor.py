@@ -1,0 +1,137 @@
+"""The edge that time drives: two threads that run use cases again and again until told to stop.
+
+`watch` judges live sessions every quarter second, and at once when woken. `upkeep` does what may take longer:
+roles to drop, facts to refresh, files to reload, gateways that fell silent. A step that fails is logged and tried again;
+what a failing step leaves undone errs towards "no" (facts age, roles stay visible as leases).
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from time import monotonic
+
+from gateway.app.context import Context
+from gateway.app.lease_role import reap_leases
+from gateway.app.ports import IncidentSource, ShiftSource
+from gateway.app.recover import end_sessions_of_the_silent
+from gateway.app.reevaluate import Reevaluation
+from gateway.app.refresh_facts import refresh_facts
+from gateway.app.reload_rules import Reloads
+
+LOG = logging.getLogger(__name__)
+WATCH_EVERY_SECONDS = 0.25
+ASK_POLICY_EVERY = timedelta(seconds=5)
+
+
+@dataclass(slots=True)
+class _Job:
+    """A step and how often it is due; `due` is on the monotonic clock, so that a clock jump neither floods nor starves."""
+
+    name: str
+    every_seconds: float
+    step: Callable[[], object]
+    due: float = 0.0
+
+
+class Supervisor:
+    """Start after the doors are open, stop before they close."""
+
+    def __init__(
+        self,
+        ctx: Context,
+        shifts: Sequence[ShiftSource],
+        incidents: Sequence[IncidentSource],
+        refresh_seconds: float,
+    ) -> None:
+        self._ctx = ctx
+        self._stop = threading.Event()
+        self._wake_watch = threading.Event()
+        self._wake_upkeep = threading.Event()
+        self._facts_changed = threading.Event()
+        self._reevaluation = Reevaluation()
+        self._reloads = Reloads()
+        clock = ctx.clock
+        self._jobs = [
+            _Job("leases", 1.0, lambda: reap_leases(ctx, clock.now())),
+            _Job("beat", 5.0, self._beat),
+            _Job("reload", 2.0, self._reload),
+            _Job("facts", refresh_seconds, lambda: self._refresh(shifts, incidents)),
+            _Job("silent", 10.0, lambda: end_sessions_of_the_silent(ctx, clock.now())),
+            _Job("purge", 600.0, self._purge),
+        ]
+        self._threads = [
+            threading.Thread(target=self._watch, name="supervisor", daemon=True),
+            threading.Thread(target=self._upkeep, name="upkeep", daemon=True),
+        ]
+
+    def start(self) -> None:
+        """Returns at once."""
+        for thread in self._threads:
+            thread.start()
+
+    def wake(self) -> None:
+        """Something ended: judge the live sessions and drop roles now."""
+        self._wake_watch.set()
+        self._wake_upkeep.set()
+
+    def stop(self, timeout_seconds: float = 5.0) -> None:
+        """Let the current step finish, for a while."""
+        self._stop.set()
+        self.wake()
+        for thread in self._threads:
+            thread.join(timeout_seconds)
+
+    def run_once(self) -> None:
+        """Every upkeep step, now, in this thread: facts are there before the first question."""
+        for job in self._jobs:
+            self._guarded(job.name, job.step)
+            job.due = monotonic() + job.every_seconds
+
+    def _watch(self) -> None:
+        asked_at = monotonic()
+        while not self._stop.is_set():
+            self._wake_watch.wait(WATCH_EVERY_SECONDS)
+            self._wake_watch.clear()
+            is_due = monotonic() - asked_at >= ASK_POLICY_EVERY.total_seconds() or self._facts_changed.is_set()
+            if is_due:
+                self._facts_changed.clear()
+                asked_at = monotonic()
+            self._guarded("watch", lambda ask=is_due: self._reevaluation.tick(self._ctx, ask_policy=ask))
+
+    def _upkeep(self) -> None:
+        while not self._stop.is_set():
+            is_woken = self._wake_upkeep.wait(0.5)
+            self._wake_upkeep.clear()
+            now = monotonic()
+            for job in self._jobs:
+                if job.due <= now or (is_woken and job.name == "leases"):
+                    job.due = now + job.every_seconds
+                    self._guarded(job.name, job.step)
+
+    def _guarded(self, name: str, step: Callable[[], object]) -> None:
+        try:
+            step()
+        except Exception:  # the loop must outlive any one step; every step is retried
+            LOG.exception("upkeep step %s failed; it is tried again", name)
+
+    def _beat(self) -> None:
+        with self._ctx.store.begin() as uow:
+            uow.gateways.beat(self._ctx.gateway, self._ctx.clock.now())
+
+    def _reload(self) -> None:
+        if self._reloads.reload(self._ctx):
+            self._rejudge()
+
+    def _refresh(self, shifts: Sequence[ShiftSource], incidents: Sequence[IncidentSource]) -> None:
+        if refresh_facts(self._ctx, shifts, incidents, self._ctx.clock.now()):
+            self._rejudge()
+
+    def _rejudge(self) -> None:
+        self._facts_changed.set()
+        self._wake_watch.set()
+
+    def _purge(self) -> None:
+        with self._ctx.store.begin() as uow:
+            uow.credentials.purge(self._ctx.clock.now() - timedelta(days=1))

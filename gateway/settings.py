@@ -1,0 +1,185 @@
+"""One frozen tree of settings, read once: environment (`GATEWAY_…`) over a TOML file over defaults.
+
+Units stand in the names. Secrets are given by file path, never by value.
+"""
+
+from datetime import timedelta
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from gateway.app.context import Limits
+from gateway.core.rota import RotaRules
+
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Api(_Part):
+    """Where people's browsers, the CLI and pipelines reach the HTTP API."""
+
+    host: str = "127.0.0.1"
+    port: int = 8420
+    public_url: str = ""  # what clients type; default http(s)://host:port
+    tls_cert_file: Path | None = None
+    tls_key_file: Path | None = None
+    behind_tls_proxy: bool = False  # a proxy on this machine terminates TLS; needed to listen beyond loopback without
+
+
+class Ssh(_Part):
+    """The SSH door."""
+
+    enabled: bool = True
+    host: str = "127.0.0.1"
+    port: int = 8422
+    public_host: str = ""  # default host
+
+
+class Postgres(_Part):
+    """The PostgreSQL door. Without a certificate of your own, one is made and the CLI pins its CA."""
+
+    enabled: bool = True
+    host: str = "127.0.0.1"
+    port: int = 8432
+    public_host: str = ""
+    tls_cert_file: Path | None = None
+    tls_key_file: Path | None = None
+    tls_ca_file: Path | None = None
+
+
+class Oidc(_Part):
+    """The identity provider. `issuer` "" leaves sign-in closed."""
+
+    issuer: str = ""
+    client_id: str = "gw"
+    client_secret_file: Path | None = None
+    scopes: str = "openid profile email"
+    groups_claim: str = "groups"
+    name_claim: str = "preferred_username"
+
+
+class Rota(_Part):
+    """Where shifts come from, and how they are judged."""
+
+    files: tuple[Path, ...] = ()
+    ical_feeds: tuple[str, ...] = ()  # SERVICE=URL or SERVICE=PATH, each
+    ical_people: dict[str, str] = Field(default_factory=dict)  # attendee or summary -> user name
+    refresh_seconds: int = 60
+    grace_before_minutes: int = 15
+    grace_after_minutes: int = 30
+    max_escalation_level: int = 2
+
+    def rules(self) -> RotaRules:
+        """The same, as the core knows them."""
+        return RotaRules(
+            grace_before=timedelta(minutes=self.grace_before_minutes),
+            grace_after=timedelta(minutes=self.grace_after_minutes),
+            max_level=self.max_escalation_level,
+        )
+
+
+class Notify(_Part):
+    """Loud things go here. A webhook file holds one https URL (a secret)."""
+
+    webhook_url_files: dict[str, Path] = Field(default_factory=dict)  # channel -> file; `default` catches the rest
+    timeout_seconds: float = 5.0
+
+
+class Bounds(_Part):
+    """The gateway's own limits; policy can only be stricter."""
+
+    longest_grant_hours: float = 12
+    ticket_minutes: float = 60
+    cli_credential_hours: float = 12
+    ssh_certificate_minutes: float = 60
+    web_session_hours: float = 8
+    device_code_minutes: float = 10
+    log_wait_seconds: float = 5
+    gateway_silent_seconds: float = 30
+
+    def limits(self) -> Limits:
+        """The same, as the use cases know them."""
+        return Limits(
+            longest_grant=timedelta(hours=self.longest_grant_hours),
+            ticket_lifetime=timedelta(minutes=self.ticket_minutes),
+            cli_credential_lifetime=timedelta(hours=self.cli_credential_hours),
+            ssh_certificate_lifetime=timedelta(minutes=self.ssh_certificate_minutes),
+            web_session_lifetime=timedelta(hours=self.web_session_hours),
+            device_code_lifetime=timedelta(minutes=self.device_code_minutes),
+            log_wait=timedelta(seconds=self.log_wait_seconds),
+            gateway_silent_after=timedelta(seconds=self.gateway_silent_seconds),
+        )
+
+
+class Settings(BaseSettings):
+    """Everything `gw serve` can be told. `state_dir` holds keys, recordings and, by default, the database."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="GATEWAY_", env_nested_delimiter="__", frozen=True, extra="forbid", toml_file=None
+    )
+
+    state_dir: Path = Path("~/.local/state/gw")
+    name: str = ""  # of this process in events; kept in state_dir when empty
+    database_url: str = ""  # default: SQLite in state_dir
+    database_url_file: Path | None = None  # the same from a file, where the URL holds a password
+    log_origin: str = "gw.local/audit"
+    catalogue_file: Path = Path("catalogue.yaml")
+    policy_dir: Path = Path("policies")
+    incidents_file: Path | None = None
+    role_groups: dict[str, list[str]] = Field(  # group from claims -> roles in policy
+        default_factory=lambda: {"engineers": ["engineer"], "leads": ["lead"], "auditors": ["auditor"]}
+    )
+    api: Api = Api()
+    ssh: Ssh = Ssh()
+    postgres: Postgres = Postgres()
+    oidc: Oidc = Oidc()
+    rota: Rota = Rota()
+    notify: Notify = Notify()
+    limits: Bounds = Bounds()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments over environment over file."""
+        del dotenv_settings, file_secret_settings
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @model_validator(mode="after")
+    def _plaintext_stays_on_loopback(self) -> "Settings":
+        exposed = self.api.host not in LOOPBACK
+        if exposed and not (self.api.tls_cert_file or self.api.behind_tls_proxy):
+            raise ValueError(
+                f"api.host {self.api.host} is reachable from outside: set api.tls_cert_file and api.tls_key_file, "
+                "or api.behind_tls_proxy if a proxy on this machine does TLS"
+            )
+        return self
+
+    def api_url(self) -> str:
+        """What clients type."""
+        scheme = "https" if self.api.tls_cert_file else "http"
+        return self.api.public_url.rstrip("/") or f"{scheme}://{self.api.host}:{self.api.port}"
+
+    def store_url(self) -> str:
+        """The database's SQLAlchemy URL."""
+        if self.database_url_file is not None:
+            return self.database_url_file.read_text().strip()
+        return self.database_url or f"sqlite:///{self.state_dir.expanduser() / 'gateway.db'}"
+
+
+def load_settings(config_file: Path | None) -> Settings:
+    """Read once. pydantic's ValidationError names each wrong key."""
+
+    class FromFile(Settings):
+        model_config = SettingsConfigDict(toml_file=config_file)
+
+    return FromFile()
