@@ -1,0 +1,375 @@
+"""The gateway as an OpenID Connect relying party: discovery, authorization code with PKCE, verified claims.
+
+What is believed: the configured issuer URL; over TLS, what its discovery document and JWKS say; and an id_token
+only after `verify_id_token`. Keys come from the issuer's JWKS alone: `jwk`, `jku`, `x5c` and `x5u` headers are
+refused unread, as is any `crit` (Authlib CVE-2026-27962, CVE-2025-59420), and the algorithm is chosen by an
+allow-list of asymmetric ones (CVE-2024-37568, CVE-2026-28802).
+"""
+
+import ipaddress
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from threading import Lock
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+from authlib.common.errors import AuthlibBaseError
+from authlib.integrations.httpx_client import OAuth2Client
+from authlib.oauth2.rfc6749.parameters import prepare_grant_uri
+from authlib.oidc.core import CodeIDToken
+from authlib.oidc.discovery import get_well_known_url
+from joserfc import jws
+from joserfc.errors import JoseError
+from joserfc.jwk import ECKey, JWKRegistry, Key, OKPKey, RSAKey
+from joserfc.util import urlsafe_b64decode
+
+from gateway.app.identity import SignedClaims
+from gateway.app.ports import Clock
+from gateway.core.errors import Denied, Refusal, Unavailable
+
+LEEWAY_S = 60
+MAX_BODY = 1024 * 1024
+MAX_TOKEN = 64 * 1024
+_TIMEOUT = httpx2.Timeout(10.0, connect=5.0)
+_DISCOVERY_FOR = timedelta(hours=1)
+_KEYS_FOR = timedelta(minutes=10)
+_REFETCH_AFTER = timedelta(seconds=30)
+_KEY_TYPES = {"RS256": "RSA", "ES256": "EC", "EdDSA": "OKP", "Ed25519": "OKP"}  # Ed25519: RFC 9864's name
+_MIN_RSA_BITS = 2048
+_KNOWN_HEADERS = frozenset({"alg", "kid", "typ", "cty", "x5t", "x5t#S256"})
+_PROTOCOL_CLAIMS = frozenset({"iss", "sub", "aud", "exp", "iat", "nbf", "nonce", "azp", "at_hash", "acr", "amr"})
+
+
+class _ForgedError(Exception):
+    """An id_token that must not be believed; the text says which rule failed, without token contents."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Metadata:
+    authorization_endpoint: str
+    token_endpoint: str
+    jwks_uri: str
+    userinfo_endpoint: str
+    fetched_at: datetime
+
+
+@dataclass(slots=True)
+class _Keys:
+    by_kid: dict[str | None, list[Key]] = field(default_factory=dict)
+    fetched_at: datetime | None = None
+
+
+class OidcProvider:
+    """One identity provider. Thread-safe; every answer is bounded in time and size."""
+
+    def __init__(
+        self,
+        *,
+        issuer: str,
+        client_id: str,
+        client_secret: str,
+        redirect_uri: str,
+        clock: Clock,
+        scopes: tuple[str, ...] = ("openid", "profile", "email"),
+        transport: httpx2.BaseTransport | None = None,
+    ) -> None:
+        """`client_secret` "" is a public client. ValueError when the issuer is not https and not this machine."""
+        self.issuer = issuer
+        self._client_id = client_id
+        self._client_secret = client_secret
+        self._redirect_uri = redirect_uri
+        self._scope = " ".join(scopes)
+        self._clock = clock
+        self._transport = _BoundedTransport(transport or httpx2.HTTPTransport(trust_env=False))
+        self._lock = Lock()
+        self._metadata: _Metadata | None = None
+        self._keys = _Keys()
+        _demand_safe(issuer)
+
+    def authorization_url(self, *, state: str, nonce: str, challenge: str) -> str:
+        """See the port."""
+        return str(
+            prepare_grant_uri(
+                self._discovered().authorization_endpoint,
+                client_id=self._client_id,
+                response_type="code",
+                redirect_uri=self._redirect_uri,
+                scope=self._scope,
+                state=state,
+                nonce=nonce,
+                code_challenge=challenge,
+                code_challenge_method="S256",
+            )
+        )
+
+    def redeem(self, *, code: str, verifier: str, nonce: str) -> SignedClaims:
+        """See the port."""
+        metadata = self._discovered()
+        with self._reaching() as client:
+            token = client.fetch_token(
+                metadata.token_endpoint,
+                grant_type="authorization_code",
+                code=code,
+                redirect_uri=self._redirect_uri,
+                code_verifier=verifier,
+            )
+        id_token, access_token = token.get("id_token"), token.get("access_token")
+        if not isinstance(id_token, str) or not isinstance(access_token, str):
+            raise Unavailable(_unusable("it sent no id_token"))
+        try:
+            claims = self.verify_id_token(id_token, nonce=nonce, access_token=access_token)
+        except _ForgedError as why:
+            raise Denied(
+                Refusal(
+                    "id-token-refused", f"The identity provider's answer does not verify: {why}.", ("a valid sign-in",)
+                )
+            ) from why
+        return self._with_userinfo(metadata, claims, access_token)
+
+    def verify_id_token(self, id_token: str, *, nonce: str, access_token: str = "") -> dict[str, Any]:
+        """The claims of an id_token (OpenID Connect Core §3.1.3.7); _ForgedError otherwise."""
+        header, claims = self._verify_signature(id_token)
+        self._verify_claims(header, claims, nonce, access_token)
+        return claims
+
+    # ------------------------------------------------------------ signature
+
+    def _verify_signature(self, token: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        header = _unverified_header(token)
+        algorithm, kid = header["alg"], header.get("kid")
+        for key in self._keys_for(kid, _KEY_TYPES[algorithm]):
+            try:
+                verified = jws.deserialize_compact(token, key, algorithms=[algorithm])
+                claims = json.loads(verified.payload or b"")
+            except JoseError:
+                continue  # another key of the same id may fit (rotation); none is a refusal below
+            except (ValueError, TypeError, RecursionError) as why:
+                raise _ForgedError("its content is not JSON") from why
+            if not isinstance(claims, dict):
+                raise _ForgedError("its content is not an object")
+            return header, claims
+        raise _ForgedError("its signature does not fit any key of the issuer")
+
+    def _keys_for(self, kid: str | None, key_type: str) -> list[Key]:
+        with self._lock:
+            at = self._clock.now()
+            age = at - self._keys.fetched_at if self._keys.fetched_at else None
+            is_known = kid in self._keys.by_kid
+            # An unknown id may be a new key: look again, but no faster than a forger may make us.
+            if age is None or age > _KEYS_FOR or (not is_known and age > _REFETCH_AFTER):
+                self._refresh_keys(at, is_needed=age is None or not is_known)
+            if kid is None:  # only unambiguous without an id
+                every = [key for keys in self._keys.by_kid.values() for key in keys]
+                return [key for key in every if key.key_type == key_type] if len(every) == 1 else []
+            return [key for key in self._keys.by_kid.get(kid, []) if key.key_type == key_type]
+
+    def _refresh_keys(self, at: datetime, *, is_needed: bool) -> None:
+        try:
+            self._keys = _Keys(self._fetch_keys(), at)
+        except Unavailable:
+            if is_needed:
+                raise  # a key that is known already goes on serving while the issuer is down
+
+    def _fetch_keys(self) -> dict[str | None, list[Key]]:
+        document = self._get_json(self._discovered_locked().jwks_uri)
+        found: dict[str | None, list[Key]] = {}
+        keys = document.get("keys")
+        for entry in keys[:100] if isinstance(keys, list) else ():
+            key = _signing_key(entry)
+            if key is not None:
+                found.setdefault(entry.get("kid"), []).append(key)
+        if not found:
+            raise Unavailable(_unusable("it publishes no usable key"))
+        return found
+
+    # ------------------------------------------------------------ claims
+
+    def _verify_claims(self, header: dict[str, Any], claims: dict[str, Any], nonce: str, access_token: str) -> None:
+        now = self._clock.now().timestamp()
+        audience = claims.get("aud")
+        audiences = [audience] if isinstance(audience, str) else audience
+        if claims.get("iss") != self.issuer:
+            raise _ForgedError("it is from another issuer")
+        if not isinstance(audiences, list) or self._client_id not in audiences:
+            raise _ForgedError("it is meant for somebody else")
+        if any(not isinstance(claims.get(name), int) or isinstance(claims.get(name), bool) for name in ("exp", "iat")):
+            raise _ForgedError("it has no times")
+        if claims["exp"] <= now - LEEWAY_S:
+            raise _ForgedError("it has expired")
+        if claims["iat"] > now + LEEWAY_S:
+            raise _ForgedError("it is from the future")
+        if not nonce or claims.get("nonce") != nonce:
+            raise _ForgedError("it belongs to another sign-in")
+        # azp, at_hash, nbf and the shapes of the rest, by Authlib's reading of Core §2.
+        params = {"nonce": nonce, "client_id": self._client_id, "access_token": access_token}
+        try:
+            CodeIDToken(claims, header, params=params).validate(now=int(now), leeway=LEEWAY_S)
+        except (JoseError, AuthlibBaseError, ValueError, TypeError) as why:
+            raise _ForgedError("a claim is missing or wrong") from why
+
+    def _with_userinfo(self, metadata: _Metadata, claims: dict[str, Any], access_token: str) -> SignedClaims:
+        """Claims that the id_token lacks, from the userinfo endpoint; only about the same subject (Core §5.3.2)."""
+        if not metadata.userinfo_endpoint:
+            return SignedClaims(claims)
+        more = self._get_json(metadata.userinfo_endpoint, {"authorization": f"Bearer {access_token}"})
+        if more.get("sub") != claims["sub"]:
+            raise Denied(Refusal("userinfo-mismatch", "The identity provider told of two different people."))
+        added = {key: value for key, value in more.items() if key not in _PROTOCOL_CLAIMS}
+        return SignedClaims({**added, **claims})
+
+    # ------------------------------------------------------------ discovery and transport
+
+    def _discovered(self) -> _Metadata:
+        with self._lock:
+            return self._discovered_locked()
+
+    def _discovered_locked(self) -> _Metadata:
+        at = self._clock.now()
+        if self._metadata is None or at - self._metadata.fetched_at > _DISCOVERY_FOR:
+            self._metadata = self._read_metadata(self._get_json(get_well_known_url(self.issuer, external=True)), at)
+        return self._metadata
+
+    def _read_metadata(self, document: Mapping[str, Any], at: datetime) -> _Metadata:
+        if document.get("issuer") != self.issuer:  # Discovery §4.3: identical, character for character
+            raise Unavailable(_unusable("its discovery document names another issuer"))
+        urls: dict[str, str] = {}
+        for name in ("authorization_endpoint", "token_endpoint", "jwks_uri", "userinfo_endpoint"):
+            url = document.get(name, "" if name == "userinfo_endpoint" else None)
+            try:
+                urls[name] = _demand_safe(url) if url != "" else ""
+            except ValueError as why:
+                raise Unavailable(_unusable(f"its {name} is not usable")) from why
+        return _Metadata(**urls, fetched_at=at)
+
+    def _get_json(self, url: str, headers: Mapping[str, str] | None = None) -> dict[str, Any]:
+        with self._reaching() as client:
+            answer = client.get(url, headers=dict(headers or {}), withhold_token=True)
+            document = answer.json() if answer.status_code == 200 else None
+        if not isinstance(document, dict):
+            raise Unavailable(_unusable(f"it answered {answer.status_code}"))
+        return document
+
+    @contextmanager
+    def _reaching(self) -> Iterator[Any]:
+        """A client for one exchange; every failure is Denied (the provider said no) or Unavailable."""
+        client = OAuth2Client(
+            client_id=self._client_id,
+            client_secret=self._client_secret or None,
+            transport=_Borrowed(self._transport),
+            timeout=_TIMEOUT,
+            headers={"accept-encoding": "identity"},  # so that the size limit is the size
+            follow_redirects=False,
+            trust_env=False,
+        )
+        try:
+            with client:
+                yield client
+        except AuthlibBaseError as no:
+            raise Denied(
+                Refusal("code-refused", "The identity provider refused the sign-in.", next_steps=("Sign in again.",))
+            ) from no
+        except (httpx2.HTTPError, httpx2.InvalidURL, ValueError, RecursionError) as why:
+            raise Unavailable(_unusable("it did not answer as it should")) from why
+
+
+class _BoundedTransport(httpx2.BaseTransport):
+    """Cuts answers that are larger than `MAX_BODY`."""
+
+    def __init__(self, inner: httpx2.BaseTransport) -> None:
+        self._inner = inner
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        answer = self._inner.handle_request(request)
+        stream = answer.stream
+        if not isinstance(stream, httpx2.SyncByteStream):
+            raise httpx2.ProtocolError("not a synchronous answer")
+        return httpx2.Response(answer.status_code, headers=answer.headers, stream=_BoundedStream(stream))
+
+
+class _BoundedStream(httpx2.SyncByteStream):
+    def __init__(self, inner: httpx2.SyncByteStream) -> None:
+        self._inner = inner
+
+    def __iter__(self) -> Iterator[bytes]:
+        size = 0
+        for part in self._inner:
+            size += len(part)
+            if size > MAX_BODY:
+                raise httpx2.ReadError("the answer is too large")
+            yield part
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+class _Borrowed(httpx2.BaseTransport):
+    """A shared transport that outlives the client it is lent to."""
+
+    def __init__(self, inner: httpx2.BaseTransport) -> None:
+        self._inner = inner
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        return self._inner.handle_request(request)
+
+
+def _unverified_header(token: str) -> dict[str, Any]:
+    """The header of a compact JWS that is worth verifying; _ForgedError otherwise."""
+    if len(token) > MAX_TOKEN or token.count(".") != 2:
+        raise _ForgedError("it is not a signed token")
+    try:
+        header = json.loads(urlsafe_b64decode(token.split(".", 1)[0].encode()))
+    except (ValueError, RecursionError) as why:
+        raise _ForgedError("its header is not JSON") from why
+    if not isinstance(header, dict) or not set(header) <= _KNOWN_HEADERS:
+        raise _ForgedError("its header asks for more than is understood here")  # jwk, jku, x5c, x5u, crit, …
+    if header.get("alg") not in _KEY_TYPES:
+        raise _ForgedError("its algorithm is not accepted")
+    if not isinstance(header.get("kid"), str | None):
+        raise _ForgedError("its key id is not text")
+    return header
+
+
+def _signing_key(entry: object) -> Key | None:
+    """A public key of the issuer that may sign; None for others (encryption, symmetric, weak, unreadable)."""
+    if not isinstance(entry, dict) or entry.get("kty") not in ("RSA", "EC", "OKP") or entry.get("use", "sig") != "sig":
+        return None
+    try:
+        key = JWKRegistry.import_key(entry)
+    except (JoseError, ValueError, TypeError, KeyError):
+        return None
+    is_strong = (
+        (isinstance(key, RSAKey) and key.public_key.key_size >= _MIN_RSA_BITS)
+        or (isinstance(key, ECKey) and key.curve_name == "P-256")
+        or (isinstance(key, OKPKey) and key.curve_name == "Ed25519")
+    )
+    return key if is_strong else None
+
+
+def _demand_safe(url: object) -> str:
+    """An https URL, or http on this machine; ValueError otherwise."""
+    parts = urlsplit(url) if isinstance(url, str) else None
+    host = parts.hostname if parts else None
+    if parts is None or not isinstance(url, str) or not host or parts.username or parts.fragment:
+        raise ValueError("not an absolute URL")
+    if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(host)):
+        raise ValueError(f"{parts.scheme}://{host} is neither https nor on this machine")
+    return url
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _unusable(why: str) -> Refusal:
+    return Refusal(
+        "provider-unavailable",
+        f"The identity provider cannot be used now: {why}.",
+        next_steps=("Try again in a moment. Whoever is signed in stays signed in.",),
+    )

@@ -1,0 +1,196 @@
+"""The device flow of the CLI (RFC 8628), served by the gateway itself.
+
+The CLI gets a device code (secret) and a user code (to type or compare). A person who is signed in in a browser
+is shown the code with the place and time that it was asked from, and confirms or denies it. The CLI, polling,
+then receives a token: once. Short life, rate limits and the confirmation are what stands against phishing.
+"""
+
+import unicodedata
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from hashlib import sha256
+
+from gateway.app import attempts, journal
+from gateway.app.context import Context
+from gateway.app.credentials import digest_of
+from gateway.app.ports import Credential, UnitOfWork
+from gateway.app.sign_in import CLI_PREFIX, SignedIn
+from gateway.core.errors import Conflict, Denied, NotFound, Refusal
+from gateway.core.principal import User
+
+DEVICE_PREFIX = "gwd_"
+ALPHABET = "BCDFGHJKLMNPQRSTVWXZ"  # RFC 8628 §6.1: no vowels, no digits, nothing that looks alike
+CODE_LENGTH = 8
+INTERVAL = timedelta(seconds=1)
+SLOW_DOWN_BY = timedelta(seconds=5)  # RFC 8628 §3.5
+_STARTS_PER_WINDOW = 120  # of one client address
+_GUESSES_PER_WINDOW = 10  # of one person: 10 out of 20^8
+_LONGEST_SECRET = 256
+
+
+class NotYet(StrEnum):
+    """Why there is no token (yet): the error codes of RFC 8628 §3.5."""
+
+    AUTHORIZATION_PENDING = "authorization_pending"
+    SLOW_DOWN = "slow_down"
+    ACCESS_DENIED = "access_denied"
+    EXPIRED_TOKEN = "expired_token"  # noqa: S105  an error code
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceStart:
+    """`device_code` is the CLI's secret, `user_code` what a person compares."""
+
+    device_code: str = field(repr=False)
+    user_code: str
+    expires_at: datetime
+    interval: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceView:
+    """What the person who confirms is shown: is this the login I began, here and now?"""
+
+    user_code: str
+    client: str
+    started_at: datetime
+    expires_at: datetime
+
+
+def start_device(ctx: Context, client: str) -> DeviceStart:
+    """A new pair of codes for a CLI at `client` (address); Denied when that address asks too often."""
+    at = ctx.clock.now()
+    device_code = DEVICE_PREFIX + ctx.ids.secret()
+    with ctx.store.begin() as uow:
+        if attempts.count(uow, f"device-start:{client}", at) > _STARTS_PER_WINDOW:
+            raise Denied(_too_many("Too many sign-ins were begun from your address."))
+        user_code = _free_user_code(ctx, uow, at)
+        data = {"user_code": user_code, "client": client[:100], "state": "pending", "interval_s": _seconds(INTERVAL)}
+        expires_at = at + min(ctx.limits.device_code_lifetime, timedelta(minutes=10))  # ASVS 6.6.2
+        uow.credentials.add(
+            Credential(digest_of(device_code), "device", "", at, expires_at, single_use=True, data=data)
+        )
+        journal.append(ctx, uow, "device:started", data={"client": client[:100]})
+    return DeviceStart(device_code, user_code, expires_at, INTERVAL)
+
+
+def find_device(ctx: Context, user: User, user_code: str) -> DeviceView:
+    """The waiting sign-in behind a code that a signed-in person typed; NotFound, or Denied after many guesses."""
+    return _view(_waiting(ctx, user, user_code))
+
+
+def confirm_device(ctx: Context, user: User, user_code: str) -> DeviceView:
+    """Let the CLI that shows this code act as `user`."""
+    return _answer(ctx, user, user_code, "confirmed")
+
+
+def deny_device(ctx: Context, user: User, user_code: str) -> DeviceView:
+    """Refuse: the CLI that shows this code stays out."""
+    return _answer(ctx, user, user_code, "denied")
+
+
+def poll_device(ctx: Context, device_code: str) -> SignedIn | NotYet:
+    """The token, once, after confirmation; else why not."""
+    if not device_code.startswith(DEVICE_PREFIX) or len(device_code) > _LONGEST_SECRET:
+        return NotYet.EXPIRED_TOKEN
+    at, digest = ctx.clock.now(), digest_of(device_code)
+    with ctx.store.begin() as uow:
+        device = uow.credentials.find(digest, "device")
+        if device is None or device.used_at is not None or at >= device.expires_at:
+            return NotYet.EXPIRED_TOKEN
+        match (device.data or {}).get("state"):
+            case "confirmed":
+                return _redeem(ctx, uow, device, at)
+            case "denied":
+                return NotYet.ACCESS_DENIED
+            case _:
+                return _wait(uow, device, at)
+
+
+def _redeem(ctx: Context, uow: UnitOfWork, device: Credential, at: datetime) -> SignedIn | NotYet:
+    if not uow.credentials.claim(device.digest, "device", at):
+        return NotYet.EXPIRED_TOKEN  # somebody was faster with the same code
+    user = uow.users.get(device.subject)
+    if user is None or not user.is_enabled():
+        return NotYet.ACCESS_DENIED
+    secret = CLI_PREFIX + ctx.ids.secret()
+    expires_at = at + ctx.limits.cli_credential_lifetime
+    uow.credentials.add(Credential(digest_of(secret), "cli", user.id, at, expires_at))
+    data = {"via": "device", "client": (device.data or {}).get("client", "")}
+    journal.append(ctx, uow, "login:succeeded", principal=user.name, data=data)
+    return SignedIn(user, secret, expires_at)
+
+
+def _wait(uow: UnitOfWork, device: Credential, at: datetime) -> NotYet:
+    """Pending, or slow_down for a client that polls faster than told; its interval then grows (RFC 8628 §3.5)."""
+    data = dict(device.data or {})
+    interval = timedelta(seconds=float(data.get("interval_s", "1")))
+    last = datetime.fromisoformat(data["polled_at"]) if "polled_at" in data else None
+    # A tenth of grace: the client's clock is not ours, and the network shortens some gaps.
+    too_fast = last is not None and at - last < interval * 0.9
+    if too_fast:
+        data["interval_s"] = _seconds(min(interval + SLOW_DOWN_BY, timedelta(minutes=1)))
+    data["polled_at"] = at.isoformat()
+    uow.credentials.save(replace(device, data=data))
+    return NotYet.SLOW_DOWN if too_fast else NotYet.AUTHORIZATION_PENDING
+
+
+def _answer(ctx: Context, user: User, user_code: str, state: str) -> DeviceView:
+    """Settle a waiting sign-in, once, by one person."""
+    device = _waiting(ctx, user, user_code)
+    with ctx.store.begin() as uow:
+        fresh = uow.credentials.find(device.digest, "device")
+        if fresh is None or (fresh.data or {}).get("state") != "pending":
+            raise Conflict(Refusal("device-answered", "This sign-in has been answered already."))
+        uow.credentials.save(replace(fresh, subject=user.id, data={**(fresh.data or {}), "state": state}))
+        data = {"client": (fresh.data or {}).get("client", "")}
+        journal.append(ctx, uow, f"device:{state}", principal=user.name, data=data)
+    return _view(device)
+
+
+def _waiting(ctx: Context, user: User, user_code: str) -> Credential:
+    at = ctx.clock.now()
+    code = normal_code(user_code)
+    with ctx.store.begin() as uow:
+        device = uow.credentials.find_by_data("device", "user_code", code) if code else None
+        found = device is not None and at < device.expires_at and (device.data or {}).get("state") == "pending"
+        # Counted in the store: a restart, another browser or a new login does not reset it (ASVS 6.3.1, 6.6.3).
+        guesses = attempts.count(uow, f"user-code:{user.id}", at, add=0 if found else 1)
+    if guesses > _GUESSES_PER_WINDOW:
+        raise journal.refuse(ctx, "device:denied", _too_many("Too many wrong codes."), principal=user.name)
+    if device is None or not found:
+        unknown = Refusal("unknown-code", "No sign-in waits under that code.", next_steps=("Run gw login again.",))
+        raise journal.refuse(ctx, "device:denied", unknown, NotFound, principal=user.name)
+    return device
+
+
+def _view(device: Credential) -> DeviceView:
+    data = device.data or {}
+    return DeviceView(data.get("user_code", ""), data.get("client", ""), device.issued_at, device.expires_at)
+
+
+def normal_code(text: str) -> str:
+    """`bcdf ghjk` as `BCDF-GHJK`; "" for what cannot be a code."""
+    letters = [c for c in unicodedata.normalize("NFKC", text[:64]).upper() if c not in " -_"]
+    if len(letters) != CODE_LENGTH or any(c not in ALPHABET for c in letters):
+        return ""
+    return "".join(letters[:4]) + "-" + "".join(letters[4:])
+
+
+def _free_user_code(ctx: Context, uow: UnitOfWork, at: datetime) -> str:
+    while True:
+        number = int.from_bytes(sha256(ctx.ids.secret().encode()).digest(), "big")  # 256 bits: no bias over 20^8
+        letters = "".join(ALPHABET[number // 20**place % 20] for place in range(CODE_LENGTH))
+        code = f"{letters[:4]}-{letters[4:]}"
+        taken = uow.credentials.find_by_data("device", "user_code", code)
+        if taken is None or at >= taken.expires_at:
+            return code
+
+
+def _too_many(message: str) -> Refusal:
+    return Refusal("too-many-attempts", message, next_steps=("Wait ten minutes and try again.",))
+
+
+def _seconds(span: timedelta) -> str:
+    return f"{span.total_seconds():g}"

@@ -1,0 +1,114 @@
+"""People as their identity provider's signed claims tell of them.
+
+`SignedClaims` is made in one place only: the provider adapter, after the signature, issuer, audience, time and
+nonce were verified. Whatever takes `SignedClaims` may believe them; nothing else may be turned into a `User`.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from typing import NewType, Protocol
+
+from gateway.app.ports import UnitOfWork
+from gateway.core.errors import Denied, Refusal
+from gateway.core.principal import User
+
+SignedClaims = NewType("SignedClaims", Mapping[str, object])
+
+MAX_GROUPS = 500
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?")
+_GROUP = re.compile(r"[\x21-\x7e][\x20-\x7e]{0,127}")
+_CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
+
+
+class IdentityProvider(Protocol):
+    """An OpenID Connect provider as this gateway sees it."""
+
+    issuer: str
+
+    def authorization_url(self, *, state: str, nonce: str, challenge: str) -> str:
+        """Where to send the browser; `challenge` is the S256 of the verifier (RFC 7636). Unavailable when down."""
+        ...
+
+    def redeem(self, *, code: str, verifier: str, nonce: str) -> SignedClaims:
+        """The claims behind an authorization code. Denied when they do not verify, Unavailable when down."""
+        ...
+
+
+class NotSignedIn(Denied):
+    """Nobody is known behind this call: no credential, or one that is worth nothing any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimNames:
+    """Which claims hold the person's name and groups at this provider."""
+
+    name: str = "preferred_username"
+    groups: str = "groups"
+
+
+def user_id_of(issuer: str, subject: str) -> str:
+    """The stable id of an (issuer, subject) pair, in the shape of every other identifier (ASVS 10.5.2)."""
+    digest = sha256(f"{len(issuer)}:{issuer}{subject}".encode()).digest()
+    number = int.from_bytes(digest[:17], "big") >> 6  # 130 bits are 26 base32 digits
+    return "usr_" + "".join(_CROCKFORD[(number >> shift) & 31] for shift in range(125, -1, -5))
+
+
+def person_of(claims: SignedClaims, names: ClaimNames) -> User | Refusal:
+    """The user that verified claims describe; a Refusal when they lack what the gateway needs."""
+    issuer, subject, name = claims.get("iss"), claims.get("sub"), claims.get(names.name)
+    if not isinstance(issuer, str) or not isinstance(subject, str) or not 0 < len(subject) <= 255:
+        return Refusal("claims-incomplete", "Your identity provider did not say who you are.", ("sub",))
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        return Refusal(
+            "name-unusable",
+            f"Your identity provider gave no usable {names.name}.",
+            (names.name,),
+            ("Ask its operators for a name of lower-case letters, digits, dots, dashes and underscores.",),
+        )
+    groups = _groups(claims.get(names.groups))
+    if groups is None:
+        return Refusal("groups-unusable", f"The claim {names.groups} is not a list of group names.", (names.groups,))
+    email = claims.get("email")
+    # An address is shown, never matched on: email_verified=false and a@b@c are the provider's business then.
+    shown = email if isinstance(email, str) and len(email) <= 254 and email.isprintable() else ""
+    return User(user_id_of(issuer, subject), issuer, subject, name, shown, groups)
+
+
+def _groups(claim: object) -> frozenset[str] | None:
+    if claim is None:
+        return frozenset()  # no groups, so no right that needs one
+    if not isinstance(claim, list) or len(claim) > MAX_GROUPS:
+        return None
+    if not all(isinstance(group, str) and _GROUP.fullmatch(group) for group in claim):
+        return None
+    return frozenset(claim)
+
+
+def remember(uow: UnitOfWork, person: User) -> User | Refusal:
+    """Store the person with today's groups. A disabled one stays out; a name belongs to one identity."""
+    namesake = uow.users.by_name(person.name)
+    if namesake is not None and namesake.id != person.id:
+        return Refusal(
+            "name-taken",
+            f"The name {person.name} belongs to another identity here.",
+            next_steps=("Ask the gateway's operators; names are never passed on by themselves.",),
+        )
+    known = uow.users.get(person.id)
+    if known is not None and not known.is_enabled():
+        return disabled(known)
+    user = replace(person, disabled_at=None)
+    if user != known:
+        uow.users.upsert(user)
+    return user
+
+
+def disabled(user: User) -> Refusal:
+    """What a disabled person is told."""
+    return Refusal(
+        "user-disabled",
+        f"The account {user.name} is disabled.",
+        ("an enabled account",),
+        ("Ask the gateway's operators.",),
+    )
