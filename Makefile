@@ -1,0 +1,52 @@
+# `make demo` and `make test` are all that a fresh machine needs: python3 (3.11 or newer), python3-venv, git, make.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test check bench lock clean
+
+help: ## Say what there is
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
+
+venv: $(STAMP) ## Set up .venv from the lock file; instant the second time
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or newer is needed, and $(PYTHON) is $$($(PYTHON) --version 2>&1)." >&2; \
+	  echo "Name another one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "Python's venv module is missing; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@echo "Setting up $(VENV) (about a minute the first time) ..." >&2
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+	@$(PIP) install --require-hashes -r requirements.lock
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $(STAMP)
+
+demo: venv ## Run the stage: gateway, database, server, identity provider; Ctrl-C stops it
+	@exec $(BIN)/gw demo
+
+test: venv ## Everything that proves something: unit, contract and end-to-end tests
+	@$(BIN)/python -m gateway.demo.programs psql ssh scp sshd
+	@$(BIN)/python -m pytest $(TESTS)
+
+check: venv ## Lint, formatting, types, layer contracts, lock file in step
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python -m pytest tests/unit/test_lock.py tests/unit/test_docs.py
+
+bench: venv ## Speed beside the alternatives; BENCH=--quick for a short run
+	@$(BIN)/python -m gateway.demo.programs psql ssh scp sshd
+	@$(BIN)/python -m tests.bench $(BENCH)
+
+lock: ## Choose dependency versions anew (needs uv) and write requirements.lock
+	@command -v uv >/dev/null || { echo "uv is needed: $(PYTHON) -m pip install uv" >&2; exit 1; }
+	uv lock --upgrade
+	uv export --quiet --no-header --no-emit-project --format requirements-txt --output-file requirements.lock
+
+clean: ## Remove what this Makefile made
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
