@@ -1,0 +1,311 @@
+"""The recording format: framed records in a hash chain, and the check that nothing was changed, cut or added.
+
+Format: docs/formats/recording.md. Nothing here reads a file or a clock, so that an auditor can use this module alone:
+`read_sealed` takes any binary stream, `verify_chain` any frames. The chain begins with the session's id, therefore
+frames of one session cannot stand in for another's.
+"""
+
+import struct
+from base64 import b64decode, b64encode
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from hashlib import sha256
+from typing import NamedTuple, Protocol
+
+MAX_PAYLOAD = 1024 * 1024  # bytes of one frame; a longer record is split over several
+MAX_KIND = 32
+MAX_SESSION_ID = 64
+LINK = 8  # bytes of the chain digest stored after each frame, so that a check can name the first bad one
+DOMAIN = b"gateway-recording/v1\n"
+SEALED_MAGIC = b"GWREC\x00\x01\n"
+TRAILER_MARK = 0xFE
+
+_HEADER = struct.Struct(">BBBIQQ")  # mark, flags, length of kind, length of payload, sequence number, unix ns
+_TRAILER = struct.Struct(">BQ32s")  # mark, number of frames, chain digest
+_MARK = 0xF1
+_CONTINUES = 0x01
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+HEADER_SIZE = _HEADER.size
+LARGEST_FRAME = HEADER_SIZE + MAX_KIND + MAX_PAYLOAD + LINK
+
+
+class MalformedRecordingError(ValueError):
+    """Bytes that are no frame, header or trailer of this format."""
+
+
+class TruncatedRecordingError(MalformedRecordingError):
+    """The bytes end in the middle of something."""
+
+
+class BrokenRecordingError(Exception):
+    """The chain does not hold. `seq` is the first record that cannot be trusted."""
+
+    def __init__(self, seq: int, why: str) -> None:
+        super().__init__(f"record {seq}: {why}")
+        self.seq = seq
+        self.why = why
+
+
+class Frame(NamedTuple):
+    """One record, or a piece of one (`continues`: the next frame is its next piece). `at_ns` is unix nanoseconds."""
+
+    seq: int
+    at_ns: int
+    kind: str
+    payload: bytes
+    continues: bool = False
+    link: bytes = b""
+
+    def at(self) -> datetime:
+        """The instant, to the microsecond."""
+        return _EPOCH + timedelta(microseconds=self.at_ns // 1000)
+
+    def encoded(self) -> bytes:
+        """The canonical bytes that the chain covers."""
+        return encode(self.seq, self.at_ns, self.kind, self.payload, continues=self.continues)
+
+
+def unix_ns(at: datetime) -> int:
+    """An aware instant as unix nanoseconds, without the rounding of floats."""
+    since = at - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000_000 + since.microseconds * 1000
+
+
+# ---------------------------------------------------------------- frames
+
+
+@lru_cache(maxsize=256)
+def _kind_bytes(kind: str) -> bytes:
+    encoded = kind.encode()
+    if not 0 < len(encoded) <= MAX_KIND or not kind.isascii() or not kind.replace("-", "").isalnum():
+        raise ValueError(f"a kind of record is 1 to {MAX_KIND} ASCII letters, digits and dashes, not {kind[:60]!r}")
+    return encoded
+
+
+def encode(seq: int, at_ns: int, kind: str, payload: bytes, *, continues: bool = False) -> bytes:
+    """The canonical bytes of a frame, without its link; ValueError when something is out of bounds."""
+    name = _kind_bytes(kind)
+    if len(payload) > MAX_PAYLOAD:
+        raise ValueError(f"a frame holds at most {MAX_PAYLOAD} bytes, got {len(payload)}")
+    return _HEADER.pack(_MARK, _CONTINUES if continues else 0, len(name), len(payload), seq, at_ns) + name + payload
+
+
+def decode(data: bytes | memoryview, offset: int = 0) -> tuple[Frame, int]:
+    """The frame (with its link) at `offset`, and the offset after it. Truncated or Malformed otherwise."""
+    if len(data) - offset < HEADER_SIZE:
+        raise TruncatedRecordingError("a frame's header is cut short")
+    kind_length, payload_length, flags, seq, at_ns = _header(data[offset : offset + HEADER_SIZE])
+    start = offset + HEADER_SIZE + kind_length
+    end = start + payload_length
+    if len(data) < end + LINK:
+        raise TruncatedRecordingError("a frame is cut short")
+    kind = _kind_text(bytes(data[offset + HEADER_SIZE : start]))
+    return Frame(
+        seq, at_ns, kind, bytes(data[start:end]), flags == _CONTINUES, bytes(data[end : end + LINK])
+    ), end + LINK
+
+
+def _header(header: bytes | memoryview) -> tuple[int, int, int, int, int]:
+    """Bounds are judged here, before anything is allocated for the rest."""
+    mark, flags, kind_length, payload_length, seq, at_ns = _HEADER.unpack(header)
+    if mark != _MARK or flags not in (0, _CONTINUES):
+        raise MalformedRecordingError("no frame begins here")
+    if not 0 < kind_length <= MAX_KIND or payload_length > MAX_PAYLOAD:
+        raise MalformedRecordingError("a frame's lengths are out of bounds")
+    return kind_length, payload_length, flags, seq, at_ns
+
+
+@lru_cache(maxsize=256)
+def _kind_text(name: bytes) -> str:
+    try:
+        kind = name.decode("ascii")
+        _kind_bytes(kind)
+    except ValueError as error:
+        raise MalformedRecordingError("a frame's kind is not readable") from error
+    return kind
+
+
+def joined(frames: Iterable[Frame], limit: int = 16 * MAX_PAYLOAD) -> Iterator[Frame]:
+    """Whole records: pieces put together under the first one's number. Beyond `limit` bytes a record stays in parts."""
+    first: Frame | None = None
+    pieces: list[bytes] = []
+    size = 0
+    for frame in frames:
+        first = first or frame
+        pieces.append(frame.payload)
+        size += len(frame.payload)
+        if not frame.continues or size >= limit:
+            yield first._replace(payload=b"".join(pieces), continues=frame.continues)
+            first, pieces, size = None, [], 0
+    if first is not None:
+        yield first._replace(payload=b"".join(pieces))
+
+
+# ---------------------------------------------------------------- the chain
+
+
+class Chain:
+    """The running digest of one session: digest_n = SHA-256(digest_{n-1} || frame), digest_0 from the session's id."""
+
+    __slots__ = ("count", "digest")
+
+    def __init__(self, session_id: str) -> None:
+        self.count = 0
+        self.digest = sha256(DOMAIN + session_id.encode()).digest()
+
+    def extend(self, frame: bytes) -> bytes:
+        """Take one frame's canonical bytes in; its link."""
+        self.digest = sha256(self.digest + frame).digest()
+        self.count += 1
+        return self.digest[:LINK]
+
+
+def verified(
+    session_id: str,
+    frames: Iterable[Frame],
+    expected_count: int,
+    expected_digest: str,
+    evidence: Sequence[tuple[int, str]] = (),
+) -> Iterator[Frame]:
+    """Pass the frames on as long as the chain holds; BrokenRecordingError names the first one that is wrong.
+
+    `expected_digest` (hex) and `evidence`, pairs of (count, hex digest) taken while the session ran, come from the log.
+    Links name an edit; only the log's digests reveal one whose author wrote new links too, and then the evidence
+    narrows down where it begins.
+    """
+    chain = Chain(session_id)
+    known = {count: digest for count, digest in (*evidence, (expected_count, expected_digest)) if count > 0}
+    proved = 0
+    for frame in frames:
+        if frame.seq != chain.count:
+            raise BrokenRecordingError(chain.count, f"missing; number {frame.seq} stands in its place")
+        if chain.count >= expected_count:
+            raise BrokenRecordingError(chain.count, f"added after the end; the log knows of {expected_count} records")
+        if chain.extend(frame.encoded()) != frame.link:
+            raise BrokenRecordingError(frame.seq, "changed: it does not fit the chain")
+        if (digest := known.get(chain.count)) is not None:
+            if chain.digest.hex() != digest:
+                raise BrokenRecordingError(
+                    proved, f"changed: of records {proved} to {frame.seq} one is not what the log saw"
+                )
+            proved = chain.count
+        yield frame
+    if chain.count != expected_count:
+        raise BrokenRecordingError(chain.count, f"missing: the log knows of {expected_count} records")
+    if expected_count == 0 and expected_digest not in ("", chain.digest.hex()):
+        raise BrokenRecordingError(0, "the log's digest is not that of an empty recording")
+
+
+def verify_chain(
+    session_id: str,
+    frames: Iterable[Frame],
+    expected_count: int,
+    expected_digest: str,
+    evidence: Sequence[tuple[int, str]] = (),
+) -> None:
+    """Return when every frame is what the log says; see `verified`."""
+    for _ in verified(session_id, frames, expected_count, expected_digest, evidence):
+        pass
+
+
+# ---------------------------------------------------------------- the sealed file (inside its gzip wrapping)
+
+
+class Stream(Protocol):
+    def read(self, size: int, /) -> bytes:
+        """Up to `size` bytes; b"" at the end."""
+        ...
+
+
+def sealed_header(session_id: str) -> bytes:
+    """What a sealed file begins with."""
+    name = session_id.encode("ascii")
+    if not 0 < len(name) <= MAX_SESSION_ID:
+        raise ValueError("a session id has 1 to 64 ASCII characters")
+    return SEALED_MAGIC + bytes([len(name)]) + name
+
+
+def sealed_trailer(count: int, digest: bytes) -> bytes:
+    """What a sealed file ends with."""
+    return _TRAILER.pack(TRAILER_MARK, count, digest)
+
+
+def read_sealed(stream: Stream) -> tuple[str, Iterator[Frame]]:
+    """The session's id and its frames. The iterator raises Truncated, Malformed or BrokenRecordingError on its way.
+
+    It holds the frames against the file's own trailer; only `verified` holds them against the log.
+    """
+    if _take(stream, len(SEALED_MAGIC)) != SEALED_MAGIC:
+        raise MalformedRecordingError("this is no sealed recording, or one of a newer version")
+    length = _take(stream, 1)[0]
+    if not 0 < length <= MAX_SESSION_ID:
+        raise MalformedRecordingError("the session id's length is out of bounds")
+    try:
+        session_id = _take(stream, length).decode("ascii")
+    except UnicodeDecodeError as error:
+        raise MalformedRecordingError("the session id is not readable") from error
+    return session_id, _sealed_frames(stream, session_id)
+
+
+def _sealed_frames(stream: Stream, session_id: str) -> Iterator[Frame]:
+    chain = Chain(session_id)
+    while (mark := _take(stream, 1)[0]) != TRAILER_MARK:
+        header = bytes([mark]) + _take(stream, HEADER_SIZE - 1)
+        kind_length, payload_length, *_ = _header(header)
+        frame, _ = decode(header + _take(stream, kind_length + payload_length + LINK))
+        if frame.seq != chain.count or chain.extend(frame.encoded()) != frame.link:
+            raise BrokenRecordingError(chain.count, "it does not fit the chain")
+        yield frame
+    _, count, digest = _TRAILER.unpack(bytes([TRAILER_MARK]) + _take(stream, _TRAILER.size - 1))
+    if (count, digest) != (chain.count, chain.digest):
+        raise BrokenRecordingError(chain.count, f"the file ends with the digest of {count} records")
+    if stream.read(1):
+        raise MalformedRecordingError("something stands after the end")
+
+
+def _take(stream: Stream, size: int) -> bytes:
+    """Exactly `size` bytes, which the caller has bounded."""
+    data = stream.read(size)
+    while len(data) < size:
+        more = stream.read(size - len(data))
+        if not more:
+            raise TruncatedRecordingError("the recording is cut short")
+        data += more
+    return data
+
+
+# ---------------------------------------------------------------- frames as JSON objects, for the API
+
+
+def frame_to_json(frame: Frame) -> dict[str, object]:
+    """One line of the API's answer."""
+    return {
+        "seq": frame.seq,
+        "at_ns": frame.at_ns,
+        "kind": frame.kind,
+        "continues": frame.continues,
+        "payload": b64encode(frame.payload).decode(),
+        "link": frame.link.hex(),
+    }
+
+
+def frame_from_json(line: Mapping[str, object]) -> Frame:
+    """The inverse; MalformedRecordingError when a field is missing or of another type."""
+    match line:
+        case {
+            "seq": int(seq),
+            "at_ns": int(at_ns),
+            "kind": str(kind),
+            "continues": bool(continues),
+            "payload": str(payload),
+            "link": str(link),
+        }:
+            try:
+                frame = Frame(seq, at_ns, kind, b64decode(payload, validate=True), continues, bytes.fromhex(link))
+                frame.encoded()
+            except (ValueError, struct.error) as error:
+                raise MalformedRecordingError("a record's fields are out of bounds") from error
+            return frame
+        case _:
+            raise MalformedRecordingError("a record lacks a field")
