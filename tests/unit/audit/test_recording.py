@@ -36,7 +36,7 @@ drafts = st.lists(st.tuples(kinds, st.binary(max_size=60), st.integers(0, 2**63)
 def chained(records: Records, session: str = SESSION) -> tuple[list[Frame], Chain]:
     chain = Chain(session)
     frames = []
-    for seq, (kind, payload, at) in enumerate(records: Records):
+    for seq, (kind, payload, at) in enumerate(records):
         link = chain.extend(encode(seq, at, kind, payload))
         frames.append(Frame(seq, at, kind, payload, False, link))
     return frames, chain
@@ -127,7 +127,7 @@ def test_a_recording_rewritten_with_new_links_is_narrowed_down_by_the_evidence(r
     k = data.draw(st.integers(0, len(records) - 1))
     evidence = []
     running = Chain(SESSION)
-    for seq, (kind, payload, at) in enumerate(records: Records):
+    for seq, (kind, payload, at) in enumerate(records):
         running.extend(encode(seq, at, kind, payload))
         if seq % 2:
             evidence.append((running.count, running.digest.hex()))
