@@ -65,6 +65,11 @@ class LeasedLogins:
         with self._lock:
             self._logins[grant_id] = login
 
+    def clear(self) -> None:
+        """Forget all: at the end of the process nothing is needed any more."""
+        with self._lock:
+            self._logins.clear()
+
     def forget(self, grant_id: str) -> None:
         """Unknown grants are fine."""
         with self._lock:

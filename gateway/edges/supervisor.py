@@ -1,8 +1,8 @@
 """The edge that time drives: two threads that run use cases again and again until told to stop.
 
 `watch` judges live sessions every quarter second, and at once when woken. `upkeep` does what may take longer:
-roles to drop, facts to refresh, files to reload, gateways that fell silent. A step that fails is logged and tried again;
-what a failing step leaves undone errs towards "no" (facts age, roles stay visible as leases).
+roles to drop, facts to refresh, files to reload, gateways that fell silent. A step that fails is logged and
+tried again; what a failing step leaves undone errs towards "no" (facts age, roles stay visible as leases).
 """
 
 import logging
@@ -27,7 +27,7 @@ ASK_POLICY_EVERY = timedelta(seconds=5)
 
 @dataclass(slots=True)
 class _Job:
-    """A step and how often it is due; `due` is on the monotonic clock, so that a clock jump neither floods nor starves."""
+    """A step and how often it is due; `due` is monotonic, so that a clock jump neither floods nor starves."""
 
     name: str
     every_seconds: float
