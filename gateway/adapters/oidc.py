@@ -27,7 +27,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, JWKRegistry, Key, OKPKey, RSAKey
 from joserfc.util import urlsafe_b64decode
 
-from gateway.app.identity import SignedClaims
+from gateway.app.identity import ClaimNames, SignedClaims
 from gateway.app.ports import Clock
 from gateway.core.errors import Denied, Refusal, Unavailable
 
@@ -74,11 +74,13 @@ class OidcProvider:
         client_secret: str,
         redirect_uri: str,
         clock: Clock,
+        names: ClaimNames = ClaimNames(),  # noqa: B008  frozen, so one default may be shared
         scopes: tuple[str, ...] = ("openid", "profile", "email"),
         transport: httpx2.BaseTransport | None = None,
     ) -> None:
         """`client_secret` "" is a public client. ValueError when the issuer is not https and not this machine."""
         self.issuer = issuer
+        self.names = names
         self._client_id = client_id
         self._client_secret = client_secret
         self._redirect_uri = redirect_uri

@@ -22,10 +22,19 @@ _GROUP = re.compile(r"[\x21-\x7e][\x20-\x7e]{0,127}")
 _CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
 
 
+@dataclass(frozen=True, slots=True)
+class ClaimNames:
+    """Which claims hold the person's name and groups at this provider."""
+
+    name: str = "preferred_username"
+    groups: str = "groups"
+
+
 class IdentityProvider(Protocol):
     """An OpenID Connect provider as this gateway sees it."""
 
     issuer: str
+    names: ClaimNames
 
     def authorization_url(self, *, state: str, nonce: str, challenge: str) -> str:
         """Where to send the browser; `challenge` is the S256 of the verifier (RFC 7636). Unavailable when down."""
@@ -38,14 +47,6 @@ class IdentityProvider(Protocol):
 
 class NotSignedIn(Denied):
     """Nobody is known behind this call: no credential, or one that is worth nothing any more."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimNames:
-    """Which claims hold the person's name and groups at this provider."""
-
-    name: str = "preferred_username"
-    groups: str = "groups"
 
 
 def user_id_of(issuer: str, subject: str) -> str:

@@ -15,7 +15,7 @@ from gateway.app import attempts, journal
 from gateway.app.authorise import authorise
 from gateway.app.context import Context
 from gateway.app.credentials import digest_of
-from gateway.app.identity import ClaimNames, IdentityProvider, NotSignedIn, disabled, person_of, remember
+from gateway.app.identity import IdentityProvider, NotSignedIn, disabled, person_of, remember
 from gateway.app.ports import Credential, UnitOfWork
 from gateway.core.decision import Action, Facts
 from gateway.core.errors import Conflict, Denied, NotFound, Refusal
@@ -77,7 +77,7 @@ def begin_web_login(ctx: Context, provider: IdentityProvider, client: str, next_
 
 
 def complete_web_login(
-    ctx: Context, provider: IdentityProvider, names: ClaimNames, *, secret: str, state: str, code: str, issuer: str = ""
+    ctx: Context, provider: IdentityProvider, *, secret: str, state: str, code: str, issuer: str = ""
 ) -> SignedIn:
     """Finish a login with what the provider sent back. The person is whoever the provider says, nobody else.
 
@@ -90,7 +90,7 @@ def complete_web_login(
         claims = provider.redeem(code=code, verifier=derived(secret, "verifier"), nonce=derived(secret, "nonce"))
     except Denied as no:
         raise _failed(ctx, no.refusal) from no
-    person = person_of(claims, names)
+    person = person_of(claims, provider.names)
     if isinstance(person, Refusal):
         raise _failed(ctx, person)
     at = ctx.clock.now()

@@ -19,7 +19,7 @@ from gateway.edges.cli import output
 if TYPE_CHECKING:
     import httpx2
 
-DEFAULT_URL = "http://127.0.0.1:8470"
+DEFAULT_URL = "http://127.0.0.1:8420"
 TIMEOUT_S = 15.0
 MAX_ANSWER = 64 * 1024 * 1024
 _EXITS = {

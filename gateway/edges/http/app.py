@@ -1,0 +1,54 @@
+"""The HTTP API and the few browser pages, as one ASGI application."""
+
+from fastapi import FastAPI
+from starlette.staticfiles import StaticFiles
+
+from gateway.app.context import Context
+from gateway.app.identity import IdentityProvider
+from gateway.edges.http import problems, routes_access, routes_login
+from gateway.edges.http.deps import DoorFacts, Wired, Wiring
+from gateway.edges.http.guard import Guard
+from gateway.edges.http.schemas import DoorOut, PostgresDoorOut, ProblemOut, SshDoorOut
+from gateway.edges.web.views import STATIC
+
+__all__ = ["DoorFacts", "create_app"]
+
+
+def create_app(ctx: Context, provider: IdentityProvider | None, doors: DoorFacts, *, public_url: str) -> FastAPI:
+    """The application. `public_url` is what browsers and clients type, without a trailing slash."""
+    app = FastAPI(
+        title="Production access gateway",
+        summary="Time-limited, recorded, provable access to production, decided by who is on call.",
+        version="1",
+        docs_url=None,  # their pages load scripts from elsewhere
+        redoc_url=None,
+        openapi_url="/api/openapi.json",
+        redirect_slashes=False,
+        responses={503: {"model": ProblemOut, "description": "Something that the gateway depends on failed."}},
+    )
+    app.state.wiring = Wiring(ctx, provider, doors, public_url.rstrip("/"))
+    problems.install(app)
+    for routes in (routes_login, routes_access):
+        app.include_router(routes.router)
+    app.get("/healthz", tags=["public"])(healthz)
+    app.get("/api/door", tags=["public"])(door)
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    app.add_middleware(Guard, https=public_url.startswith("https://"))
+    return app
+
+
+def healthz() -> dict[str, str]:
+    """The process answers."""
+    return {"status": "ok"}
+
+
+def door(wired: Wired) -> DoorOut:
+    """Public facts that a client needs: where the doors are and which keys prove them."""
+    facts = wired.doors
+    ssh = SshDoorOut(host=facts.ssh_host, port=facts.ssh_port, host_key=facts.ssh_host_key)
+    postgres = PostgresDoorOut(host=facts.postgres_host, port=facts.postgres_port, ca_pem=facts.postgres_ca_pem)
+    return DoorOut(
+        ssh=ssh if facts.ssh_port else None,
+        postgres=postgres if facts.postgres_port else None,
+        audit_key=facts.audit_key,
+    )

@@ -1,0 +1,86 @@
+"""What routes are given: the wiring of this process, and who is calling."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from gateway.app.context import Context
+from gateway.app.identity import IdentityProvider, NotSignedIn
+from gateway.app.sign_in import CLI_PREFIX, authenticate
+from gateway.core.errors import Refusal, Unavailable
+from gateway.core.principal import User
+
+
+@dataclass(frozen=True, slots=True)
+class DoorFacts:
+    """Public facts that a client needs to reach the doors. A port of 0 is a door that is closed here."""
+
+    ssh_host: str
+    ssh_port: int
+    ssh_host_key: str
+    postgres_host: str
+    postgres_port: int
+    postgres_ca_pem: str
+    audit_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """Set once on `app.state`; `provider` None keeps sign-in closed."""
+
+    ctx: Context
+    provider: IdentityProvider | None
+    doors: DoorFacts
+    public_url: str
+
+    def is_https(self) -> bool:
+        """True when browsers reach the API over TLS."""
+        return self.public_url.startswith("https://")
+
+    def open_provider(self) -> IdentityProvider:
+        """The identity provider; Unavailable when none is configured."""
+        if self.provider is None:
+            raise Unavailable(
+                Refusal("no-provider", "No identity provider is configured, so nobody can sign in.", ("oidc.issuer",))
+            )
+        return self.provider
+
+
+def wiring(request: Request) -> Wiring:
+    """The wiring of this process."""
+    wired: Wiring = request.app.state.wiring
+    return wired
+
+
+def context(request: Request) -> Context:
+    """The use cases' context."""
+    return wiring(request).ctx
+
+
+def client_address(request: Request) -> str:
+    """The peer of the socket. Forwarding headers are anybody's word and are not read (ASVS 4.1.3)."""
+    return request.client.host if request.client else "unknown"
+
+
+_bearer = HTTPBearer(auto_error=False, scheme_name="bearer", description="A token from `gw login` (`gwc_…`).")
+
+
+def bearer(credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> str:
+    """The token of the Authorization header; NotSignedIn (401) without one."""
+    token = credentials.credentials if credentials else ""
+    if not token.startswith(CLI_PREFIX):
+        raise NotSignedIn(Refusal("not-signed-in", "You are not signed in.", ("a bearer token",), ("Run gw login",)))
+    return token
+
+
+def current_user(request: Request, token: Annotated[str, Depends(bearer)]) -> User:
+    """Whoever the bearer token belongs to, enabled now."""
+    return authenticate(context(request), token)
+
+
+Ctx = Annotated[Context, Depends(context)]
+Wired = Annotated[Wiring, Depends(wiring)]
+Caller = Annotated[User, Depends(current_user)]
+Client = Annotated[str, Depends(client_address)]

@@ -1,0 +1,111 @@
+"""What every HTTP exchange goes through: bounded bodies, strict content types, headers that keep browsers safe."""
+
+import asyncio
+from http import HTTPStatus
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.core.errors import Refusal
+from gateway.edges.http.problems import problem
+
+MAX_BODY = 64 * 1024
+BODY_WITHIN_S = 15.0
+_WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+_FORM = "application/x-www-form-urlencoded"
+_FORM_PATHS = frozenset({"/api/device/code", "/api/device/token", "/device", "/logout"})  # RFC 8628 §3.1; browser forms
+_CSP = (
+    "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+)
+_HEADERS = {
+    "content-security-policy": _CSP,
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=()",
+    "cache-control": "no-store",
+}
+
+
+class _RefusedError(Exception):
+    def __init__(self, status: HTTPStatus, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.refusal = Refusal(code, message)
+
+
+class Guard:
+    """ASGI middleware around the whole application."""
+
+    def __init__(self, app: ASGIApp, *, https: bool) -> None:
+        self._app = app
+        self._headers = dict(_HEADERS)
+        if https:
+            self._headers["strict-transport-security"] = "max-age=31536000; includeSubDomains"  # ASVS 3.4.1
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Read the bounded body first, then let the application see it."""
+        if scope["type"] != "http":
+            raise RuntimeError("only HTTP is served here")  # no WebSocket, so none whose Origin could be forged
+
+        async def send_safely(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in self._headers.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            body = await asyncio.wait_for(_read(scope, receive), BODY_WITHIN_S)
+        except TimeoutError:
+            slow = Refusal("too-slow", "The request took too long to arrive.")
+            await problem(HTTPStatus.REQUEST_TIMEOUT, slow)(scope, receive, send_safely)
+            return
+        except _RefusedError as no:
+            await problem(no.status, no.refusal)(scope, receive, send_safely)
+            return
+        await self._app(scope, _replayed(body, receive), send_safely)
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def next_message() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return next_message
+
+
+async def _read(scope: Scope, receive: Receive) -> bytes:
+    headers = Headers(scope=scope)
+    length = headers.get("content-length", "0")
+    if not length.isascii() or not length.isdigit() or int(length) > MAX_BODY:
+        raise _too_large()
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        part = message.get("body", b"")
+        size += len(part)
+        if size > MAX_BODY:
+            raise _too_large()
+        parts.append(part)
+        if not message.get("more_body", False):
+            break
+    if size and scope["method"] in _WITH_BODY:
+        _demand_type(scope["path"], headers.get("content-type", ""))
+    return b"".join(parts)
+
+
+def _demand_type(path: str, content_type: str) -> None:
+    """JSON sent as text/plain needs no preflight, so a foreign page could post it (FastAPI CVE-2021-32677)."""
+    wanted = _FORM if path in _FORM_PATHS else "application/json"
+    if content_type.split(";", 1)[0].strip().lower() != wanted:
+        raise _RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "content-type", f"The body must be sent as {wanted}.")
+
+
+def _too_large() -> _RefusedError:
+    message = f"A request body has at most {MAX_BODY // 1024} KiB."
+    return _RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too-large", message)

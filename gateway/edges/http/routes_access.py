@@ -1,0 +1,162 @@
+"""Asking, approving, reviewing, revoking, and the credentials for the doors. No rule lives here: use cases decide."""
+
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+
+from gateway.app import list_access
+from gateway.app.approve_request import answer, pending_for
+from gateway.app.break_glass import break_glass
+from gateway.app.context import Context
+from gateway.app.issue_ticket import issue_ticket
+from gateway.app.request_access import Outcome, request_access
+from gateway.app.review_grant import open_reviews, sign
+from gateway.app.revoke_grant import revoke_grant
+from gateway.app.show_access import names_of, show_grant, show_request
+from gateway.app.ssh_certificate import ssh_certificate
+from gateway.core.grant import Review
+from gateway.core.request import Request, Verdict
+from gateway.edges.http.deps import Caller, Ctx
+from gateway.edges.http.schemas import (
+    AskIn,
+    CertificateOut,
+    GrantOut,
+    NoteIn,
+    OutcomeOut,
+    PublicKeyIn,
+    ReasonIn,
+    RequestOut,
+    ReviewOut,
+    TargetOut,
+    TicketIn,
+    TicketOut,
+    VerdictIn,
+    problems,
+)
+
+router = APIRouter(prefix="/api", tags=["access"])
+Everybody = Annotated[bool, Query(alias="all", description="Everybody's, for those who may see the log.")]
+
+
+@router.get("/targets", responses=problems(403))
+def list_targets(ctx: Ctx, user: Caller, incident: Annotated[str, Query(max_length=128)] = "") -> list[TargetOut]:
+    """What there is, and for each level what policy would say if you asked now."""
+    return [TargetOut.of(view) for view in list_access.targets(ctx, user, incident)]
+
+
+@router.post("/requests", status_code=201, responses={202: {"model": OutcomeOut}, **problems(403, 404, 422)})
+def ask(ctx: Ctx, user: Caller, body: AskIn, response: Response) -> OutcomeOut:
+    """Ask for access: 201 with the grant, or 202 while the request waits for approval."""
+    return _outcome(ctx, request_access(ctx, user, body.ask()), response)
+
+
+@router.post("/break-glass", status_code=201, responses={202: {"model": OutcomeOut}, **problems(403, 404, 422)})
+def ask_break_glass(ctx: Ctx, user: Caller, body: AskIn, response: Response) -> OutcomeOut:
+    """Emergency access: at once, loud, with a review that somebody else must sign."""
+    return _outcome(ctx, break_glass(ctx, user, body.ask()), response)
+
+
+@router.get("/requests", responses=problems())
+def list_requests(ctx: Ctx, user: Caller, everybody: Everybody = False) -> list[RequestOut]:
+    """Your requests, newest first."""
+    return _requests(ctx, list_access.requests(ctx, user, all=everybody))
+
+
+@router.get("/requests/pending", responses=problems())
+def list_pending(ctx: Ctx, user: Caller) -> list[RequestOut]:
+    """Requests of others that wait for an answer you may give."""
+    return _requests(ctx, pending_for(ctx, user))
+
+
+@router.get("/requests/{request_id}", responses=problems(404))
+def one_request(ctx: Ctx, user: Caller, request_id: str) -> RequestOut:
+    """One request."""
+    return _requests(ctx, [show_request(ctx, user, request_id)])[0]
+
+
+@router.post("/requests/{request_id}/approve", responses=problems(403, 404, 409, 422))
+def approve(ctx: Ctx, user: Caller, request_id: str, body: NoteIn) -> OutcomeOut:
+    """Say yes to somebody else's request."""
+    return _outcome(ctx, answer(ctx, user, request_id, Verdict.APPROVE, body.note))
+
+
+@router.post("/requests/{request_id}/reject", responses=problems(403, 404, 409, 422))
+def reject(ctx: Ctx, user: Caller, request_id: str, body: NoteIn) -> OutcomeOut:
+    """Say no to somebody else's request."""
+    return _outcome(ctx, answer(ctx, user, request_id, Verdict.REJECT, body.note))
+
+
+@router.get("/grants", responses=problems())
+def list_grants(ctx: Ctx, user: Caller, everybody: Everybody = False) -> list[GrantOut]:
+    """Your grants, newest first."""
+    at = ctx.clock.now()
+    return [GrantOut.of(grant, at) for grant in list_access.grants(ctx, user, all=everybody)]
+
+
+@router.get("/grants/{grant_id}", responses=problems(404))
+def one_grant(ctx: Ctx, user: Caller, grant_id: str) -> GrantOut:
+    """One grant."""
+    return GrantOut.of(show_grant(ctx, user, grant_id), ctx.clock.now())
+
+
+@router.post("/grants/{grant_id}/revoke", responses=problems(403, 404, 409, 422))
+def revoke(ctx: Ctx, user: Caller, grant_id: str, body: ReasonIn) -> GrantOut:
+    """End a grant now; its sessions end within a second."""
+    return GrantOut.of(revoke_grant(ctx, user, grant_id, body.reason), ctx.clock.now())
+
+
+@router.get("/reviews", responses=problems())
+def list_reviews(ctx: Ctx, user: Caller) -> list[ReviewOut]:
+    """Reviews of break-glass grants that are still owed, the most urgent first."""
+    return _reviews(ctx, open_reviews(ctx, user))
+
+
+@router.post("/reviews/{review_or_grant_id}", responses=problems(403, 404, 409, 422))
+def review(ctx: Ctx, user: Caller, review_or_grant_id: str, body: VerdictIn) -> ReviewOut:
+    """Judge a break-glass grant of somebody else."""
+    return _reviews(ctx, [sign(ctx, user, review_or_grant_id, body.verdict, body.note)])[0]
+
+
+@router.post("/targets/{target}/ticket", status_code=201, responses=problems(403, 404, 409, 422))
+def ticket(ctx: Ctx, user: Caller, target: str, body: TicketIn) -> TicketOut:
+    """A password for the database door, tied to one of your active grants."""
+    issued = issue_ticket(ctx, user, target, body.level)
+    return TicketOut(
+        user=issued.user_name,
+        password=issued.secret,
+        target=issued.target,
+        level=issued.level,
+        grant=issued.grant,
+        expires_at=issued.expires_at,
+    )
+
+
+@router.post("/ssh-certificate", status_code=201, responses=problems(403, 422))
+def certificate(ctx: Ctx, user: Caller, body: PublicKeyIn) -> CertificateOut:
+    """A certificate for the SSH door: proves who comes, gives no right by itself."""
+    signed = ssh_certificate(ctx, user, body.public_key)
+    return CertificateOut(certificate=signed.certificate, expires_at=signed.expires_at)
+
+
+def _outcome(ctx: Context, outcome: Outcome, response: Response | None = None) -> OutcomeOut:
+    if response is not None and outcome.grant is None:
+        response.status_code = HTTPStatus.ACCEPTED
+    return OutcomeOut.of(outcome, _names(ctx, [outcome.request]), ctx.clock.now())
+
+
+def _requests(ctx: Context, requests: Iterable[Request]) -> list[RequestOut]:
+    listed = list(requests)
+    names = _names(ctx, listed)
+    return [RequestOut.of(request, names) for request in listed]
+
+
+def _names(ctx: Context, requests: Iterable[Request]) -> dict[str, str]:
+    return names_of(ctx, frozenset(a.approver for r in requests for a in r.approvals))
+
+
+def _reviews(ctx: Context, reviews: Iterable[Review]) -> list[ReviewOut]:
+    listed = list(reviews)
+    names = names_of(ctx, frozenset(i for r in listed for i in (r.holder, r.reviewer) if i))
+    return [ReviewOut.of(each, names) for each in listed]

@@ -1,0 +1,218 @@
+"""Signing in: the browser at the identity provider, the CLI by the device flow, and who may come in at all."""
+
+from http import HTTPStatus
+from typing import Annotated, Literal
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Depends, Form, Query, Request
+from fastapi.responses import JSONResponse, RedirectResponse
+from starlette.responses import Response
+
+from gateway.app.device_flow import NotYet, confirm_device, deny_device, find_device, poll_device, start_device
+from gateway.app.identity import NotSignedIn
+from gateway.app.sign_in import (
+    authenticate_web,
+    begin_web_login,
+    complete_web_login,
+    disable_user,
+    enable_user,
+    sign_out,
+)
+from gateway.core.errors import Denied, Refusal
+from gateway.core.principal import User
+from gateway.edges.http.deps import Caller, Client, Ctx, Wired, Wiring, bearer, wiring
+from gateway.edges.http.schemas import ReasonIn, UserOut, problems
+from gateway.edges.web import views
+
+router = APIRouter()
+_DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
+_SECRET = Query(max_length=4096)
+
+
+# ---------------------------------------------------------------- cookies
+
+
+def _cookie(wired: Wiring, name: str) -> str:
+    # __Host- needs Secure, which a browser keeps off plain http (ASVS 3.3.1, 3.3.3).
+    return f"__Host-gw-{name}" if wired.is_https() else f"gw-{name}"
+
+
+def _set_cookie(wired: Wiring, response: Response, name: str, value: str, max_age: int) -> None:
+    # Lax, not Strict: the provider's redirect back is a cross-site navigation that must bring the login cookie.
+    response.set_cookie(
+        _cookie(wired, name), value, max_age=max_age, path="/", secure=wired.is_https(), httponly=True, samesite="lax"
+    )
+
+
+def web_session(request: Request) -> str:
+    """The browser session's secret, "" without one."""
+    return request.cookies.get(_cookie(wiring(request), "session"), "")
+
+
+Session = Annotated[str, Depends(web_session)]
+
+
+def _same_site_post(wired: Wiring, request: Request, session: str, csrf: str) -> None:
+    origin = request.headers.get("origin", wired.public_url)
+    if origin != _origin(wired.public_url) and origin != wired.public_url:
+        raise Denied(Refusal("cross-site", "That form came from another site."))
+    if not session or not views.is_csrf_valid(session, csrf):
+        raise Denied(Refusal("csrf", "That form is too old or not from here.", (), ("Open the page again.",)))
+
+
+def _origin(url: str) -> str:
+    return "/".join(url.split("/", 3)[:3])
+
+
+# ---------------------------------------------------------------- browser
+
+
+@router.get("/", include_in_schema=False)
+def front(ctx: Ctx, request: Request, session: Session) -> Response:
+    """Who one is here."""
+    try:
+        user = authenticate_web(ctx, session)
+    except NotSignedIn:
+        return views.signed_in_page(request, None, "")
+    return views.signed_in_page(request, user, session)
+
+
+@router.get("/login", include_in_schema=False)
+def login(ctx: Ctx, wired: Wired, client: Client, next_path: Annotated[str, Query(alias="next")] = "/") -> Response:
+    """Send the browser to the identity provider."""
+    start = begin_web_login(ctx, wired.open_provider(), client, next_path)
+    response = RedirectResponse(start.url, HTTPStatus.SEE_OTHER)
+    _set_cookie(wired, response, "login", start.secret, int((start.expires_at - ctx.clock.now()).total_seconds()))
+    return response
+
+
+@router.get("/callback", include_in_schema=False)
+def callback(
+    ctx: Ctx,
+    wired: Wired,
+    request: Request,
+    state: Annotated[str, _SECRET] = "",
+    code: Annotated[str, _SECRET] = "",
+    iss: Annotated[str, _SECRET] = "",
+    error: Annotated[str, _SECRET] = "",
+) -> Response:
+    """The identity provider sends the browser back here."""
+    if error or not code:
+        refusal = Refusal("login-refused", "The identity provider did not let you in.", (), ("Sign in again.",))
+        return views.error_page(request, HTTPStatus.FORBIDDEN, refusal)
+    secret = request.cookies.get(_cookie(wired, "login"), "")
+    done = complete_web_login(ctx, wired.open_provider(), secret=secret, state=state, code=code, issuer=iss)
+    sign_out(ctx, web_session(request))  # whoever was signed in here before is not any more
+    response = RedirectResponse(done.next, HTTPStatus.SEE_OTHER)
+    response.delete_cookie(_cookie(wired, "login"), path="/", secure=wired.is_https(), httponly=True, samesite="lax")
+    _set_cookie(wired, response, "session", done.secret, int((done.expires_at - ctx.clock.now()).total_seconds()))
+    return response
+
+
+@router.post("/logout", include_in_schema=False)
+def logout(ctx: Ctx, wired: Wired, request: Request, session: Session, csrf: Annotated[str, Form()] = "") -> Response:
+    """End the browser's session."""
+    _same_site_post(wired, request, session, csrf)
+    sign_out(ctx, session)
+    response = RedirectResponse("/", HTTPStatus.SEE_OTHER)
+    response.delete_cookie(_cookie(wired, "session"), path="/", secure=wired.is_https(), httponly=True, samesite="lax")
+    return response
+
+
+@router.get("/device", include_in_schema=False)
+def device(
+    ctx: Ctx, request: Request, session: Session, user_code: Annotated[str, Query(max_length=64)] = ""
+) -> Response:
+    """Show which terminal asks, so that the person can tell it from a phisher's."""
+    try:
+        user = authenticate_web(ctx, session)
+    except NotSignedIn:
+        here = "/device" + (f"?{urlencode({'user_code': user_code})}" if user_code else "")
+        return RedirectResponse(f"/login?{urlencode({'next': here})}", HTTPStatus.SEE_OTHER)
+    view = find_device(ctx, user, user_code) if user_code else None
+    return views.device_page(request, user, session, view)
+
+
+@router.post("/device", include_in_schema=False)
+def answer_device(
+    ctx: Ctx,
+    wired: Wired,
+    request: Request,
+    session: Session,
+    user_code: Annotated[str, Form(max_length=64)],
+    action: Annotated[Literal["confirm", "deny"], Form()],
+    csrf: Annotated[str, Form(max_length=256)] = "",
+) -> Response:
+    """Confirm or deny the terminal."""
+    user: User = authenticate_web(ctx, session)
+    _same_site_post(wired, request, session, csrf)
+    if action == "confirm":
+        confirm_device(ctx, user, user_code)
+    else:
+        deny_device(ctx, user, user_code)
+    return views.device_done_page(request, user, is_confirmed=action == "confirm")
+
+
+# ---------------------------------------------------------------- the CLI (RFC 8628)
+
+
+@router.post("/api/device/code", tags=["sign-in"], responses=problems(429))
+def device_code(ctx: Ctx, wired: Wired, client: Client) -> dict[str, str | int]:
+    """Begin a device sign-in (RFC 8628 §3.1)."""
+    start = start_device(ctx, client)
+    page = f"{wired.public_url}/device"
+    return {
+        "device_code": start.device_code,
+        "user_code": start.user_code,
+        "verification_uri": page,
+        "verification_uri_complete": f"{page}?{urlencode({'user_code': start.user_code})}",
+        "expires_in": int((start.expires_at - ctx.clock.now()).total_seconds()),
+        "interval": int(start.interval.total_seconds()),
+    }
+
+
+@router.post("/api/device/token", tags=["sign-in"], responses={400: {"description": "RFC 8628 §3.5 error code."}})
+def device_token(
+    ctx: Ctx,
+    grant_type: Annotated[str, Form(max_length=128)],
+    code: Annotated[str, Form(alias="device_code", max_length=256)],
+) -> Response:
+    """The token, once, after a person confirmed the code (RFC 8628 §3.4)."""
+    if grant_type != _DEVICE_GRANT:
+        return JSONResponse({"error": "unsupported_grant_type"}, HTTPStatus.BAD_REQUEST)
+    answer = poll_device(ctx, code)
+    if isinstance(answer, NotYet):
+        return JSONResponse({"error": answer.value}, HTTPStatus.BAD_REQUEST)
+    return JSONResponse(
+        {
+            "access_token": answer.secret,
+            "token_type": "Bearer",
+            "expires_in": int((answer.expires_at - ctx.clock.now()).total_seconds()),
+            "expires_at": answer.expires_at.isoformat(),
+            "user": answer.user.name,
+        }
+    )
+
+
+@router.post("/api/logout", status_code=204, tags=["sign-in"], responses=problems())
+def api_logout(ctx: Ctx, token: Annotated[str, Depends(bearer)]) -> None:
+    """End this token."""
+    sign_out(ctx, token)
+
+
+@router.get("/api/whoami", tags=["sign-in"], responses=problems())
+def whoami(user: Caller) -> UserOut:
+    """Who one is here."""
+    return UserOut.of(user)
+
+
+@router.post("/api/users/{name}/disable", tags=["users"], responses=problems(403, 404, 409, 422))
+def disable(ctx: Ctx, user: Caller, name: str, body: ReasonIn) -> UserOut:
+    """Shut a person out: credentials gone, live sessions ended within a second."""
+    return UserOut.of(disable_user(ctx, user, name, body.reason))
+
+
+@router.post("/api/users/{name}/enable", tags=["users"], responses=problems(403, 404, 409))
+def enable(ctx: Ctx, user: Caller, name: str) -> UserOut:
+    """Let a person sign in again."""
+    return UserOut.of(enable_user(ctx, user, name))

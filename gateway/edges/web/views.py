@@ -1,0 +1,54 @@
+"""The few pages that a browser sees: signing in, confirming a CLI, and errors. Templates escape everything."""
+
+import hmac
+from pathlib import Path
+
+from fastapi import Request
+from fastapi.templating import Jinja2Templates
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.responses import Response
+
+from gateway.app.device_flow import DeviceView
+from gateway.app.sign_in import derived
+from gateway.core.errors import Refusal
+from gateway.core.principal import User
+
+HERE = Path(__file__).parent
+STATIC = HERE / "static"
+_templates = Jinja2Templates(
+    env=Environment(loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined)
+)
+
+
+def csrf_token(session_secret: str) -> str:
+    """Bound to the browser session: another site cannot know it, and it dies with the session."""
+    return derived(session_secret, "csrf")
+
+
+def is_csrf_valid(session_secret: str, token: str) -> bool:
+    """Constant time."""
+    return hmac.compare_digest(csrf_token(session_secret).encode(), token.encode())
+
+
+def signed_in_page(request: Request, user: User | None, session_secret: str) -> Response:
+    """The front page: who one is here, or where to sign in."""
+    csrf = csrf_token(session_secret) if session_secret else ""
+    return _templates.TemplateResponse(request, "signed_in.html", {"user": user, "csrf": csrf})
+
+
+def device_page(
+    request: Request, user: User, session_secret: str, view: DeviceView | None, typed: str = ""
+) -> Response:
+    """Type a code, or compare the one that was found."""
+    values = {"user": user, "csrf": csrf_token(session_secret), "view": view, "typed": typed}
+    return _templates.TemplateResponse(request, "device.html", values)
+
+
+def device_done_page(request: Request, user: User, *, is_confirmed: bool) -> Response:
+    """What was decided."""
+    return _templates.TemplateResponse(request, "device_done.html", {"user": user, "is_confirmed": is_confirmed})
+
+
+def error_page(request: Request, status: int, refusal: Refusal) -> Response:
+    """A refusal in words."""
+    return _templates.TemplateResponse(request, "error.html", {"refusal": refusal, "user": None}, status_code=status)
