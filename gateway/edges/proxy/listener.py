@@ -1,0 +1,110 @@
+"""The accept side that doors share: bind, bounds on strangers, one failing connection never another's business."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+_log = logging.getLogger(__name__)
+_BACKLOG = 512
+_PAUSE_AFTER_FAILURE_S = 0.1  # accept() fails while the process is out of file descriptors
+MAX_STRANGERS = 200
+
+
+class Admission:
+    """One accepted connection's place among the strangers, given back once it is authenticated or gone."""
+
+    def __init__(self, leave: Callable[[], None]) -> None:
+        self._leave: Callable[[], None] | None = leave
+
+    def release(self) -> None:
+        """Idempotent."""
+        leave, self._leave = self._leave, None
+        if leave is not None:
+            leave()
+
+
+Serve = Callable[[socket.socket, Admission], Awaitable[None]]
+
+
+class Listener:
+    """Accepts connections and runs `serve(sock, admission)` as a task for each.
+
+    `serve` owns the socket. Beyond `max_strangers` unauthenticated connections new ones are closed at once.
+    """
+
+    def __init__(self, serve: Serve, max_strangers: int = MAX_STRANGERS) -> None:
+        self._serve = serve
+        self._max_strangers = max_strangers
+        self._strangers = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._socket: socket.socket | None = None
+        self._accepting: asyncio.Task[None] | None = None
+
+    async def start(self, host: str, port: int) -> int:
+        """Bind and accept; the port that was bound. OSError when that fails."""
+        family, kind, proto, _, address = (
+            await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        )[0]
+        listening = socket.socket(family, kind, proto)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.setblocking(False)
+            listening.bind(address)
+            listening.listen(_BACKLOG)
+        except OSError:
+            listening.close()
+            raise
+        self._socket = listening
+        self._accepting = asyncio.create_task(self._accept(listening))
+        return int(listening.getsockname()[1])
+
+    async def stop(self) -> None:
+        """Accept no more; running connections go on."""
+        if self._accepting is not None:
+            self._accepting.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._accepting
+        if self._socket is not None:
+            self._socket.close()
+
+    async def wait_idle(self, timeout_s: float) -> None:
+        """Wait until every connection is over, cancel what is left after that time."""
+        if not self._tasks:
+            return
+        _, late = await asyncio.wait(self._tasks, timeout=timeout_s)
+        for task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait(late, timeout=timeout_s)
+
+    async def _accept(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                accepted, _ = await loop.sock_accept(listening)
+            except OSError:
+                _log.exception("cannot accept a connection")
+                await asyncio.sleep(_PAUSE_AFTER_FAILURE_S)
+                continue
+            if self._strangers >= self._max_strangers:
+                accepted.close()
+                continue
+            self._strangers += 1
+            task = asyncio.create_task(self._run(accepted))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, accepted: socket.socket) -> None:
+        admission = Admission(self._stranger_left)
+        try:
+            accepted.setblocking(False)
+            await self._serve(accepted, admission)
+        except Exception:
+            _log.exception("a connection failed")
+        finally:
+            admission.release()
+
+    def _stranger_left(self) -> None:
+        self._strangers -= 1

@@ -1,0 +1,302 @@
+"""What a session does, statement by statement, kept in step with the server through any pipelining.
+
+An attempt is told when a statement's last byte arrives from the client, before that chunk goes on; its result once
+the server has answered. Rules that keep the account honest:
+
+- The wire, not the SQL, says what a statement is: a Query inside COPY data is data.
+- A prepared statement's text counts once the server has accepted its Parse. Attempts that were told with the text
+  of a Parse that failed are told again, corrected.
+- After an error in the extended protocol the server skips to the next Sync, and so does the account.
+- Sync and Flush are ignored by a server that reads COPY data ("COPY Operations" in the protocol's documentation).
+"""
+
+from collections import deque
+
+from gateway.wire.buffer import ProtocolViolation
+from gateway.wire.postgres_account import KEEP_REPEATED, Entry, Names, Run, Step, Text, attempt, outcome
+from gateway.wire.postgres_messages import parse_fields
+
+MAX_NAMES = 10_000  # prepared statements of one session whose text is remembered
+MAX_TEXT = 4 << 20  # bytes of text remembered; beyond that a text is told at once and remembered in part
+CROWDED = 20_000  # answers owed; the edge stops reading from the client beyond
+_NAME_BYTES = 63  # the server tells names apart by so many bytes (NAMEDATALEN - 1)
+_MAX_TAGS = 20
+_SYNC, _QUERY, _PARSE, _BIND, _EXECUTE, _CLOSE, _CALL, _DESCRIBE = b"SQPBECFD"
+_COPY_DONE, _COPY_FAIL, _TERMINATE = b"cfX"
+
+
+class StatementAccount:
+    """Told of every message that matters; `entries` fills with records, in order, for the caller to take."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.said_goodbye = False
+        self._number = 0
+        self._owed: deque[Step] = deque()
+        self._statements: Names[Text] = Names()
+        self._portals: Names[Run] = Names()
+        self._remembered = 0
+        self._skipping = False
+        self._copying: Run | None = None  # between the server's CopyInResponse and the client's CopyDone
+
+    @property
+    def is_crowded(self) -> bool:
+        """True while the server owes so many answers that the client must wait."""
+        return len(self._owed) > CROWDED
+
+    # ------------------------------------------------------------ from the client
+
+    def asked(self, kind: int, head: bytes, at: float) -> None:
+        """A whole message without SQL of its own. `head` is at least the part of the body that holds its names."""
+        if kind == _EXECUTE:
+            self._execute(_name(head), at)
+        elif kind == _BIND:
+            portal, _, rest = head.partition(b"\0")
+            self._bind(portal[:_NAME_BYTES], _name(rest), at)
+        elif kind in (_COPY_DONE, _COPY_FAIL):
+            self._copy_ends(kind, at)
+        elif kind == _CALL:
+            run = self._new()
+            self.entries.append(attempt(run, "function", None, oid=int.from_bytes(head[:4], "big")))
+            self._owe(Step(_CALL, at, run))
+        elif kind == _TERMINATE:
+            self.said_goodbye = True
+        elif kind == _CLOSE:
+            self._owe(Step(kind, at, name=head[:1] + _name(head[1:])))
+        elif kind in (_SYNC, _DESCRIBE):
+            self._owe(Step(kind, at))
+
+    def query(self, text: Text, at: float) -> None:
+        """A simple Query, which may hold several statements."""
+        run = self._new()
+        self.entries.append(attempt(run, "simple", text))
+        self._owe(Step(_QUERY, at, run))
+
+    def parse(self, name: bytes, text: Text, at: float) -> None:
+        """A Parse. It runs nothing, so it is told with its first Bind."""
+        name = name[:_NAME_BYTES]
+        text.name = name.decode(errors="backslashreplace")
+        if self._remembered + len(text.sql) > MAX_TEXT:
+            self._tell_only(text)
+        self._remembered += len(text.sql)
+        self._statements.propose(name, text)
+        self._owe(Step(_PARSE, at, text=text, name=name))
+
+    def copied_in(self, size: int) -> None:
+        """CopyData of `size` bytes from the client."""
+        if self._copying is not None:
+            self._copying.bytes_in += size
+
+    def _bind(self, portal: bytes, source: bytes, at: float) -> None:
+        text = self._statements.look(source)
+        run = self._new()
+        more = {} if text else {"name": source.decode(errors="backslashreplace")}
+        self.entries.append(attempt(run, "extended", text, **more))
+        self._portals.propose(portal, run)
+        self._owe(Step(_BIND, at, run, text, portal, source))
+
+    def _execute(self, portal: bytes, at: float) -> None:
+        run = self._portals.look(portal)
+        if run is None:  # a cursor that SQL declared
+            run = self._new()
+            self.entries.append(attempt(run, "extended", None, portal=portal.decode(errors="backslashreplace")))
+        self._owe(Step(_EXECUTE, at, run, name=portal))
+
+    def _copy_ends(self, kind: int, at: float) -> None:
+        if self._copying is not None:
+            self._copying = None
+        elif self._owed and not self._skipping:
+            self._owed.append(Step(kind, at))  # the server may not have asked for data yet
+
+    def _owe(self, step: Step) -> None:
+        if self._copying is not None:
+            if step.kind != _SYNC:
+                raise ProtocolViolation("only COPY data may be sent while the target reads it")
+        elif not self._skipping:
+            self._owed.append(step)
+        elif step.kind == _SYNC:
+            self._skipping = False
+            self._owed.append(step)
+        else:
+            self._skip([step], step.at)
+
+    def _new(self) -> Run:
+        self._number += 1
+        return Run(self._number)
+
+    def _tell_only(self, text: Text) -> None:
+        if not text.told:
+            self.entries.append(attempt(self._new(), "extended", text, step="parse"))
+        text.sql = text.sql[:KEEP_REPEATED]
+
+    # ------------------------------------------------------------ from the server
+
+    def rows(self, count: int, size: int) -> None:
+        """`count` DataRow messages (0 for CopyData) of `size` bytes in all."""
+        step = self._due()
+        run = step.run if step else None
+        if run is not None:
+            run.returned += count
+            run.bytes_out += size
+
+    def answered(self, kind: int, head: bytes, at: float) -> None:
+        """Any other message, with (at least the head of) its body where it is an error, a tag or a ready."""
+        if kind == 0x5A:
+            self._ready(head, at)
+        elif kind == 0x45:
+            self._error(parse_fields(head).get("C", "XX000")[:5], at)
+        elif (step := self._due()) is not None:
+            if kind in (0x43, 0x49):
+                self._completed(step, head.partition(b"\0")[0].decode(errors="backslashreplace"), at)
+            elif kind == 0x73 and step.kind == _EXECUTE:
+                self._finish(self._owed.popleft(), at, "suspended")
+            elif kind == 0x47:
+                self._copy_begins(step)
+            elif _ANSWERS.get(kind) == step.kind or (kind in b"Tn" and step.kind == _DESCRIBE):
+                self._accepted(self._owed.popleft())
+
+    def close(self, at: float) -> None:
+        """The session is over: what was never answered has an unknown outcome."""
+        while self._owed:
+            step = self._owed.popleft()
+            if step.run is not None and not step.run.is_reported:
+                self._finish(step, at, "unknown")
+
+    def _due(self) -> Step | None:
+        """The step that the server answers now. It ignores a CopyDone that it did not ask for."""
+        while self._owed and self._owed[0].kind in (_COPY_DONE, _COPY_FAIL):
+            self._owed.popleft()
+        return self._owed[0] if self._owed else None
+
+    def _accepted(self, step: Step) -> None:
+        if step.kind == _PARSE and step.text is not None:
+            old = self._statements.accepted.get(step.name)
+            self._remembered -= len(old.sql) if old else 0
+            self._statements.accept(step.name, step.text)
+            self._forget_oldest()
+        elif step.kind == _BIND and step.run is not None:
+            self._portals.accept(step.name, step.run)
+        elif step.kind == _CLOSE:
+            self._closed(step.name[:1], step.name[1:])
+
+    def _closed(self, kind: bytes, name: bytes) -> None:
+        if kind == b"S":
+            text = self._statements.accepted.pop(name, None)
+            self._remembered -= len(text.sql) if text else 0
+        else:
+            self._portals.accepted.pop(name, None)
+
+    def _forget_oldest(self) -> None:
+        while len(self._statements.accepted) > MAX_NAMES:
+            text = self._statements.accepted.pop(next(iter(self._statements.accepted)))
+            self._remembered -= len(text.sql)
+            self._tell_only(text)
+
+    def _completed(self, step: Step, tag: str, at: float) -> None:
+        run = step.run
+        if run is None or step.kind not in (_QUERY, _EXECUTE):
+            return
+        run.tag_count += 1
+        if tag and len(run.tags) < _MAX_TAGS:
+            run.tags.append(tag)
+        number = tag.rpartition(" ")[2]
+        counted = number.isascii() and number.isdigit() and len(number) < 20
+        run.affected += int(number) if counted else run.returned - run.returned_before
+        run.returned_before = run.returned
+        if step.kind == _EXECUTE:
+            self._finish(self._owed.popleft(), at, "done")
+
+    def _finish(self, step: Step, at: float, state: str) -> None:
+        run = step.run
+        if run is None:
+            return
+        self.entries.append(outcome(run, (at - step.at) * 1000, state))
+        run.is_reported = True
+        run.returned = run.returned_before = run.affected = run.bytes_out = run.bytes_in = 0
+        run.tags, run.sqlstate = [], ""
+
+    def _ready(self, body: bytes, at: float) -> None:
+        self._copying = None
+        while self._owed:
+            step = self._owed.popleft()
+            if step.kind in (_QUERY, _CALL):
+                self._finish(step, at, "done")
+            if step.kind in (_QUERY, _CALL, _SYNC):
+                break
+        if body[:1] == b"I":  # outside a transaction no portal lives on
+            self._portals.accepted.clear()
+
+    def _copy_begins(self, step: Step) -> None:
+        """The server reads COPY data now: it ignores the Syncs that are on their way, up to the CopyDone."""
+        head = self._owed.popleft()
+        while self._owed:
+            kind = self._owed.popleft().kind
+            if kind in (_COPY_DONE, _COPY_FAIL):
+                break
+            if kind != _SYNC:
+                raise ProtocolViolation("only COPY data may be sent while the target reads it")
+        else:
+            self._copying = step.run
+        self._owed.appendleft(head)
+
+    def _error(self, sqlstate: str, at: float) -> None:
+        self._copying = None
+        step = self._due()
+        if step is None or step.kind == _SYNC:  # of the connection, or of the commit: no statement's own
+            self.entries.append(outcome(Run(0, sqlstate=sqlstate), 0, "failed"))
+        elif step.kind in (_QUERY, _CALL):
+            if step.run is not None:
+                step.run.sqlstate = sqlstate
+        else:
+            self._fail(sqlstate, at)
+
+    def _fail(self, sqlstate: str, at: float) -> None:
+        group = [self._owed.popleft()]
+        while self._owed and self._owed[0].kind != _SYNC:
+            group.append(self._owed.popleft())
+        self._skipping = not self._owed
+        blamed = next((s for s in group if s.run is not None), None)
+        if blamed is None or blamed.run is None:
+            blamed = self._blame_parse(group[0])
+        if blamed.run is not None:
+            blamed.run.sqlstate = sqlstate
+            self._finish(blamed, at, "failed")
+        self._skip(group, at)
+
+    def _blame_parse(self, step: Step) -> Step:
+        run = self._new()
+        if step.text is not None:
+            self.entries.append(attempt(run, "extended", step.text, step="parse"))
+        else:
+            run.number = 0
+        return Step(step.kind, step.at, run)
+
+    def _skip(self, group: list[Step], at: float) -> None:
+        for step in group:
+            if step.run is not None and not step.run.is_reported:
+                self._finish(Step(step.kind, at, step.run), at, "skipped")
+            if step.kind == _PARSE and step.text is not None:
+                self._remembered -= len(step.text.sql)
+                self._statements.refuse(step.name, step.text)
+                self._correct_text(step.text)
+            elif step.kind == _BIND and step.run is not None:
+                self._portals.refuse(step.name, step.run)
+                self._correct_portal(step.run)
+
+    def _correct_text(self, refused: Text) -> None:
+        for step in self._owed:
+            if step.kind == _BIND and step.text is refused and step.run is not None:
+                step.text = self._statements.look(step.source)
+                self.entries.append(attempt(step.run, "extended", step.text, corrected=True))
+
+    def _correct_portal(self, refused: Run) -> None:
+        for step in self._owed:
+            if step.kind == _EXECUTE and step.run is refused:
+                step.run = self._portals.look(step.name) or step.run
+
+
+_ANSWERS = {0x31: _PARSE, 0x32: _BIND, 0x33: _CLOSE}
+
+
+def _name(raw: bytes) -> bytes:
+    return raw.partition(b"\0")[0][:_NAME_BYTES]
