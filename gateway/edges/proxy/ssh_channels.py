@@ -1,0 +1,311 @@
+"""One end of a session channel (RFC 4254 §5): what arrived, in order, and what may be sent.
+
+A relay is two ends. The transport's thread only puts messages into an end's inbox; a pump takes them out, sends them
+through the other end and says how much it has consumed. So a reader that is slow there slows the writer here.
+
+INVARIANTS
+1. An inbox never holds more data than the window that we granted: a peer that sends more is cut off. Small messages
+   are joined, and the number of messages is bounded too, so that tiny packets cannot cost more than large ones.
+2. Order is kept across data, extended data, requests, replies, EOF and CLOSE.
+3. The transport's thread never waits here and never sends from here.
+4. A channel number is free again only when CLOSE was both sent and received.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Condition, Lock
+from typing import Protocol
+
+from paramiko import Message
+
+from gateway.edges.proxy.ssh_fields import Fields, ProtocolViolationError, string, u32
+
+WINDOW = 8 * 1024 * 1024
+MAX_PACKET = 32_768
+SLICE = 32_704  # what OpenSSH sends at most; paramiko keeps 64 octets of a packet for its header
+_ACK_AFTER = WINDOW // 16
+_MOST_ITEMS = 65_536
+_MOST_WAITING_REQUESTS = 1_024
+_JOIN_BELOW = 1_024
+_JOIN_UP_TO = 32_768
+_PATIENCE = 30.0  # seconds between looks at a peer that does not read; it is woken earlier by every change
+
+# Message numbers (RFC 4254 §9), also the kinds of inbox items.
+DATA, EXTENDED_DATA, EOF, CLOSE, REQUEST, SUCCESS, FAILURE = 94, 95, 96, 97, 98, 99, 100
+WINDOW_ADJUST = 93
+LOST = 0  # the connection is gone
+NOTE = 1  # a sentence of the gateway's own for the person
+
+
+@dataclass(slots=True)
+class Item:
+    """One message. `octets` is the data or the request's own fields; `name` and `wants_reply` of a request."""
+
+    kind: int
+    octets: bytes | bytearray = b""
+    name: str = ""
+    wants_reply: bool = False
+
+
+class RawMessage(Message):
+    """A message that is encoded already: spares a copy."""
+
+    def __init__(self, encoded: bytes) -> None:
+        self._encoded = encoded
+
+    def asbytes(self) -> bytes:
+        """The octets to send."""
+        return self._encoded
+
+
+class Sender(Protocol):
+    """What a channel needs of its transport. Raises EOFError, OSError or SSHException when the connection is gone."""
+
+    def post(self, encoded: bytes) -> None:
+        """Send a message; waits while keys are being exchanged or the peer does not read. Not for its own thread."""
+        ...
+
+    def forget_channel(self, number: int) -> None:
+        """The channel's number is free again."""
+        ...
+
+
+class ChannelEnd:
+    """See the module's text. `remote` is the peer's number for the channel."""
+
+    def __init__(self, sender: Sender, number: int) -> None:
+        self.number = number
+        self.remote = -1
+        self._sender = sender
+        self._inbox: deque[Item] = deque()
+        self._arrived = Condition(Lock())
+        self._granted = WINDOW
+        self._unacknowledged = 0
+        self._requests_waiting = 0
+        self._eof_received = False
+        self._close_received = False
+        self._room = Condition(Lock())
+        self._window = 0
+        self._packet = 0
+        self._gone = False
+        self._give_up_at = float("inf")
+        self._eof_sent = False
+        self._close_sent = False
+        self.when_closed: Callable[[], None] = lambda: None  # called by the transport's thread; must not wait
+
+    def confirm(self, remote: int, window: int, packet: int) -> None:
+        """The peer's number, and what it grants."""
+        if packet < 256:
+            raise ProtocolViolationError(f"a channel with packets of {packet} octets")
+        with self._room:
+            self.remote, self._window, self._packet = remote, window, min(packet, SLICE)
+
+    # ---------------------------------------------------------------- what the transport's thread calls
+
+    def on_data(self, message: Message) -> None:
+        """SSH_MSG_CHANNEL_DATA."""
+        fields = Fields(message.get_remainder())
+        data = fields.string()
+        fields.end()
+        self._put_data(DATA, data)
+
+    def on_extended_data(self, message: Message) -> None:
+        """SSH_MSG_CHANNEL_EXTENDED_DATA; only stderr (1) is defined."""
+        fields = Fields(message.get_remainder())
+        kind, data = fields.u32(), fields.string()
+        fields.end()
+        if kind != 1:
+            raise ProtocolViolationError(f"extended data of type {kind}")
+        self._put_data(EXTENDED_DATA, data)
+
+    def _put_data(self, kind: int, data: bytes) -> None:
+        with self._arrived:
+            if self._eof_received or len(data) > min(self._granted, MAX_PACKET):
+                raise ProtocolViolationError("data beyond the window, the packet size or the end")  # INVARIANT 1
+            self._granted -= len(data)
+            last = self._inbox[-1] if self._inbox else None
+            if last is not None and last.kind == kind and len(data) < _JOIN_BELOW and len(last.octets) < _JOIN_UP_TO:
+                if not isinstance(last.octets, bytearray):
+                    last.octets = bytearray(last.octets)
+                last.octets += data
+            else:
+                self._append(Item(kind, data))
+            self._arrived.notify()
+
+    def _append(self, item: Item) -> None:
+        if len(self._inbox) >= _MOST_ITEMS:
+            raise ProtocolViolationError("too many small messages")
+        self._inbox.append(item)
+
+    def on_eof(self, _message: Message) -> None:
+        """SSH_MSG_CHANNEL_EOF."""
+        with self._arrived:
+            self._eof_received = True
+            self._append(Item(EOF))
+            self._arrived.notify()
+
+    def on_close(self, _message: Message) -> None:
+        """SSH_MSG_CHANNEL_CLOSE: whoever waits to send gives up, here and, through `when_closed`, on the other side."""
+        with self._arrived:
+            self._eof_received = self._close_received = True
+            self._append(Item(CLOSE))
+            self._arrived.notify()
+        self._free_number()
+        self.abandon()
+        self.when_closed()
+
+    def on_request(self, message: Message) -> None:
+        """SSH_MSG_CHANNEL_REQUEST."""
+        fields = Fields(message.get_remainder())
+        item = Item(REQUEST, b"", fields.text(), fields.boolean())
+        item.octets = fields.rest()
+        with self._arrived:
+            self._requests_waiting += 1
+            if self._requests_waiting > _MOST_WAITING_REQUESTS:
+                raise ProtocolViolationError("too many requests on one channel")
+            self._append(item)
+            self._arrived.notify()
+
+    def on_success(self, _message: Message) -> None:
+        """SSH_MSG_CHANNEL_SUCCESS."""
+        self._put(Item(SUCCESS))
+
+    def on_failure(self, _message: Message) -> None:
+        """SSH_MSG_CHANNEL_FAILURE."""
+        self._put(Item(FAILURE))
+
+    def on_window_adjust(self, message: Message) -> None:
+        """SSH_MSG_CHANNEL_WINDOW_ADJUST."""
+        more = Fields(message.get_remainder()).u32()
+        with self._room:
+            self._window += more
+            if self._window > 0xFFFFFFFF:  # RFC 4254 §5.2
+                raise ProtocolViolationError("a window of more than 2^32-1 octets")
+            self._room.notify_all()
+
+    def _unlink(self) -> None:
+        """The name that paramiko.Transport calls for every channel when the connection is over."""
+        with self._arrived:
+            self._inbox.append(Item(LOST))
+            self._arrived.notify_all()
+        self.abandon()
+
+    def _put(self, item: Item) -> None:
+        with self._arrived:
+            self._append(item)
+            self._arrived.notify()
+
+    # ---------------------------------------------------------------- what pumps call
+
+    def note(self, sentence: bytes) -> None:
+        """Leave a sentence for the pump that reads this end; never waits."""
+        with self._arrived:
+            if len(self._inbox) < _MOST_ITEMS:
+                self._inbox.append(Item(NOTE, sentence))
+                self._arrived.notify()
+
+    def take(self) -> list[Item]:
+        """Everything that has arrived, in order; waits for at least one item. LOST is the last item ever."""
+        with self._arrived:
+            while not self._inbox:
+                self._arrived.wait(_PATIENCE)
+            items = list(self._inbox)
+            self._inbox.clear()
+            self._requests_waiting = 0
+            return items
+
+    def consumed(self, octets: int) -> None:
+        """That much data went through: the peer may send as much again."""
+        with self._arrived:
+            self._unacknowledged += octets
+            if self._unacknowledged < _ACK_AFTER or self._eof_received:
+                return
+            more, self._unacknowledged = self._unacknowledged, 0
+            self._granted += more
+        self._sender.post(bytes((WINDOW_ADJUST,)) + u32(self.remote) + u32(more))
+
+    def hurry(self, seconds: float) -> None:
+        """Whoever waits for room gives up after this long: the other side has closed its channel."""
+        with self._room:
+            self._give_up_at = min(self._give_up_at, time.monotonic() + seconds)
+            self._room.notify_all()
+
+    def abandon(self) -> None:
+        """Nothing more can be sent; who waits for room gives up."""
+        with self._room:
+            self._gone = True
+            self._room.notify_all()
+
+    def send(self, data: bytes | bytearray, *, stderr: bool = False) -> bool:
+        """Send all of it, in slices, waiting for the peer's window; False when the channel is over."""
+        head = bytes((EXTENDED_DATA,)) + u32(self.remote) + u32(1) if stderr else bytes((DATA,)) + u32(self.remote)
+        at = 0
+        while at < len(data):
+            size = self._reserve(len(data) - at)
+            if not size:
+                return False
+            piece = data if size == len(data) else memoryview(data)[at : at + size]
+            self._sender.post(b"".join((head, u32(size), piece)))
+            at += size
+        return True
+
+    def _reserve(self, wanted: int) -> int:
+        with self._room:
+            while not self._window and not self._gone:
+                left = self._give_up_at - time.monotonic()
+                if left <= 0:
+                    return 0
+                self._room.wait(min(left, _PATIENCE))
+            if self._gone or self._eof_sent:
+                return 0
+            size = min(wanted, self._window, self._packet)
+            self._window -= size
+            return size
+
+    def send_now(self, data: bytes, *, stderr: bool) -> None:
+        """The same for a last sentence: only what fits into the window as it is."""
+        with self._room:
+            size = 0 if self._gone or self._eof_sent else min(len(data), self._window, self._packet)
+            self._window -= size
+        if size:
+            head = bytes((EXTENDED_DATA,)) + u32(self.remote) + u32(1) if stderr else bytes((DATA,)) + u32(self.remote)
+            self._sender.post(head + string(data[:size]))
+
+    def request(self, name: str, octets: bytes | bytearray, *, wants_reply: bool) -> None:
+        """SSH_MSG_CHANNEL_REQUEST."""
+        head = bytes((REQUEST,)) + u32(self.remote) + string(name.encode())
+        self._post_open(head + bytes((wants_reply,)) + octets)
+
+    def reply(self, *, ok: bool) -> None:
+        """Answer the oldest request that wants an answer."""
+        self._post_open(bytes((SUCCESS if ok else FAILURE,)) + u32(self.remote))
+
+    def send_eof(self) -> None:
+        """No more data from us; once."""
+        with self._room:
+            if self._eof_sent or self._close_sent:
+                return
+            self._eof_sent = True
+        self._sender.post(bytes((EOF,)) + u32(self.remote))
+
+    def close(self) -> None:
+        """SSH_MSG_CHANNEL_CLOSE; once."""
+        with self._room:
+            if self._close_sent or self.remote < 0:
+                return
+            self._close_sent = self._gone = True
+            self._room.notify_all()
+        self._free_number()
+        self._sender.post(bytes((CLOSE,)) + u32(self.remote))
+
+    def _post_open(self, encoded: bytes) -> None:
+        with self._room:
+            if self._close_sent:
+                return
+        self._sender.post(encoded)
+
+    def _free_number(self) -> None:
+        if self._close_sent and self._close_received:
+            self._sender.forget_channel(self.number)  # INVARIANT 4

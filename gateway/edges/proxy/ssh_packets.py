@@ -1,0 +1,323 @@
+"""The SSH binary packet layer (RFC 4253 §6) that paramiko's transports run on here, in place of paramiko's own.
+
+Why another: paramiko's reads a packet of any length before login, copies each one several times and closes a
+socket without waking who reads it. The interface is the one that `paramiko.Transport` calls.
+
+INVARIANTS
+1. No more than `limit` octets are asked for on behalf of one packet: checked on the length field, before any
+   allocation. `limit` is LIMIT_BEFORE_LOGIN until `trust()` is called, LIMIT_AFTER_LOGIN then.
+2. The buffer of unread octets never holds more than one packet and one read.
+3. Nothing is decrypted or delivered before its tag (GCM) or MAC (encrypt-then-MAC) is verified. Plain packets
+   exist only before the first NEWKEYS; encrypt-and-MAC is not spoken.
+4. Sequence numbers count every packet (RFC 4253 §6.4) and restart only when `reset_seqno_*` says so (strict key
+   exchange); they may not wrap during the first key exchange (CVE-2023-48795).
+5. A GCM nonce is used once: its invocation counter is incremented under the lock that also writes the packet, and
+   keys are changed long before 2^32 packets (RFC 5647 §7.1).
+6. One packet is written whole or the connection is over. Writers exclude each other.
+7. `close` wakes everybody who reads or writes, at once.
+8. `gate` sees every message number before the message is delivered, and may refuse it by raising.
+"""
+
+import hmac
+import os
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from paramiko import Message, SSHException
+from paramiko.packet import NeedRekeyException
+
+from gateway.edges.proxy.ssh_fields import ProtocolViolationError
+
+LIMIT_BEFORE_LOGIN = 35_000  # RFC 4253 §6.1: what every implementation must be able to take
+LIMIT_AFTER_LOGIN = 262_144  # as OpenSSH; a long exec command is one packet
+LONGEST_LINE = 255  # RFC 4253 §4.2, the identification string
+READ_BEFORE_LOGIN = 16_384
+READ_AFTER_LOGIN = 262_144
+REKEY_OCTETS = 1 << 29  # half of the 1 GB that RFC 4253 §9 recommends as the most
+REKEY_PACKETS = 1 << 29
+_U32 = struct.Struct(">I")
+_MASK32 = 0xFFFFFFFF
+_MASK64 = 0xFFFFFFFFFFFFFFFF
+
+
+class _Direction:
+    """Keys and counters of one direction."""
+
+    __slots__ = ("aead", "block", "engine", "iv", "mac_engine", "mac_key", "octets", "packets", "sequence", "tag")
+
+    def __init__(self) -> None:
+        self.engine: Any = None
+        self.block = 8
+        self.aead = False
+        self.iv = b""
+        self.tag = 0
+        self.mac_key = b""
+        self.mac_engine: Any = None
+        self.sequence = 0
+        self.octets = 0
+        self.packets = 0
+
+    def rekey(
+        self, engine: Any, block: int, mac_engine: Any, tag: int, mac_key: bytes | None, *, aead: bool, iv: bytes | None
+    ) -> None:
+        self.engine, self.block, self.aead, self.iv = engine, block, aead, iv or b""
+        self.mac_engine, self.tag, self.mac_key = mac_engine, tag, mac_key or b""
+        self.octets = self.packets = 0
+
+    def next_iv(self) -> bytes:
+        """The nonce for this packet; the counter moves on (RFC 5647 §7.1)."""
+        used = self.iv
+        self.iv = used[:4] + ((int.from_bytes(used[4:], "big") + 1) & _MASK64).to_bytes(8, "big")
+        return used
+
+    def mac(self, authenticated: bytes) -> bytes:
+        """Of the sequence number, the length and the ciphertext (encrypt-then-MAC)."""
+        return hmac.digest(self.mac_key, _U32.pack(self.sequence) + authenticated, self.mac_engine)[: self.tag]
+
+    def count(self, octets: int, *, first_exchange: bool) -> None:
+        self.sequence = (self.sequence + 1) & _MASK32
+        if self.sequence == 0 and first_exchange:
+            raise SSHException("the sequence number wrapped during the first key exchange")
+        self.octets += octets
+        self.packets += 1
+
+    def is_worn(self) -> bool:
+        return self.octets >= REKEY_OCTETS or self.packets >= REKEY_PACKETS
+
+
+class PacketLayer:
+    """What `paramiko.Transport` calls its packetizer. One thread reads; any thread writes."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._in = _Direction()
+        self._out = _Direction()
+        self._buffer = b""
+        self._start = 0
+        self._limit = LIMIT_BEFORE_LOGIN
+        self._chunk = READ_BEFORE_LOGIN
+        self._write_lock = threading.Lock()
+        self._closed = False
+        self._need_rekey = False
+        self._changed = 0  # directions that have new keys since the exchange began
+        self._overdue = 0  # octets read since a change of keys was asked for
+        self._initial_kex_done = False  # set by paramiko.Transport
+        self.gate: Callable[[int], None] = lambda _number: None
+
+    # ---------------------------------------------------------------- what Transport sets
+
+    def set_outbound_cipher(
+        self, block_engine: Any, block_size: int, mac_engine: Any, mac_size: int, mac_key: bytes | None,
+        sdctr: bool = False, etm: bool = False, aead: bool = False, iv_out: bytes | None = None,
+    ) -> None:  # fmt: skip
+        """New keys for what we send. `sdctr` only chose paramiko's padding."""
+        del sdctr
+        _authenticated(etm=etm, aead=aead)
+        self._out.rekey(block_engine, block_size, mac_engine, mac_size, mac_key, aead=aead, iv=iv_out)
+        self._keys_changed(1)
+
+    def set_inbound_cipher(
+        self, block_engine: Any, block_size: int, mac_engine: Any, mac_size: int, mac_key: bytes | None,
+        etm: bool = False, aead: bool = False, iv_in: bytes | None = None,
+    ) -> None:  # fmt: skip
+        """New keys for what we read."""
+        _authenticated(etm=etm, aead=aead)
+        self._in.rekey(block_engine, block_size, mac_engine, mac_size, mac_key, aead=aead, iv=iv_in)
+        self._overdue = 0
+        self._keys_changed(2)
+
+    def _keys_changed(self, direction: int) -> None:
+        self._changed |= direction
+        if self._changed == 3:
+            self._changed = 0
+            self._need_rekey = False
+
+    def reset_seqno_out(self) -> None:
+        """Strict key exchange: sequence numbers restart with new keys."""
+        self._out.sequence = 0
+
+    def reset_seqno_in(self) -> None:
+        """As above."""
+        self._in.sequence = 0
+
+    def trust(self) -> None:
+        """The peer has logged in: longer packets, larger reads."""
+        self._limit = LIMIT_AFTER_LOGIN
+        self._chunk = READ_AFTER_LOGIN
+
+    def need_rekey(self) -> bool:
+        """True when Transport should begin a key exchange."""
+        return self._need_rekey
+
+    @property
+    def closed(self) -> bool:
+        """True after `close`."""
+        return self._closed
+
+    def close(self) -> None:
+        """Wake readers and writers, and release the socket."""
+        self._closed = True
+        with suppress(OSError):  # it may be gone already
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+    # Transport calls these; the door has its own login deadline, TCP keepalive and log.
+    def set_log(self, log: object) -> None:
+        """Unused."""
+
+    def start_handshake(self, timeout: float) -> None:
+        """Unused."""
+
+    def complete_handshake(self) -> None:
+        """Unused."""
+
+    def set_keepalive(self, interval: float, callback: Callable[[], object]) -> None:
+        """Unused."""
+
+    # ---------------------------------------------------------------- reading
+
+    def _fill(self, count: int) -> None:
+        """Have at least `count` unread octets in the buffer; EOFError when the stream ends first."""
+        have = len(self._buffer) - self._start
+        if have >= count:
+            return
+        parts = [self._buffer[self._start :]]
+        while have < count:
+            part = self._receive(idle=have == 0)
+            parts.append(part)
+            have += len(part)
+        self._buffer = b"".join(parts)
+        self._start = 0
+
+    def _receive(self, *, idle: bool) -> bytes:
+        while True:
+            try:
+                part = self._socket.recv(self._chunk)
+            except TimeoutError:
+                if self._closed:
+                    raise EOFError from None
+                if idle and self._need_rekey:
+                    raise NeedRekeyException from None
+                continue
+            except OSError as lost:
+                raise EOFError from lost
+            if not part or self._closed:
+                raise EOFError
+            return part
+
+    def _take(self, count: int) -> bytes:
+        """`count` octets that are in the buffer already."""
+        end = self._start + count
+        taken = self._buffer[self._start : end]
+        if end == len(self._buffer):
+            self._buffer, self._start = b"", 0  # an idle session keeps no buffer
+        else:
+            self._start = end
+        return taken
+
+    def readline(self, timeout: float) -> str:
+        """One line of the identification exchange, without its end."""
+        deadline = time.monotonic() + timeout
+        while (end := self._buffer.find(b"\n", self._start)) < 0:
+            if len(self._buffer) - self._start > LONGEST_LINE or time.monotonic() > deadline:
+                raise SSHException("no identification string")
+            self._buffer += self._receive(idle=False)
+        if end - self._start > LONGEST_LINE:
+            raise SSHException("the identification string is too long")
+        line = self._take(end + 1 - self._start)
+        return line.rstrip(b"\r\n").decode("ascii", "replace")
+
+    def read_message(self) -> tuple[int, Message]:
+        """The next message's number and the rest of its payload. One thread only."""
+        self._fill(4)
+        length = int(_U32.unpack_from(self._buffer, self._start)[0])
+        if not 5 <= length <= self._limit:  # INVARIANT 1
+            raise ProtocolViolationError(f"a packet of {length} octets")
+        self._fill(4 + length + self._in.tag)
+        sequence = self._in.sequence
+        plain = self._open(self._take(4 + length + self._in.tag), length)
+        padding = plain[0]
+        if not 4 <= padding <= length - 2:
+            raise ProtocolViolationError(f"padding of {padding} in a packet of {length} octets")
+        self._in.count(4 + length + self._in.tag, first_exchange=not self._initial_kex_done)
+        self._watch_wear(4 + length)
+        number = plain[1]
+        self.gate(number)  # INVARIANT 8
+        message = Message(plain[2 : length - padding])
+        message.seqno = sequence  # Transport reads it (strict kex, UNIMPLEMENTED)
+        return number, message
+
+    def _open(self, packet: bytes, length: int) -> bytes:
+        """Verify, then decrypt: padding length, payload, padding (INVARIANT 3)."""
+        keys = self._in
+        if keys.engine is None:
+            return packet[4:]
+        if keys.aead:
+            view = memoryview(packet)
+            return bytes(keys.engine.decrypt(keys.next_iv(), view[4:], view[:4]))
+        sealed, tag = packet[: 4 + length], packet[4 + length :]
+        if not hmac.compare_digest(keys.mac(sealed), tag):
+            raise SSHException("a packet was tampered with")
+        return bytes(keys.engine.update(sealed[4:]))
+
+    def _watch_wear(self, octets: int) -> None:
+        if self._need_rekey:
+            self._overdue += octets
+            if self._overdue > REKEY_OCTETS:
+                raise SSHException("the peer ignores requests for new keys")
+        elif self._in.is_worn():
+            self._need_rekey = True
+
+    # ---------------------------------------------------------------- writing
+
+    def send_message(self, data: Message) -> None:
+        """Frame, seal and write one message."""
+        payload = data.asbytes()
+        with self._write_lock:
+            keys = self._out
+            packet = self._seal(keys, payload)
+            keys.count(len(packet), first_exchange=not self._initial_kex_done)
+            self.write_all(packet)
+            if keys.is_worn():
+                self._need_rekey = True
+
+    @staticmethod
+    def _seal(keys: _Direction, payload: bytes) -> bytes:
+        sealed = keys.engine is not None
+        # The length field is part of the first block only while nothing is encrypted (RFC 4253 §6, RFC 5647 §7.2).
+        padding = keys.block - (len(payload) + (1 if sealed else 5)) % keys.block
+        if padding < 4:
+            padding += keys.block
+        header = _U32.pack(1 + len(payload) + padding)
+        body = b"".join((bytes((padding,)), payload, os.urandom(padding) if sealed else bytes(padding)))
+        if not sealed:
+            return header + body
+        if keys.aead:
+            return header + bytes(keys.engine.encrypt(keys.next_iv(), body, header))
+        out = header + bytes(keys.engine.update(body))
+        return out + keys.mac(out)
+
+    def write_all(self, out: bytes) -> None:
+        """Write every octet or end the connection (EOFError). Also called for the identification string."""
+        view = memoryview(out)
+        while view:
+            try:
+                sent = self._socket.send(view)
+            except TimeoutError:
+                sent = 0  # a peer that does not read: wait on, until somebody closes
+            except OSError as lost:
+                self._closed = True  # INVARIANT 6: a packet that is half written ends everything
+                raise EOFError from lost
+            if self._closed:
+                raise EOFError
+            view = view[sent:]
+
+
+def _authenticated(*, etm: bool, aead: bool) -> None:
+    if not (etm or aead):
+        raise SSHException("only authenticated encryption is spoken")
