@@ -58,9 +58,9 @@ def write_private(path: Path, content: bytes, mode: int = 0o600) -> None:
         raise
 
 
-def base_url() -> str:
-    """The API's address without a trailing slash; https unless it is this machine."""
-    url = (os.environ.get("GW_URL") or str(_state().get("url", "")) or DEFAULT_URL).rstrip("/")
+def base_url(wanted: str | None = None) -> str:
+    """The API's address (`wanted`, else GW_URL, else the last one) without a trailing slash; https if not loopback."""
+    url = (wanted or os.environ.get("GW_URL") or str(_state().get("url", "")) or DEFAULT_URL).rstrip("/")
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
         output.fail(
@@ -155,6 +155,11 @@ def stored_token(url: str) -> str:
         except KeyringError:
             return ""
     return str(state.get("token", ""))
+
+
+def sign_in_mark() -> str:
+    """Something that changes with every sign-in and is cheap to read: no keyring is opened for it."""
+    return os.environ.get("GW_TOKEN") or str(_state().get("expires_at", ""))
 
 
 # ---------------------------------------------------------------- requests
@@ -273,20 +278,23 @@ def _decoded(answer: "httpx2.Response") -> Any:
 
 
 def _failure(answer: "httpx2.Response") -> output.Failure:
-    """An error answer (RFC 9457) as what the person sees."""
     try:
-        problem = answer.json()
+        return failure(answer.status_code, answer.json())
     except ValueError:
-        problem = None
+        return failure(answer.status_code, None)
+
+
+def failure(status: int, problem: object) -> output.Failure:
+    """An error answer (RFC 9457) as what the person sees."""
     if not isinstance(problem, dict):
-        problem = {"code": "error", "detail": f"The server answered {answer.status_code}.", "next_steps": []}
-    exit_code = _EXITS.get(answer.status_code, output.EXIT_ERROR)
-    return output.Failure(str(problem.get("detail") or problem.get("title")), exit_code, problem)
+        problem = {"code": "error", "detail": f"The server answered {status}.", "next_steps": []}
+    said = problem.get("detail") or problem.get("title") or problem.get("error") or f"The server answered {status}."
+    return output.Failure(str(said), _EXITS.get(status, output.EXIT_ERROR), problem)
 
 
-def anonymous() -> Api:
+def anonymous(url: str | None = None) -> Api:
     """The API without a token, for signing in and public facts."""
-    return Api(base_url(), "")
+    return Api(base_url(url), "")
 
 
 def api() -> Api:

