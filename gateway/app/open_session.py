@@ -7,6 +7,8 @@ from gateway.app.authorise import find_level, find_target
 from gateway.app.context import Context
 from gateway.app.credentials import digest_of
 from gateway.app.decide_connection import decide_connection
+from gateway.app.end_session import end_session as end_session
+from gateway.app.end_session import store_end
 from gateway.app.lease_role import lease_role
 from gateway.app.ports import DatabaseLogin, Recording, RecordingFailed
 from gateway.core.decision import Permit
@@ -14,7 +16,7 @@ from gateway.core.errors import GatewayError, Refusal, Unavailable
 from gateway.core.grant import Grant
 from gateway.core.obligation import Record, merge
 from gateway.core.principal import User
-from gateway.core.session import EndReason, Protocol, Session, begin, end
+from gateway.core.session import EndReason, Protocol, Session, begin
 from gateway.core.target import Kind, Level, Target
 
 _BAD_TICKET = Refusal(
@@ -101,28 +103,6 @@ def open_session(ctx: Context, user: User, grant: Grant, client: str) -> Opened:
         recording.seal()
         raise
     return Opened(session, grant, target, level, recording, login)
-
-
-def end_session(ctx: Context, session: Session, recording: Recording, reason: EndReason, detail: str = "") -> None:
-    """Seal the recording and store the end with its digest. Idempotent: the first reason stands."""
-    ctx.live.discard(session.id)
-    try:
-        count, digest = recording.seal()
-    except RecordingFailed:
-        count, digest = recording.digest()  # what is durable is what can be proved
-        reason = EndReason.RECORDING_FAILED
-    store_end(ctx, session, reason, detail, count, digest)
-
-
-def store_end(ctx: Context, session: Session, reason: EndReason, detail: str, count: int, digest: str) -> None:
-    """The end of a session and its event, in one transaction, unless it is over already."""
-    over = end(session, reason, ctx.clock.now(), detail, f"{count}:{digest}")
-    if isinstance(over, Refusal):
-        return
-    with ctx.store.begin() as uow:
-        if uow.sessions.save(over):
-            data = {"reason": reason.value, "detail": detail, "records": count, "digest": digest}
-            journal.append(ctx, uow, "session:ended", **journal.about_session(session), data=data)
 
 
 def _begin(ctx: Context, grant: Grant, target: Target, client: str) -> Session:

@@ -3,7 +3,7 @@
 from datetime import datetime
 
 from gateway.app.context import Context
-from gateway.app.open_session import store_end
+from gateway.app.end_session import store_end
 from gateway.core.session import EndReason
 
 
