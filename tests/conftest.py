@@ -1,3 +1,4 @@
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,6 +7,7 @@ from typing import NoReturn
 import pytest
 from hypothesis import settings
 
+from gateway.adapters.store import SqlStore, upgrade
 from tests.fakes import FakeClock, RandomIds
 from tests.servers import PostgresServer, running_postgres
 
@@ -49,3 +51,54 @@ def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
     name = postgres_server.create_database()
     yield postgres_server.url(name)
     postgres_server.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def _migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("store") / "template.db"
+    upgrade(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def _migrated_database(postgres_server: PostgresServer) -> str:
+    name = postgres_server.create_database()
+    upgrade(postgres_server.url(name))
+    return name
+
+
+@pytest.fixture
+def sqlite_store_url(_migrated_file: Path, tmp_path: Path) -> str:
+    """A migrated SQLite database without rows."""
+    path = shutil.copy(_migrated_file, tmp_path / "gateway.db")
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture
+def postgres_store_url(postgres_server: PostgresServer, _migrated_database: str) -> Iterator[str]:
+    """A migrated PostgreSQL database without rows, gone afterwards."""
+    name = postgres_server.create_database(template=_migrated_database)
+    yield postgres_server.url(name)
+    postgres_server.drop_database(name)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def store_url(request: pytest.FixtureRequest) -> str:
+    """The URL of an empty, migrated store: the test runs once on each database."""
+    return str(request.getfixturevalue(f"{request.param}_store_url"))
+
+
+@pytest.fixture
+def store(store_url: str) -> Iterator[SqlStore]:
+    """An empty store, once on each database."""
+    opened = SqlStore(store_url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def sqlite_store(sqlite_store_url: str) -> Iterator[SqlStore]:
+    """An empty store on SQLite alone, for tests that are about something else."""
+    opened = SqlStore(sqlite_store_url)
+    yield opened
+    opened.close()

@@ -85,14 +85,14 @@ def _sqlite_engine(path: Path, *, read_only: bool) -> Engine:
     return engine
 
 
-def open_sqlite(path: Path, *, read_only: bool) -> sqlite3.Connection:
+def open_sqlite(path: Path, *, read_only: bool, wait_seconds: float = WAIT_SECONDS) -> sqlite3.Connection:
     """One connection in autocommit mode, so that BEGIN is ours. The file is private (0600) from its first byte."""
     if not read_only:
         os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(
         f"file:{quote(str(path))}?mode={'ro' if read_only else 'rw'}",
         uri=True,
-        timeout=WAIT_SECONDS,
+        timeout=wait_seconds,
         isolation_level=None,
         check_same_thread=False,  # the pool lends it to one thread at a time
     )

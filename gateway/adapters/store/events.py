@@ -1,0 +1,21 @@
+"""The outbox of the log: an event is stored in the transaction of the state that it tells about."""
+
+from typing import Final
+
+from sqlalchemy import Table, insert
+from sqlmodel import SQLModel
+
+from gateway.adapters.store.log_tables import EventRow, event_row
+from gateway.adapters.store.transaction import Transaction
+from gateway.core.event import Event
+
+EVENTS: Final[Table] = SQLModel.metadata.tables[str(EventRow.__tablename__)]
+
+
+class SqlEvents:
+    def __init__(self, transaction: Transaction) -> None:
+        self._tx = transaction
+
+    def append(self, event: Event) -> None:
+        """ValueError when the event does not fit into a leaf. Its place in the tree comes later, from the sequencer."""
+        self._tx.insert(insert(EVENTS), [event_row(event).model_dump(exclude={"ordinal", "position"})])

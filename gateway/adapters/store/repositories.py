@@ -1,0 +1,197 @@
+"""The repositories of `app.ports` over one transaction: who asks, what was asked for, and what came of it.
+
+Compare-and-set is one `UPDATE … WHERE` each, judged by the number of rows that it matched.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from itertools import groupby
+from typing import Any
+
+from sqlalchemy import Select, exists, insert, or_, select, update
+
+from gateway.adapters.store import rows
+from gateway.adapters.store.tables import APPROVALS, GRANTS, REQUESTS, REVIEWS, SESSIONS, USERS
+from gateway.adapters.store.transaction import Transaction
+from gateway.app.ports import LiveView
+from gateway.core.errors import Conflict, Refusal
+from gateway.core.grant import Grant, Review
+from gateway.core.principal import User
+from gateway.core.request import Approval, Request, RequestState
+from gateway.core.session import Session
+
+
+class SqlUsers:
+    def __init__(self, transaction: Transaction) -> None:
+        self._tx = transaction
+
+    def get(self, user_id: str) -> User | None:
+        row = self._tx.first(select(USERS).where(USERS.c.id == user_id))
+        return rows.user_of(row) if row else None
+
+    def by_name(self, name: str) -> User | None:
+        row = self._tx.first(select(USERS).where(USERS.c.name == name))
+        return rows.user_of(row) if row else None
+
+    def upsert(self, user: User) -> None:
+        """Conflict when another person has the name or the identity."""
+        is_same = or_(USERS.c.name == user.name, (USERS.c.issuer == user.issuer) & (USERS.c.subject == user.subject))
+        if self._tx.first(select(USERS.c.id).where(USERS.c.id != user.id, is_same)):
+            raise Conflict(Refusal("user-exists", f"There is another user with the name or identity of {user.name}."))
+        columns = rows.user_columns(user)
+        if not self._tx.change(update(USERS).where(USERS.c.id == user.id).values(columns)):
+            self._tx.insert(insert(USERS), [columns])
+
+    def all(self) -> Sequence[User]:
+        return [rows.user_of(row) for row in self._tx.rows(select(USERS).order_by(USERS.c.name))]
+
+
+class SqlRequests:
+    def __init__(self, transaction: Transaction) -> None:
+        self._tx = transaction
+
+    def add(self, request: Request) -> None:
+        self._tx.insert(insert(REQUESTS), [rows.request_columns(request)])
+        self._add_approvals(request, known=0)
+
+    def get(self, request_id: str) -> Request | None:
+        found = self._load(select(REQUESTS).where(REQUESTS.c.id == request_id))
+        return found[0] if found else None
+
+    def save(self, request: Request, expected: RequestState) -> bool:
+        """As the port; an answer that `request` does not know of counts as somebody being faster, too."""
+        c = APPROVALS.c
+        mine = [a.id for a in request.approvals]
+        unseen = exists().where(c.request == request.id, c.id.not_in(mine))
+        is_as_expected = (REQUESTS.c.id == request.id) & (REQUESTS.c.state == expected.value) & ~unseen
+        if not self._tx.change(update(REQUESTS).where(is_as_expected).values(state=request.state.value)):
+            return False
+        self._add_approvals(request, known=len(self._approvals([request.id])))
+        return True
+
+    def list(self, *, requester: str = "", state: RequestState | None = None, limit: int = 200) -> Sequence[Request]:
+        c = REQUESTS.c
+        query = select(REQUESTS).order_by(c.created_at.desc(), c.id.desc()).limit(limit)
+        if requester:
+            query = query.where(c.requester == requester)
+        if state is not None:
+            query = query.where(c.state == state.value)
+        return self._load(query)
+
+    def _load(self, query: Select[Any]) -> Sequence[Request]:
+        found = self._tx.rows(query)
+        approvals = self._approvals([row[REQUESTS.c.id] for row in found])
+        by_request = {key: list(group) for key, group in groupby(approvals, lambda a: a.request)}
+        return [rows.request_of(row, by_request.get(row[REQUESTS.c.id], ())) for row in found]
+
+    def _approvals(self, request_ids: Iterable[str]) -> Sequence[Approval]:
+        c = APPROVALS.c
+        ids = list(request_ids)
+        query = select(APPROVALS).where(c.request.in_(ids)).order_by(c.request, c.place)
+        return [rows.approval_of(row) for row in self._tx.rows(query)] if ids else []
+
+    def _add_approvals(self, request: Request, known: int) -> None:
+        new = [rows.approval_columns(a, place) for place, a in enumerate(request.approvals) if place >= known]
+        self._tx.insert(insert(APPROVALS), new)
+
+
+class SqlGrants:
+    def __init__(self, transaction: Transaction) -> None:
+        self._tx = transaction
+
+    def add(self, grant: Grant) -> None:
+        self._tx.insert(insert(GRANTS), [rows.grant_columns(grant)])
+
+    def get(self, grant_id: str) -> Grant | None:
+        row = self._tx.first(select(GRANTS).where(GRANTS.c.id == grant_id))
+        return rows.grant_of(row) if row else None
+
+    def save(self, grant: Grant) -> bool:
+        if grant.revoked_at is None:
+            raise ValueError("only a revocation changes a grant")
+        is_not_revoked = (GRANTS.c.id == grant.id) & GRANTS.c.revoked_at.is_(None)
+        return self._tx.change(update(GRANTS).where(is_not_revoked).values(rows.revocation_columns(grant))) == 1
+
+    def list(
+        self, *, holder: str = "", target: str = "", active_at: datetime | None = None, limit: int = 200
+    ) -> Sequence[Grant]:
+        c = GRANTS.c
+        query = select(GRANTS).order_by(c.not_before.desc(), c.id.desc()).limit(limit)
+        if holder:
+            query = query.where(c.holder == holder)
+        if target:
+            query = query.where(c.target == target)
+        if active_at is not None:
+            query = query.where(c.not_before <= active_at, c.not_after > active_at, c.revoked_at.is_(None))
+        return [rows.grant_of(row) for row in self._tx.rows(query)]
+
+
+class SqlReviews:
+    def __init__(self, transaction: Transaction) -> None:
+        self._tx = transaction
+
+    def add(self, review: Review) -> None:
+        self._tx.insert(insert(REVIEWS), [rows.review_columns(review)])
+
+    def get(self, review_id: str) -> Review | None:
+        row = self._tx.first(select(REVIEWS).where(REVIEWS.c.id == review_id))
+        return rows.review_of(row) if row else None
+
+    def by_grant(self, grant_id: str) -> Review | None:
+        row = self._tx.first(select(REVIEWS).where(REVIEWS.c.grant == grant_id))
+        return rows.review_of(row) if row else None
+
+    def save(self, review: Review) -> bool:
+        if review.is_open():
+            raise ValueError("only a signature changes a review")
+        is_unsigned = (REVIEWS.c.id == review.id) & REVIEWS.c.signed_at.is_(None)
+        return self._tx.change(update(REVIEWS).where(is_unsigned).values(rows.signature_columns(review))) == 1
+
+    def open(self) -> Sequence[Review]:
+        """The one that is due first comes first."""
+        query = select(REVIEWS).where(REVIEWS.c.signed_at.is_(None)).order_by(REVIEWS.c.due_at, REVIEWS.c.id)
+        return [rows.review_of(row) for row in self._tx.rows(query)]
+
+
+class SqlSessions:
+    def __init__(self, transaction: Transaction) -> None:
+        self._tx = transaction
+
+    def add(self, session: Session) -> None:
+        self._tx.insert(insert(SESSIONS), [rows.session_columns(session)])
+
+    def get(self, session_id: str) -> Session | None:
+        row = self._tx.first(select(SESSIONS).where(SESSIONS.c.id == session_id))
+        return rows.session_of(row) if row else None
+
+    def save(self, session: Session) -> bool:
+        if session.is_live():
+            raise ValueError("only an end changes a session")
+        is_live = (SESSIONS.c.id == session.id) & SESSIONS.c.ended_at.is_(None)
+        return self._tx.change(update(SESSIONS).where(is_live).values(rows.end_columns(session))) == 1
+
+    def request_kill(self, session_id: str, by: str) -> bool:
+        if not by:
+            raise ValueError("a kill needs somebody who asked for it")
+        c = SESSIONS.c
+        is_unmarked = (c.id == session_id) & c.ended_at.is_(None) & (c.kill_requested_by == "")
+        return self._tx.change(update(SESSIONS).where(is_unmarked).values(kill_requested_by=by)) == 1
+
+    def list(
+        self, *, live: bool | None = None, holder: str = "", target: str = "", grant: str = "", limit: int = 200
+    ) -> Sequence[Session]:
+        c = SESSIONS.c
+        query = select(SESSIONS).order_by(c.started_at.desc(), c.id.desc()).limit(limit)
+        if live is not None:
+            query = query.where(c.ended_at.is_(None) if live else c.ended_at.is_not(None))
+        for column, wanted in ((c.holder, holder), (c.target, target), (c.grant, grant)):
+            if wanted:
+                query = query.where(column == wanted)
+        return [rows.session_of(row) for row in self._tx.rows(query)]
+
+    def live_views(self, gateway: str) -> Sequence[LiveView]:
+        """One query: it is asked four times a second, for up to a thousand sessions."""
+        c = SESSIONS.c
+        joined = SESSIONS.join(GRANTS, GRANTS.c.id == c.grant).join(USERS, USERS.c.id == c.holder)
+        query = select(SESSIONS, GRANTS, USERS).select_from(joined).where(c.gateway == gateway, c.ended_at.is_(None))
+        return [LiveView(rows.session_of(row), rows.grant_of(row), rows.user_of(row)) for row in self._tx.rows(query)]

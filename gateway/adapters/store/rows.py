@@ -1,0 +1,389 @@
+"""Values of `core` to columns and back, one explicit pair of functions for each.
+
+Reading takes a `RowMapping` keyed by the columns themselves, so that a row of a join serves as well.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import RowMapping
+
+from gateway.adapters.store.tables import (
+    APPROVALS,
+    CREDENTIALS,
+    GRANTS,
+    INCIDENTS,
+    LEASES,
+    REQUESTS,
+    REVIEWS,
+    SESSIONS,
+    SHIFTS,
+    USERS,
+)
+from gateway.app.ports import Credential, Lease
+from gateway.core.grant import Grant, Review
+from gateway.core.incident import Incident
+from gateway.core.obligation import Obligations, Record
+from gateway.core.principal import User
+from gateway.core.request import Approval, Request, RequestKind, RequestState, Verdict
+from gateway.core.rota import Shift
+from gateway.core.session import EndReason, Protocol, Session
+from gateway.core.window import Window
+
+Columns = dict[str, Any]
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def obligations_columns(duties: Obligations) -> Columns:
+    """JSON with spans in microseconds."""
+    limit = duties.max_duration
+    return {
+        "max_duration_us": None if limit is None else limit // _MICROSECOND,
+        "approvals": duties.approvals,
+        "review": duties.review,
+        "review_within_us": duties.review_within // _MICROSECOND,
+        "record": duties.record.value,
+        "notify": sorted(duties.notify),
+    }
+
+
+def obligations_of(json: Mapping[str, Any]) -> Obligations:
+    """Every key must be there: a duty is never read as absent because a row is odd."""
+    limit = json["max_duration_us"]
+    return Obligations(
+        max_duration=None if limit is None else limit * _MICROSECOND,
+        approvals=json["approvals"],
+        review=json["review"],
+        review_within=json["review_within_us"] * _MICROSECOND,
+        record=Record(json["record"]),
+        notify=frozenset(json["notify"]),
+    )
+
+
+def user_columns(user: User) -> Columns:
+    return {
+        "id": user.id,
+        "issuer": user.issuer,
+        "subject": user.subject,
+        "name": user.name,
+        "email": user.email,
+        "groups": sorted(user.groups),
+        "disabled_at": user.disabled_at,
+    }
+
+
+def user_of(row: RowMapping) -> User:
+    c = USERS.c
+    return User(
+        id=row[c.id],
+        issuer=row[c.issuer],
+        subject=row[c.subject],
+        name=row[c.name],
+        email=row[c.email],
+        groups=frozenset(row[c.groups]),
+        disabled_at=row[c.disabled_at],
+    )
+
+
+def request_columns(request: Request) -> Columns:
+    """All but the approvals, which have rows of their own."""
+    return {
+        "id": request.id,
+        "requester": request.requester,
+        "requester_name": request.requester_name,
+        "target": request.target,
+        "level": request.level,
+        "duration": request.duration,
+        "reason": request.reason,
+        "incident": request.incident,
+        "kind": request.kind.value,
+        "created_at": request.created_at,
+        "obligations": obligations_columns(request.obligations),
+        "policies": list(request.policies),
+        "policy_set": request.policy_set,
+        "facts": dict(request.facts),
+        "state": request.state.value,
+    }
+
+
+def request_of(row: RowMapping, approvals: Sequence[Approval]) -> Request:
+    c = REQUESTS.c
+    return Request(
+        id=row[c.id],
+        requester=row[c.requester],
+        requester_name=row[c.requester_name],
+        target=row[c.target],
+        level=row[c.level],
+        duration=row[c.duration],
+        reason=row[c.reason],
+        incident=row[c.incident],
+        kind=RequestKind(row[c.kind]),
+        created_at=row[c.created_at],
+        obligations=obligations_of(row[c.obligations]),
+        policies=tuple(row[c.policies]),
+        policy_set=row[c.policy_set],
+        facts=row[c.facts],
+        state=RequestState(row[c.state]),
+        approvals=tuple(approvals),
+    )
+
+
+def approval_columns(approval: Approval, place: int) -> Columns:
+    """`place` counts the answers of one request from 0."""
+    return {
+        "id": approval.id,
+        "request": approval.request,
+        "place": place,
+        "approver": approval.approver,
+        "verdict": approval.verdict.value,
+        "at": approval.at,
+    }
+
+
+def approval_of(row: RowMapping) -> Approval:
+    c = APPROVALS.c
+    return Approval(
+        id=row[c.id], request=row[c.request], approver=row[c.approver], verdict=Verdict(row[c.verdict]), at=row[c.at]
+    )
+
+
+def grant_columns(grant: Grant) -> Columns:
+    return {
+        "id": grant.id,
+        "request": grant.request,
+        "holder": grant.holder,
+        "holder_name": grant.holder_name,
+        "target": grant.target,
+        "level": grant.level,
+        "not_before": grant.window.not_before,
+        "not_after": grant.window.not_after,
+        "kind": grant.kind.value,
+        "obligations": obligations_columns(grant.obligations),
+        "incident": grant.incident,
+        "approvals": grant.approvals,
+        **revocation_columns(grant),
+    }
+
+
+def revocation_columns(grant: Grant) -> Columns:
+    """What a revocation changes."""
+    return {"revoked_at": grant.revoked_at, "revoked_by": grant.revoked_by, "revoke_reason": grant.revoke_reason}
+
+
+def grant_of(row: RowMapping) -> Grant:
+    c = GRANTS.c
+    return Grant(
+        id=row[c.id],
+        request=row[c.request],
+        holder=row[c.holder],
+        holder_name=row[c.holder_name],
+        target=row[c.target],
+        level=row[c.level],
+        window=Window(row[c.not_before], row[c.not_after]),
+        kind=RequestKind(row[c.kind]),
+        obligations=obligations_of(row[c.obligations]),
+        incident=row[c.incident],
+        approvals=row[c.approvals],
+        revoked_at=row[c.revoked_at],
+        revoked_by=row[c.revoked_by],
+        revoke_reason=row[c.revoke_reason],
+    )
+
+
+def review_columns(review: Review) -> Columns:
+    return {
+        "id": review.id,
+        "grant": review.grant,
+        "holder": review.holder,
+        "due_at": review.due_at,
+        **signature_columns(review),
+    }
+
+
+def signature_columns(review: Review) -> Columns:
+    """What signing changes."""
+    return {
+        "reviewer": review.reviewer,
+        "verdict": review.verdict,
+        "note": review.note,
+        "signed_at": review.signed_at,
+    }
+
+
+def review_of(row: RowMapping) -> Review:
+    c = REVIEWS.c
+    return Review(
+        id=row[c.id],
+        grant=row[c.grant],
+        holder=row[c.holder],
+        due_at=row[c.due_at],
+        reviewer=row[c.reviewer],
+        verdict=row[c.verdict],
+        note=row[c.note],
+        signed_at=row[c.signed_at],
+    )
+
+
+def session_columns(session: Session) -> Columns:
+    return {
+        "id": session.id,
+        "grant": session.grant,
+        "holder": session.holder,
+        "holder_name": session.holder_name,
+        "target": session.target,
+        "level": session.level,
+        "protocol": session.protocol.value,
+        "client": session.client,
+        "gateway": session.gateway,
+        "started_at": session.started_at,
+        "deadline": session.deadline,
+        "kill_requested_by": session.kill_requested_by,
+        **end_columns(session),
+    }
+
+
+def end_columns(session: Session) -> Columns:
+    """What the end of a session changes."""
+    return {
+        "ended_at": session.ended_at,
+        "end_reason": session.end_reason.value if session.end_reason else None,
+        "end_detail": session.end_detail,
+        "recording_digest": session.recording_digest,
+    }
+
+
+def session_of(row: RowMapping) -> Session:
+    c = SESSIONS.c
+    reason = row[c.end_reason]
+    return Session(
+        id=row[c.id],
+        grant=row[c.grant],
+        holder=row[c.holder],
+        holder_name=row[c.holder_name],
+        target=row[c.target],
+        level=row[c.level],
+        protocol=Protocol(row[c.protocol]),
+        client=row[c.client],
+        gateway=row[c.gateway],
+        started_at=row[c.started_at],
+        deadline=row[c.deadline],
+        ended_at=row[c.ended_at],
+        end_reason=EndReason(reason) if reason is not None else None,
+        end_detail=row[c.end_detail],
+        recording_digest=row[c.recording_digest],
+        kill_requested_by=row[c.kill_requested_by],
+    )
+
+
+def lease_columns(lease: Lease) -> Columns:
+    return {
+        "id": lease.id,
+        "grant": lease.grant,
+        "target": lease.target,
+        "level": lease.level,
+        "name": lease.name,
+        "gateway": lease.gateway,
+        "state": lease.state,
+        "created_at": lease.created_at,
+        "expires_at": lease.expires_at,
+        "attempts": lease.attempts,
+        "last_error": lease.last_error,
+        "next_attempt_at": lease.next_attempt_at,
+    }
+
+
+def lease_of(row: RowMapping) -> Lease:
+    c = LEASES.c
+    return Lease(
+        id=row[c.id],
+        grant=row[c.grant],
+        target=row[c.target],
+        level=row[c.level],
+        name=row[c.name],
+        gateway=row[c.gateway],
+        state=row[c.state],
+        created_at=row[c.created_at],
+        expires_at=row[c.expires_at],
+        attempts=row[c.attempts],
+        last_error=row[c.last_error],
+        next_attempt_at=row[c.next_attempt_at],
+    )
+
+
+def credential_columns(credential: Credential) -> Columns:
+    return {
+        "digest": credential.digest,
+        "purpose": credential.purpose,
+        "subject": credential.subject,
+        "issued_at": credential.issued_at,
+        "expires_at": credential.expires_at,
+        "single_use": credential.single_use,
+        "used_at": credential.used_at,
+        "data": credential.data,
+    }
+
+
+def credential_of(row: RowMapping) -> Credential:
+    c = CREDENTIALS.c
+    return Credential(
+        digest=row[c.digest],
+        purpose=row[c.purpose],
+        subject=row[c.subject],
+        issued_at=row[c.issued_at],
+        expires_at=row[c.expires_at],
+        single_use=row[c.single_use],
+        used_at=row[c.used_at],
+        data=row[c.data],
+    )
+
+
+def shift_columns(shift: Shift) -> Columns:
+    return {
+        "service": shift.service,
+        "subject": shift.subject,
+        "level": shift.level,
+        "not_before": shift.window.not_before,
+        "not_after": shift.window.not_after,
+        "source": shift.source,
+        "fetched_at": shift.fetched_at,
+        "source_hash": shift.source_hash,
+    }
+
+
+def shift_of(row: RowMapping) -> Shift:
+    c = SHIFTS.c
+    return Shift(
+        service=row[c.service],
+        subject=row[c.subject],
+        level=row[c.level],
+        window=Window(row[c.not_before], row[c.not_after]),
+        source=row[c.source],
+        fetched_at=row[c.fetched_at],
+        source_hash=row[c.source_hash],
+    )
+
+
+def incident_columns(incident: Incident) -> Columns:
+    return {
+        "id": incident.id,
+        "service": incident.service,
+        "title": incident.title,
+        "opened_at": incident.opened_at,
+        "closed_at": incident.closed_at,
+        "source": incident.source,
+        "fetched_at": incident.fetched_at,
+    }
+
+
+def incident_of(row: RowMapping) -> Incident:
+    c = INCIDENTS.c
+    return Incident(
+        id=row[c.id],
+        service=row[c.service],
+        title=row[c.title],
+        opened_at=row[c.opened_at],
+        closed_at=row[c.closed_at],
+        source=row[c.source],
+        fetched_at=row[c.fetched_at],
+    )

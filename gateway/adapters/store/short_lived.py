@@ -1,0 +1,146 @@
+"""The repositories of what comes and goes: leases, credentials, and the snapshots that facts are read from."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+
+from sqlalchemy import delete, func, insert, select, update
+
+from gateway.adapters.store import rows
+from gateway.adapters.store.tables import CREDENTIALS, GATEWAYS, INCIDENTS, LEASES, SHIFTS
+from gateway.adapters.store.transaction import Transaction
+from gateway.app.ports import Credential, Lease
+from gateway.core.errors import NotFound, Refusal
+from gateway.core.incident import Incident
+from gateway.core.rota import Shift
+from gateway.core.window import Window
+
+
+class SqlLeases:
+    def __init__(self, transaction: Transaction) -> None:
+        self._tx = transaction
+
+    def add(self, lease: Lease) -> None:
+        self._tx.insert(insert(LEASES), [rows.lease_columns(lease)])
+
+    def save(self, lease: Lease) -> None:
+        if not self._tx.change(update(LEASES).where(LEASES.c.id == lease.id).values(rows.lease_columns(lease))):
+            raise LookupError(f"lease {lease.id} was never added")
+
+    def by_grant(self, grant_id: str) -> Sequence[Lease]:
+        query = select(LEASES).where(LEASES.c.grant == grant_id).order_by(LEASES.c.created_at, LEASES.c.id)
+        return [rows.lease_of(row) for row in self._tx.rows(query)]
+
+    def unfinished(self) -> Sequence[Lease]:
+        """The oldest first."""
+        query = select(LEASES).where(LEASES.c.state != "dropped").order_by(LEASES.c.created_at, LEASES.c.id)
+        return [rows.lease_of(row) for row in self._tx.rows(query)]
+
+
+class SqlCredentials:
+    def __init__(self, transaction: Transaction) -> None:
+        self._tx = transaction
+
+    def add(self, credential: Credential) -> None:
+        self._tx.insert(insert(CREDENTIALS), [rows.credential_columns(credential)])
+
+    def find(self, digest: str, purpose: str) -> Credential | None:
+        c = CREDENTIALS.c
+        row = self._tx.first(select(CREDENTIALS).where(c.digest == digest, c.purpose == purpose))
+        return rows.credential_of(row) if row else None
+
+    def find_by_data(self, purpose: str, key: str, value: str) -> Credential | None:
+        """The newest when several have it."""
+        c = CREDENTIALS.c
+        query = select(CREDENTIALS).where(c.purpose == purpose, c.data[key].as_string() == value)
+        row = self._tx.first(query.order_by(c.issued_at.desc(), c.digest).limit(1))
+        return rows.credential_of(row) if row else None
+
+    def save(self, credential: Credential) -> None:
+        """NotFound when it was removed meanwhile. What was used stays used, whatever the caller has read before."""
+        c = CREDENTIALS.c
+        columns = rows.credential_columns(credential)
+        columns["used_at"] = func.coalesce(c.used_at, columns["used_at"])
+        is_it = (c.digest == credential.digest) & (c.purpose == credential.purpose)
+        if not self._tx.change(update(CREDENTIALS).where(is_it).values(columns)):
+            raise NotFound(Refusal("credential-gone", "This sign-in is no longer valid. Sign in again: gw login."))
+
+    def claim(self, digest: str, purpose: str, at: datetime) -> bool:
+        """As the port; one that has expired does not exist any more."""
+        c = CREDENTIALS.c
+        is_unused = (c.digest == digest) & (c.purpose == purpose) & c.used_at.is_(None) & (c.expires_at > at)
+        return self._tx.change(update(CREDENTIALS).where(is_unused).values(used_at=at)) == 1
+
+    def remove_for(self, subject: str, purpose: str) -> int:
+        c = CREDENTIALS.c
+        return self._tx.change(delete(CREDENTIALS).where(c.subject == subject, c.purpose == purpose))
+
+    def purge(self, before: datetime) -> int:
+        """Forget what expired before an instant; how many that were."""
+        return self._tx.change(delete(CREDENTIALS).where(CREDENTIALS.c.expires_at < before))
+
+
+class SqlShifts:
+    def __init__(self, transaction: Transaction) -> None:
+        self._tx = transaction
+
+    def replace(self, source: str, window: Window, shifts: Iterable[Shift]) -> None:
+        """ValueError for a shift of another source or outside the window: no later snapshot would replace it."""
+        snapshot = tuple(shifts)
+        for shift in snapshot:
+            if shift.source != source or not _overlap(shift.window, window):
+                raise ValueError(f"a snapshot of {source} holds a shift of {shift.source} or outside its window")
+        c = SHIFTS.c
+        overlapping = (c.source == source) & (c.not_before < window.not_after) & (c.not_after > window.not_before)
+        self._tx.change(delete(SHIFTS).where(overlapping))
+        self._tx.insert(insert(SHIFTS), [rows.shift_columns(shift) for shift in snapshot])
+
+    def covering(self, service: str, at: datetime, slack: timedelta) -> Sequence[Shift]:
+        """Shifts of a service that contain `at` when widened by `slack` on both ends, the lowest level first."""
+        c = SHIFTS.c
+        query = select(SHIFTS).where(c.service == service, c.not_before <= at + slack, c.not_after > at - slack)
+        return [rows.shift_of(row) for row in self._tx.rows(query.order_by(c.level, c.not_before, c.id))]
+
+
+class SqlIncidents:
+    def __init__(self, transaction: Transaction) -> None:
+        self._tx = transaction
+
+    def get(self, incident_id: str) -> Incident | None:
+        """What was fetched last, when several sources know the id."""
+        c = INCIDENTS.c
+        query = select(INCIDENTS).where(c.id == incident_id).order_by(c.fetched_at.desc(), c.source).limit(1)
+        row = self._tx.first(query)
+        return rows.incident_of(row) if row else None
+
+    def replace(self, source: str, incidents: Iterable[Incident]) -> None:
+        """ValueError for an incident of another source."""
+        snapshot = tuple(incidents)
+        if any(incident.source != source for incident in snapshot):
+            raise ValueError(f"a snapshot of {source} holds an incident of another source")
+        self._tx.change(delete(INCIDENTS).where(INCIDENTS.c.source == source))
+        self._tx.insert(insert(INCIDENTS), [rows.incident_columns(incident) for incident in snapshot])
+
+    def list(self) -> Sequence[Incident]:
+        """Newest first."""
+        c = INCIDENTS.c
+        return [rows.incident_of(r) for r in self._tx.rows(select(INCIDENTS).order_by(c.opened_at.desc(), c.id))]
+
+
+class SqlGateways:
+    def __init__(self, transaction: Transaction) -> None:
+        self._tx = transaction
+
+    def beat(self, gateway: str, at: datetime) -> None:
+        if not self._tx.change(update(GATEWAYS).where(GATEWAYS.c.name == gateway).values(beat_at=at)):
+            self._tx.insert(insert(GATEWAYS), [{"name": gateway, "beat_at": at}])
+
+    def silent_since(self, before: datetime) -> Sequence[str]:
+        query = select(GATEWAYS).where(GATEWAYS.c.beat_at < before).order_by(GATEWAYS.c.name)
+        return [row[GATEWAYS.c.name] for row in self._tx.rows(query)]
+
+    def forget(self, gateway: str) -> None:
+        self._tx.change(delete(GATEWAYS).where(GATEWAYS.c.name == gateway))
+
+
+def _overlap(one: Window, other: Window) -> bool:
+    return one.not_before < other.not_after and other.not_before < one.not_after

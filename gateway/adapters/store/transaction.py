@@ -1,0 +1,44 @@
+"""One transaction on one connection, as the repositories see it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, CursorResult, Delete, Executable, Insert, RowMapping, Update
+
+from gateway.adapters.store.failures import outages_as_unavailable
+
+
+class Transaction:
+    """Runs statements. Once one has failed nothing of the transaction may be kept, whoever catches the exception:
+    PostgreSQL would answer the COMMIT of a failed transaction with a rollback, and without an error.
+    """
+
+    def __init__(self, connection: Connection, *, read_only: bool) -> None:
+        self._connection = connection
+        self._read_only = read_only
+        self.has_failed = False
+
+    def rows(self, statement: Executable) -> Sequence[RowMapping]:
+        """All rows, keyed by column."""
+        return self._run(statement).mappings().all()
+
+    def first(self, statement: Executable) -> RowMapping | None:
+        """The first row, or None."""
+        return self._run(statement).mappings().first()
+
+    def change(self, statement: Update | Delete) -> int:
+        """Run an update or a delete; the number of rows that it matched."""
+        return self._run(statement).rowcount
+
+    def insert(self, statement: Insert, rows: Sequence[dict[str, Any]]) -> None:
+        """Insert any number of rows."""
+        if rows:
+            self._run(statement, rows)
+
+    def _run(self, statement: Executable, parameters: Sequence[dict[str, Any]] | None = None) -> CursorResult[Any]:
+        try:
+            with outages_as_unavailable(read_only=self._read_only):
+                return self._connection.execute(statement, parameters)
+        except BaseException:
+            self.has_failed = True
+            raise
