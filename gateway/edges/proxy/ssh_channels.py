@@ -226,6 +226,10 @@ class ChannelEnd:
             self._granted += more
         self._sender.post(bytes((WINDOW_ADJUST,)) + u32(self.remote) + u32(more))
 
+    def is_over(self) -> bool:
+        """True when nothing more can be sent."""
+        return self._gone
+
     def hurry(self, seconds: float) -> None:
         """Whoever waits for room gives up after this long: the other side has closed its channel."""
         with self._room:
@@ -264,14 +268,21 @@ class ChannelEnd:
             self._window -= size
             return size
 
-    def send_now(self, data: bytes, *, stderr: bool) -> None:
-        """The same for a last sentence: only what fits into the window as it is."""
+    def last_words(self, sentence: bytes, exit_status: int) -> None:
+        """Stop everybody else from sending, then a sentence on stderr, the exit status and CLOSE.
+
+        Of the sentence only what fits into the window as it is: a peer that does not read is not waited for.
+        """
         with self._room:
-            size = 0 if self._gone or self._eof_sent else min(len(data), self._window, self._packet)
+            size = 0 if self._gone or self._eof_sent else min(len(sentence), self._window, self._packet)
             self._window -= size
+            self._gone = True
+            self._room.notify_all()
         if size:
-            head = bytes((EXTENDED_DATA,)) + u32(self.remote) + u32(1) if stderr else bytes((DATA,)) + u32(self.remote)
-            self._sender.post(head + string(data[:size]))
+            self._sender.post(bytes((EXTENDED_DATA,)) + u32(self.remote) + u32(1) + string(sentence[:size]))
+        self.request("exit-status", u32(exit_status), wants_reply=False)
+        self.send_eof()
+        self.close()
 
     def request(self, name: str, octets: bytes | bytearray, *, wants_reply: bool) -> None:
         """SSH_MSG_CHANNEL_REQUEST."""

@@ -171,6 +171,11 @@ class HardTransport(paramiko.Transport):
         text = string(sentence.encode()[:1000])
         self.post(b"\x01" + u32(DISCONNECT_BY_APPLICATION) + text + string(b"en"))
 
+    def finish_writing(self) -> None:
+        """Nothing more follows; the peer may still close from its side, so that it reads all that was sent."""
+        with suppress(OSError):
+            self.sock.shutdown(socket.SHUT_WR)
+
     def _register(self, channel: ChannelEnd) -> None:
         self._internals._channels.put(channel.number, channel)
 

@@ -1,0 +1,152 @@
+"""The SSH door: a listening socket, its limits, and the connections behind it."""
+
+import logging
+import socket
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from gateway.app import journal
+from gateway.app.context import Context
+from gateway.app.open_session import end_session, grant_for, open_session
+from gateway.core.errors import Refusal
+from gateway.core.principal import User
+from gateway.core.session import EndReason
+from gateway.edges.proxy.ssh_session import Connection, Doorkeeper
+from gateway.edges.proxy.ssh_target import Authority, paramiko_key
+
+LOG = logging.getLogger("gateway.ssh")
+_STACK = 1024 * 1024
+_LOOK_EVERY = 1.0
+_CLOSE_WITHIN = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class DoorLimits:
+    """`unauthenticated` and `connections` are numbers held at once; `login_seconds` from TCP accept to login."""
+
+    unauthenticated: int = 100
+    connections: int = 1000
+    login_seconds: float = 20.0
+
+
+def doorkeeper(ctx: Context) -> Doorkeeper:
+    """The real use cases."""
+
+    def user(user_id: str) -> User | None:
+        with ctx.store.read() as uow:
+            return uow.users.get(user_id)
+
+    def refused(user_name: str, client: str, refusal: Refusal) -> None:
+        data = {"client": client, "code": refusal.code, "message": refusal.message}
+        journal.record(ctx, "ssh:refused", "denied", target=user_name, data=data)
+
+    return Doorkeeper(
+        now=ctx.clock.now,
+        user=user,
+        grant_for=lambda who, target, level: grant_for(ctx, who, target, level),
+        open=lambda who, grant, client: open_session(ctx, who, grant, client),
+        end=lambda session, recording, reason, detail: end_session(ctx, session, recording, reason, detail),
+        hold=ctx.live.add,
+        release=ctx.live.discard,
+        refused=refused,
+    )
+
+
+class SshDoor:
+    """Accepts connections until closed. Two threads, besides those of the connections."""
+
+    def __init__(
+        self,
+        keeper: Doorkeeper,
+        listener: socket.socket,
+        authority: Authority,
+        host_key: Ed25519PrivateKey,
+        limits: DoorLimits,
+    ) -> None:
+        self._keeper = keeper
+        self._listener = listener
+        self._authority = authority
+        self._host_key = paramiko_key(host_key)
+        self._limits = limits
+        self._lock = threading.Lock()
+        self._held: dict[Connection, float] = {}  # and when it came
+        self._closing = threading.Event()
+        self.port = int(listener.getsockname()[1])
+        for work in (self._accept, self._watch_logins):
+            threading.Thread(target=work, name="ssh-door", daemon=True).start()
+
+    def close(self) -> None:
+        """Stop listening, tell everybody, wait a little for their sessions to end."""
+        self._closing.set()
+        with suppress(OSError):  # wakes the accept loop
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for connection in self._connections():
+            connection.terminate(EndReason.GATEWAY_STOPPED, "")
+        deadline = time.monotonic() + _CLOSE_WITHIN
+        while self._connections() and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    def _connections(self) -> list[Connection]:
+        with self._lock:
+            return list(self._held)
+
+    def _accept(self) -> None:
+        while not self._closing.is_set():
+            try:
+                sock, address = self._listener.accept()
+            except OSError as why:
+                if self._closing.wait(0.05):  # out of file descriptors is no reason to spin
+                    return
+                LOG.warning("cannot accept: %s", why)
+                continue
+            try:
+                self._admit(sock, f"{address[0]}:{address[1]}")
+            except Exception:  # the accept loop outlives whatever one connection brings
+                LOG.exception("a connection could not be served")
+                sock.close()
+
+    def _admit(self, sock: socket.socket, client: str) -> None:
+        with self._lock:
+            waiting = sum(1 for held in self._held if not held.is_logged_in())
+            full = waiting >= self._limits.unauthenticated or len(self._held) >= self._limits.connections
+        if full:
+            sock.close()
+            return
+        connection = Connection(sock, client, self._keeper, self._authority, self._host_key, self._forget)
+        with self._lock:
+            self._held[connection] = time.monotonic()
+        connection.serve()
+
+    def _forget(self, connection: Connection) -> None:
+        with self._lock:
+            self._held.pop(connection, None)
+
+    def _watch_logins(self) -> None:
+        """Cut whoever has not logged in in time, however slowly it trickles."""
+        while not self._closing.wait(_LOOK_EVERY):
+            before = time.monotonic() - self._limits.login_seconds
+            with self._lock:
+                late = [held for held, since in self._held.items() if since < before and not held.is_logged_in()]
+            for connection in late:
+                connection.cut()
+
+
+def serve_ssh(
+    keeper: Doorkeeper,
+    host: str,
+    port: int,
+    authority: Authority,
+    host_key: Ed25519PrivateKey,
+    limits: DoorLimits | None = None,
+) -> SshDoor:
+    """Listen on `host`:`port` (0 picks one, see `SshDoor.port`). OSError when the address cannot be had."""
+    threading.stack_size(_STACK)
+    listener = socket.create_server(
+        (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=256
+    )
+    return SshDoor(keeper, listener, authority, host_key, limits or DoorLimits())

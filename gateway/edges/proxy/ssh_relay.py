@@ -1,0 +1,219 @@
+"""Carry one session channel between a person and a target, message by message, in order, recorded before it is sent.
+
+Two pumps: `inward` (person → target) decides which requests pass; `outward` (target → person) passes on what comes.
+Requests that the gateway answers itself must not overtake the target's answers: `Replies` keeps their order
+(RFC 4254 §4: answers carry no number).
+"""
+
+from collections import deque
+from contextlib import suppress
+from threading import Lock
+
+from paramiko import SSHException
+
+from gateway.edges.proxy.ssh_channels import (
+    CLOSE,
+    DATA,
+    EOF,
+    EXTENDED_DATA,
+    FAILURE,
+    LOST,
+    NOTE,
+    REQUEST,
+    SUCCESS,
+    ChannelEnd,
+    Item,
+)
+from gateway.edges.proxy.ssh_fields import Fields, ProtocolViolationError
+from gateway.edges.proxy.ssh_record import ChannelRecord
+
+CONNECTION_GONE = (EOFError, OSError, SSHException)
+CLOSE_GRACE = 5.0
+# What a person's environment may say to a target: language and time zone. Never PATH, LD_PRELOAD and the like
+# (GHSA-vfxf: values of the environment that run code).
+ENVIRONMENT = frozenset({"LANG", "LANGUAGE", "TZ", "TERM", "COLORTERM"})
+SIGNALS = frozenset(
+    {"ABRT", "ALRM", "FPE", "HUP", "ILL", "INT", "KILL", "PIPE", "QUIT", "SEGV", "TERM", "USR1", "USR2"}
+)  # RFC 4254 §6.10
+SUBSYSTEMS = frozenset({"sftp"})
+_STARTS = frozenset({"shell", "exec", "subsystem"})
+_FROM_TARGET = frozenset({"exit-status", "exit-signal", "xon-xoff", "eow@openssh.com"})
+
+
+class Replies:
+    """Answers to the person's requests, in the order of the requests."""
+
+    def __init__(self, person: ChannelEnd) -> None:
+        self._person = person
+        self._lock = Lock()
+        self._due: deque[bool | None] = deque()  # None: the target has not answered yet
+
+    def expect(self) -> None:
+        """A request that wants an answer was passed on."""
+        with self._lock:
+            self._due.append(None)
+
+    def answer(self, *, ok: bool) -> None:
+        """The gateway's own answer."""
+        with self._lock:
+            self._due.append(ok)
+            self._flush()
+
+    def target_answered(self, *, ok: bool) -> None:
+        """The target's answer to the oldest request that it was asked."""
+        with self._lock:
+            try:
+                self._due[self._due.index(None)] = ok
+            except ValueError:
+                raise ProtocolViolationError("the target answered what nobody asked") from None
+            self._flush()
+
+    def _flush(self) -> None:
+        while self._due and self._due[0] is not None:
+            self._person.reply(ok=self._due.popleft() is True)
+
+
+class Relay:
+    """One channel. `inward` and `outward` each run in a thread of their own until the channel is over."""
+
+    def __init__(self, person: ChannelEnd, target: ChannelEnd, record: ChannelRecord) -> None:
+        self.person = person
+        self.target = target
+        self.record = record
+        self._replies = Replies(person)
+        self._started = False
+        self._target_closed = False
+        person.when_closed = lambda: target.hurry(CLOSE_GRACE)
+
+    # ---------------------------------------------------------------- person → target
+
+    def inward(self) -> None:
+        """Until the person closes the channel or either connection is gone. Raises RecordingFailed."""
+        with suppress(*CONNECTION_GONE):
+            while all(self._pass_in(item) for item in self.person.take()):
+                pass
+        with suppress(*CONNECTION_GONE):
+            self.target.close()
+
+    def _pass_in(self, item: Item) -> bool:
+        """One message; False when it was the last."""
+        if item.kind == DATA:
+            if not self._started:
+                raise ProtocolViolationError("data before anything was started")
+            self.record.stream("in", item.octets)
+            self.target.send(item.octets)
+            self.person.consumed(len(item.octets))
+        elif item.kind == EOF:
+            self.target.send_eof()
+        elif item.kind == REQUEST:
+            self._request(item)
+        elif item.kind in (CLOSE, LOST):
+            return False
+        else:
+            raise ProtocolViolationError(f"message {item.kind} from a client")
+        return True
+
+    def _request(self, item: Item) -> None:
+        if self._passes(item):
+            if item.wants_reply:
+                self._replies.expect()
+            self.target.request(item.name, item.octets, wants_reply=item.wants_reply)
+        elif item.wants_reply:
+            self._replies.answer(ok=False)
+
+    def _passes(self, item: Item) -> bool:
+        """True when a request may go to the target; it is recorded by then."""
+        fields = Fields(bytes(item.octets))
+        if item.name in _STARTS:
+            return self._start(item.name, fields)
+        if item.name == "pty-req":
+            return self._terminal(fields)
+        if item.name == "window-change":
+            self.record.resized(fields.u32(), fields.u32())
+            return True
+        if item.name == "env":
+            name = fields.text()
+            return not self._started and (name in ENVIRONMENT or name.startswith("LC_"))
+        if item.name == "signal":
+            return self._signal(fields.text())
+        if item.name in ("break", "eow@openssh.com"):
+            return self._started
+        self.record.fact("refused", what=item.name[:100])
+        return False
+
+    def _start(self, name: str, fields: Fields) -> bool:
+        """One shell, command or subsystem on each channel (RFC 4254 §6.5)."""
+        command = b"" if name == "shell" else fields.string()
+        fields.end()
+        if self._started or (name == "subsystem" and command.decode("utf-8", "replace") not in SUBSYSTEMS):
+            self.record.fact("refused", what=f"{name} {command[:100].decode('utf-8', 'backslashreplace')}")
+            return False
+        self.record.begin(name, command)
+        self._started = True
+        return True
+
+    def _terminal(self, fields: Fields) -> bool:
+        if self._started or self.record.is_terminal:
+            return False
+        self.record.terminal(fields.string()[:100].decode("utf-8", "replace"), fields.u32(), fields.u32())
+        return True
+
+    def _signal(self, name: str) -> bool:
+        if name not in SIGNALS or not self._started:
+            return False
+        self.record.fact("signal", name=name)
+        return True
+
+    # ---------------------------------------------------------------- target → person
+
+    def outward(self) -> None:
+        """Until the target closes the channel or either connection is gone. Raises RecordingFailed.
+
+        When the connection is lost the channel stays open: there is a sentence to be said on it.
+        """
+        with suppress(*CONNECTION_GONE):
+            while all(self._pass_out(item) for item in self.target.take()):
+                pass
+        self.record.end()
+        if self._target_closed:
+            with suppress(*CONNECTION_GONE):
+                self.person.close()
+
+    def _pass_out(self, item: Item) -> bool:
+        """One message; False when it was the last."""
+        if item.kind in (DATA, EXTENDED_DATA):
+            self._output(item)
+        elif item.kind == EOF:
+            self.person.send_eof()
+        elif item.kind == REQUEST:
+            self._report(item)
+        elif item.kind in (SUCCESS, FAILURE):
+            self._replies.target_answered(ok=item.kind == SUCCESS)
+        elif item.kind == NOTE:
+            self.record.fact("note", text=bytes(item.octets).decode())
+            if self.record.is_terminal:
+                self.person.send(b"\r\n" + item.octets + b"\r\n", stderr=True)
+        elif item.kind == CLOSE:
+            self._target_closed = True
+        return item.kind not in (CLOSE, LOST)
+
+    def _output(self, item: Item) -> None:
+        stderr = item.kind == EXTENDED_DATA
+        self.record.stream("err" if stderr else "out", item.octets)
+        self.person.send(item.octets, stderr=stderr)
+        self.target.consumed(len(item.octets))
+
+    def _report(self, item: Item) -> None:
+        """How it ended; and what servers ask of clients without need of an answer."""
+        if item.name in _FROM_TARGET:
+            self._record_end(item)
+            self.person.request(item.name, item.octets, wants_reply=False)
+        if item.wants_reply:
+            self.target.reply(ok=False)
+
+    def _record_end(self, item: Item) -> None:
+        fields = Fields(bytes(item.octets))
+        if item.name == "exit-status":
+            self.record.fact("exit", status=fields.u32())
+        elif item.name == "exit-signal":
+            self.record.fact("exit", signal=fields.string()[:40].decode("utf-8", "replace"))

@@ -1,0 +1,320 @@
+"""One person's SSH connection: at most one gateway session and one upstream connection, any number of channels.
+
+The session is opened by the first channel (a connection that asks for nothing opens nothing), and ended exactly once,
+by the connection's own thread, when everything that could still write to its recording has stopped.
+"""
+
+import logging
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from threading import Lock, Thread, Timer
+
+import paramiko
+from paramiko import SSHException
+
+from gateway.app.open_session import Opened
+from gateway.app.ports import LiveSession, Recording, RecordingFailed
+from gateway.core.errors import GatewayError, Refusal, Unavailable
+from gateway.core.grant import Grant
+from gateway.core.obligation import Record
+from gateway.core.principal import User
+from gateway.core.session import EndReason, Session
+from gateway.edges.proxy.ssh_channels import LOST, REQUEST, ChannelEnd
+from gateway.edges.proxy.ssh_fields import ProtocolViolationError
+from gateway.edges.proxy.ssh_record import ChannelRecord, SessionRecord
+from gateway.edges.proxy.ssh_relay import CONNECTION_GONE, Relay
+from gateway.edges.proxy.ssh_target import Authority, dial
+from gateway.edges.proxy.ssh_transport import DoorEvents, DoorTransport, TargetTransport
+
+LOG = logging.getLogger("gateway.ssh")
+REFUSED_STATUS = 254
+LAST_WORDS_TIME = 0.5  # seconds for a client to read why its session ends
+PUMP_TIME = 5.0
+CHANNEL_TIMEOUT = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Doorkeeper:
+    """The use cases behind the door. `grant_for` and `open` raise GatewayError for a no; `refused` records one."""
+
+    now: Callable[[], datetime]
+    user: Callable[[str], User | None]
+    grant_for: Callable[[User, str, str], Grant]
+    open: Callable[[User, Grant, str], Opened]
+    end: Callable[[Session, Recording, EndReason, str], None]
+    hold: Callable[[str, LiveSession], None]
+    release: Callable[[str], None]
+    refused: Callable[[str, str, Refusal], None]
+
+
+@dataclass(slots=True)
+class _Progress:
+    """What changes over a connection's life; under `Connection._lock`."""
+
+    user: User | None = None
+    asked_for: str = ""
+    opened: Opened | None = None
+    record: SessionRecord | None = None
+    leg: TargetTransport | None = None
+    ending: tuple[EndReason, str] | None = None
+    over: bool = False
+    told_of_refusal: bool = False
+    relays: list[Relay] = field(default_factory=list)
+    channels: list[ChannelEnd] = field(default_factory=list)
+    threads: list[Thread] = field(default_factory=list)
+
+
+class Connection:
+    """See the module's text. Implements `LiveSession`."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        client: str,
+        keeper: Doorkeeper,
+        authority: Authority,
+        host_key: paramiko.PKey,
+        when_over: Callable[["Connection"], None],
+    ) -> None:
+        self.client = client
+        self._keeper = keeper
+        self._authority = authority
+        self._when_over = when_over
+        self._lock = Lock()
+        self._opening = Lock()  # one thread opens the session; the end waits for it
+        self._is = _Progress()
+        self._cutter = Timer(LAST_WORDS_TIME, self.cut)
+        self._cutter.daemon = True
+        events = DoorEvents(
+            self._judge, self._refused, self._logged_in, self._opened, self._forward_refused, self._over
+        )
+        self._transport = DoorTransport(sock, host_key, events)
+
+    def serve(self) -> None:
+        """Begin; returns at once."""
+        self._transport.serve()
+
+    def cut(self) -> None:
+        """End both legs without a word."""
+        with self._lock:
+            leg = self._is.leg
+        if leg is not None:
+            leg.close()
+        self._transport.close()
+
+    def is_logged_in(self) -> bool:
+        """False while nobody has authenticated."""
+        return self._is.user is not None
+
+    # ---------------------------------------------------------------- called by the person's transport
+
+    def _judge(self, blob: bytes) -> str | Refusal:
+        verdict = self._authority.verify_door_certificate(blob, self._keeper.now())
+        if isinstance(verdict, Refusal):
+            return verdict
+        user = self._keeper.user(verdict)
+        if user is None or not user.is_enabled():
+            return Refusal(
+                "user-disabled", "Your account is unknown or disabled.", next_steps=("Ask an administrator.",)
+            )
+        return verdict
+
+    def _refused(self, user_name: str, refusal: Refusal) -> None:
+        if not self._is.told_of_refusal:  # one event for each connection: a stranger cannot fill the log
+            self._is.told_of_refusal = True
+            self._keeper.refused(user_name, self.client, refusal)
+
+    def _logged_in(self, user_id: str, user_name: str) -> None:
+        self._is.user = self._keeper.user(user_id)
+        self._is.asked_for = user_name
+
+    def _opened(self, channel: ChannelEnd) -> None:
+        with self._lock:
+            self._is.channels = [known for known in self._is.channels if not known.is_over()]
+            self._is.channels.append(channel)
+        self._start(self._serve_channel, channel)
+
+    def _forward_refused(self, what: str) -> None:
+        record = self._is.record
+        if record is not None:
+            self._recorded(lambda: record.fact("refused", what=what))
+
+    def _over(self) -> None:
+        """The last thing that the connection's thread does."""
+        self._cutter.cancel()
+        with self._lock:
+            self._is.ending = self._is.ending or (self._natural_end(), "")
+        with self._opening:
+            self._is.over = True
+        self.cut()
+        for thread in self._is.threads:
+            thread.join(PUMP_TIME)
+        try:
+            self._end()
+        finally:
+            self._when_over(self)
+
+    def _end(self) -> None:
+        opened = self._is.opened
+        if opened is None or self._is.ending is None:
+            return
+        reason, detail = self._is.ending
+        self._keeper.release(opened.session.id)
+        self._keeper.end(opened.session, opened.recording, reason, detail)
+
+    def _natural_end(self) -> EndReason:
+        broken = isinstance(self._transport.why_over(), ProtocolViolationError)
+        return EndReason.PROTOCOL_VIOLATION if broken else EndReason.CLIENT_CLOSED
+
+    # ---------------------------------------------------------------- LiveSession
+
+    def terminate(self, reason: EndReason, detail: str) -> None:
+        """See `LiveSession`."""
+        with self._lock:
+            if self._is.ending is not None:
+                return
+            self._is.ending = (reason, detail)
+        self._cutter.start()
+        Thread(target=self._say_why, args=(reason.sentence(detail),), name="ssh-goodbye", daemon=True).start()
+
+    def _say_why(self, sentence: str) -> None:
+        """The target's leg ends at once; the person's when the sentence is read, or half a second later."""
+        with self._lock:
+            leg, channels = self._is.leg, list(self._is.channels)
+        if leg is not None:
+            leg.close()
+        try:
+            for channel in channels:
+                channel.last_words(f"\r\n{sentence}\r\n".encode(), REFUSED_STATUS)
+            self._transport.say_goodbye(sentence)
+        except CONNECTION_GONE as gone:
+            LOG.debug("nobody to say goodbye to: %r", gone)
+        self._transport.finish_writing()
+
+    def warn(self, sentence: str) -> None:
+        """See `LiveSession`."""
+        with self._lock:
+            relays = list(self._is.relays)
+        for relay in relays:
+            relay.target.note(sentence.encode())
+
+    # ---------------------------------------------------------------- channels
+
+    def _start(self, work: Callable[[ChannelEnd], None], channel: ChannelEnd) -> None:
+        thread = Thread(target=self._guarded, args=(work, channel), name="ssh-channel", daemon=True)
+        with self._lock:
+            self._is.threads = [known for known in self._is.threads if known.is_alive()]
+            self._is.threads.append(thread)
+            thread.start()
+
+    def _guarded(self, work: Callable[[ChannelEnd], None], channel: ChannelEnd) -> None:
+        """Run a channel's thread; whatever it raises ends this connection and no other."""
+        try:
+            work(channel)
+        except RecordingFailed:
+            self.terminate(EndReason.RECORDING_FAILED, "")
+        except ProtocolViolationError as wrong:
+            self.terminate(EndReason.PROTOCOL_VIOLATION, str(wrong))
+        except Exception:  # the boundary of a thread: it must not die unseen and leave the session hanging
+            LOG.exception("a channel failed")
+            self.terminate(EndReason.INTERRUPTED, "")
+
+    def _recorded(self, record: Callable[[], object]) -> None:
+        try:
+            record()
+        except RecordingFailed:
+            self.terminate(EndReason.RECORDING_FAILED, "")
+
+    def _serve_channel(self, channel: ChannelEnd) -> None:
+        try:
+            relay = self._relay(channel)
+        except GatewayError as no:
+            self._turn_away(channel, no.refusal)
+            return
+        except SSHException as no:
+            reason = f"The target opens no session: {no}."
+            self._turn_away(channel, Refusal("target-refused", reason, next_steps=("Try again.",)))
+            return
+        self._start(lambda _channel: relay.outward(), channel)
+        relay.inward()
+
+    def _relay(self, channel: ChannelEnd) -> Relay:
+        leg, record = self._upstream()
+        target = leg.open_session_channel(CHANNEL_TIMEOUT)
+        relay = Relay(channel, target, ChannelRecord(record, channel.number))
+        with self._lock:
+            self._is.relays = [known for known in self._is.relays if not known.person.is_over()]
+            self._is.relays.append(relay)
+        return relay
+
+    def _upstream(self) -> tuple[TargetTransport, SessionRecord]:
+        """The connection to the target; the first call opens the session and dials."""
+        with self._opening:
+            self._still_wanted()
+            if self._is.record is None:
+                self._open_session()
+            record, opened = self._is.record, self._is.opened
+            if record is None or opened is None:
+                raise AssertionError("a session that is open has a record")
+            if self._is.leg is None:
+                self._dial(opened)
+            if self._is.leg is None:
+                raise AssertionError("dialled or raised")
+            return self._is.leg, record
+
+    def _still_wanted(self) -> None:
+        if self._is.over or self._is.ending is not None:
+            raise Unavailable(Refusal("session-over", "This connection is closing."))
+
+    def _open_session(self) -> None:
+        user = self._is.user
+        if user is None:
+            raise AssertionError("channels come after login")
+        level, _, target = self._is.asked_for.rpartition("%")
+        grant = self._keeper.grant_for(user, target, level)
+        opened = self._keeper.open(user, grant, self.client)
+        require = grant.obligations.record is Record.REQUIRE
+        self._is.opened = opened
+        self._is.record = SessionRecord(opened.recording, self._keeper.now, require=require)
+        self._keeper.hold(opened.session.id, self)
+
+    def _dial(self, opened: Opened) -> None:
+        try:
+            leg = dial(opened, self._authority, self._keeper.now(), self._target_over)
+        except Unavailable as no:
+            with self._lock:
+                self._is.ending = self._is.ending or (EndReason.TARGET_UNREACHABLE, no.refusal.code)
+            raise
+        with self._lock:
+            self._is.leg = leg
+        if self._is.ending is not None:
+            leg.close()
+            self._still_wanted()
+
+    def _target_over(self) -> None:
+        """Called by the thread of the upstream connection, whoever ended it."""
+        self.terminate(EndReason.TARGET_CLOSED, "")
+
+    def _turn_away(self, channel: ChannelEnd, refusal: Refusal) -> None:
+        """A no, told where a person and a script can see it: on stderr and as exit status."""
+        text = "\r\n".join((f"gw: {refusal.message}", *(f"    {step}" for step in refusal.next_steps), ""))
+        try:
+            while not any(
+                _is_start(channel, item.kind, item.name, wants_reply=item.wants_reply) for item in channel.take()
+            ):
+                if channel.is_over():
+                    return
+            channel.last_words(text.encode(), REFUSED_STATUS)
+        except CONNECTION_GONE as gone:
+            LOG.debug("nobody to turn away: %r", gone)
+
+
+def _is_start(channel: ChannelEnd, kind: int, name: str, *, wants_reply: bool) -> bool:
+    """Answer a request on a channel that leads nowhere; True when it is the one that starts something."""
+    if kind != REQUEST:
+        return kind == LOST
+    if wants_reply:
+        channel.reply(ok=True)
+    return name in ("shell", "exec", "subsystem")
