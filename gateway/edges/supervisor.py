@@ -15,6 +15,7 @@ from time import monotonic
 from gateway.app.context import Context
 from gateway.app.lease_role import reap_leases
 from gateway.app.ports import IncidentSource, ShiftSource
+from gateway.app.record_evidence import Evidence
 from gateway.app.recover import end_sessions_of_the_silent
 from gateway.app.reevaluate import Reevaluation
 from gateway.app.refresh_facts import refresh_facts
@@ -43,6 +44,7 @@ class Supervisor:
         ctx: Context,
         shifts: Sequence[ShiftSource],
         incidents: Sequence[IncidentSource],
+        evidence: Evidence,
         refresh_seconds: float,
     ) -> None:
         self._ctx = ctx
@@ -54,6 +56,7 @@ class Supervisor:
         self._reloads = Reloads()
         clock = ctx.clock
         self._jobs = [
+            _Job("evidence", 1.0, lambda: evidence.store(ctx)),
             _Job("leases", 1.0, lambda: reap_leases(ctx, clock.now())),
             _Job("beat", 5.0, self._beat),
             _Job("reload", 2.0, self._reload),
@@ -98,7 +101,13 @@ class Supervisor:
             if is_due:
                 self._facts_changed.clear()
                 asked_at = monotonic()
-            self._guarded("watch", lambda ask=is_due: self._reevaluation.tick(self._ctx, ask_policy=ask))
+            self._guarded("watch", self._rejudge_all if is_due else self._judge)
+
+    def _judge(self) -> None:
+        self._reevaluation.tick(self._ctx, ask_policy=False)
+
+    def _rejudge_all(self) -> None:
+        self._reevaluation.tick(self._ctx, ask_policy=True)
 
     def _upkeep(self) -> None:
         while not self._stop.is_set():
