@@ -19,13 +19,13 @@ SHELL_USER = "gwdemo"
 
 def database_owner() -> Owner | None:
     """The account for PostgreSQL; None for the caller's own."""
-    return ensure_user(DATABASE_USER, shell="/usr/sbin/nologin") if os.geteuid() == 0 else None
+    return ensure_user(DATABASE_USER, login_shell="/usr/sbin/nologin") if os.geteuid() == 0 else None
 
 
 def shell_account() -> str:
     """The login on `web-1` for level `shell`."""
     if os.geteuid() == 0:
-        return ensure_user(SHELL_USER, shell="/bin/bash").name
+        return ensure_user(SHELL_USER, login_shell="/bin/bash").name
     return pwd.getpwuid(os.geteuid()).pw_name
 
 
@@ -34,7 +34,7 @@ def root_account() -> str:
     return pwd.getpwuid(os.geteuid()).pw_name
 
 
-def ensure_user(name: str, shell: str) -> Owner:
+def ensure_user(name: str, login_shell: str) -> Owner:
     """The account of that name, made when missing; StageError when that cannot be."""
     try:
         entry = pwd.getpwnam(name)
@@ -46,7 +46,7 @@ def ensure_user(name: str, shell: str) -> Owner:
             ) from None
         # `*` is no password that anybody could type; the default `!` means locked, which sshd refuses without PAM.
         subprocess.run(
-            [useradd, "--create-home", "--password", "*", "--shell", shell, name],
+            [useradd, "--create-home", "--password", "*", "--shell", login_shell, name],
             check=True, capture_output=True, timeout=30,
         )  # fmt: skip
         entry = pwd.getpwnam(name)

@@ -102,10 +102,20 @@ def _init(binaries: Path, cluster: Path, passwords: Path, owner: Owner | None) -
         os.fchown(reader, owner.uid, owner.gid)  # initdb opens it anew, as its own user
     try:
         subprocess.run(
-            [binaries / "initdb", "-D", cluster, "--username=postgres", "--encoding=UTF8", "--locale=C.UTF-8",
-             "--auth=scram-sha-256", f"--pwfile=/dev/fd/{reader}", "--no-sync", "--no-instructions"],
-            pass_fds=[reader], cwd="/", env=_environment(), check=True, capture_output=True, timeout=120,
-            **({"user": owner.uid, "group": owner.gid, "extra_groups": []} if owner else {}),
+            [
+                str(binaries / "initdb"), "-D", str(cluster), "--username=postgres", "--encoding=UTF8",
+                "--locale=C.UTF-8",
+                "--auth=scram-sha-256", f"--pwfile=/dev/fd/{reader}", "--no-sync", "--no-instructions",
+            ],
+            pass_fds=[reader],
+            cwd="/",
+            env=_environment(),
+            check=True,
+            capture_output=True,
+            timeout=120,
+            user=owner.uid if owner else None,
+            group=owner.gid if owner else None,
+            extra_groups=[] if owner else None,
         )  # fmt: skip
     finally:
         os.close(reader)

@@ -60,16 +60,17 @@ class Processes:
         env: Mapping[str, str] | None = None,
         owner: Owner | None = None,
         stop_signal: signal.Signals = signal.SIGTERM,
+        stdout: Path | None = None,
     ) -> int:
         """Run a program with its output in `log`; its process id. It gets `stop_signal` when the stage dies."""
-        with log.open("ab") as output:
+        with log.open("ab") as output, (stdout or log).open("ab") as answer:
             process = subprocess.Popen(
                 list(argv),
                 env=dict(env) if env is not None else None,
                 cwd="/",
                 stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
+                stdout=answer,
+                stderr=output,
                 start_new_session=True,  # Ctrl-C reaches the stage, which stops its parts in order
                 user=owner.uid if owner else None,
                 group=owner.gid if owner else None,
@@ -92,18 +93,23 @@ class Processes:
                 raise StageError(f"{name} was not ready after {timeout_s:.0f} s; its log is {child.log}")
             time.sleep(0.05)
 
-    def stop(self, name: str, stop_signal: signal.Signals | None = None) -> None:
-        """Stop the newest process of that name and wait for it."""
-        child = next(c for c in reversed(self._children) if c.name == name)
-        _end(child, stop_signal or child.stop_signal)
-        self._children.remove(child)
+    def pids(self) -> dict[str, int]:
+        """Process ids by name."""
+        return {child.name: child.process.pid for child in self._children}
 
-    def first_dead(self) -> str | None:
-        """A sentence about a process that ended by itself, None while all live."""
+    def first_dead(self) -> tuple[str, str] | None:
+        """(name, sentence) of a process that ended by itself, None while all live."""
         for child in self._children:
             if child.process.poll() is not None:
-                return f"{child.name} stopped with status {child.process.returncode}; its log is {child.log}"
+                return (
+                    child.name,
+                    f"{child.name} stopped with status {child.process.returncode}; its log is {child.log}",
+                )
         return None
+
+    def forget(self, name: str) -> None:
+        """Take a dead process off the list."""
+        self._children = [c for c in self._children if c.name != name or c.process.poll() is None]
 
     def stop_all(self) -> None:
         """Stop everything in reverse order, then whatever they left."""

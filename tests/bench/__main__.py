@@ -1,0 +1,91 @@
+"""Speed beside the alternatives, in one run: `make bench`, or `make bench BENCH=--quick`.
+
+Authorisation, recording and audit are on, as always. Prints Markdown; nothing here passes or fails.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+from gateway.demo.processes import Processes
+from gateway.demo.programs import MissingProgramError, need, say
+from tests.bench import postgres, report, servers, ssh
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="short rounds, less data")
+    parser.add_argument("--only", choices=("ssh", "postgres"), help="one half only")
+    options = parser.parse_args()
+    try:
+        need(("pgbench", "pgbouncer"))
+    except MissingProgramError as missing:
+        say(f"{missing} What needs it is left out.")
+    directory = Path(tempfile.mkdtemp(prefix="gw-bench-"))
+    directory.chmod(0o755)  # the servers' own users read from here
+    processes = Processes()
+    try:
+        with servers.running_stage(directory / "stage") as stage:
+            print(f"{report.header()}\n", flush=True)
+            _raise_connection_limit(directory / "stage")
+            if options.only != "postgres":
+                _bench_ssh(stage, processes, directory, quick=options.quick)
+            if options.only != "ssh":
+                _bench_postgres(stage, processes, directory, quick=options.quick)
+    finally:
+        processes.stop_all()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _ask(stage: servers.Stage, target: str, level: str) -> None:
+    stage.gw(
+        "oncall", "request", target, "--level", level, "--incident", "INC-1042", "--reason", "bench", "--for", "1h"
+    )
+
+
+def _bench_ssh(stage: servers.Stage, processes: Processes, directory: Path, *, quick: bool) -> None:
+    payload = directory / "payload"
+    with payload.open("wb") as file:
+        for _ in range(64 if quick else 512):
+            file.write(os.urandom(1 << 20))
+    payload.chmod(0o644)
+    _ask(stage, "web-1", "shell")
+    work = directory / "ssh"
+    work.mkdir()
+    paths = servers.ssh_paths(stage, processes, work)
+    say("SSH …")
+    rows = ssh.measure(paths, payload, quick=quick)
+    print(report.table("SSH (aes128-gcm on every path)", rows, list(paths.hosts)), flush=True)
+    say("SSH, memory …")
+    rows = ssh.memory(paths, (10, 20) if quick else (50, 200))
+    print(report.table("SSH, memory of the gateway", rows, ["gateway"]), flush=True)
+
+
+def _bench_postgres(stage: servers.Stage, processes: Processes, directory: Path, *, quick: bool) -> None:
+    _ask(stage, "orders-db", "read")
+    work = directory / "postgres"
+    (work / "log").mkdir(parents=True)
+    work.chmod(0o755)
+    scale = 5 if quick else 50
+    say("PostgreSQL …")
+    postgres.prepare(stage, scale)
+    paths = servers.postgres_paths(stage, processes, work)
+    rows = postgres.measure(paths, stage, work, scale, quick=quick)
+    names = ["direct", "PgBouncer", "PgBouncer, TLS", "gateway, TLS"]
+    print(report.table("PostgreSQL", rows, names), flush=True)
+    say("PostgreSQL, memory …")
+    rows = postgres.memory(paths, (10, 20) if quick else (50, 200))
+    print(report.table("PostgreSQL, memory of the gateway", rows, ["gateway"]), flush=True)
+
+
+def _raise_connection_limit(stage: Path) -> None:
+    """200 sessions of one person are not what the catalogue allows; the gateway reads it anew when it changes."""
+    catalogue = stage / "catalogue.yaml"
+    catalogue.write_text(re.sub(r"connection_limit: \d+", "connection_limit: 250", catalogue.read_text()))
+
+
+if __name__ == "__main__":
+    main()
