@@ -109,12 +109,9 @@ def _claim_login(ctx: Context, secret: str, state: str) -> Credential:
     stale = Refusal(
         "login-stale", "This sign-in is not one that you began here, or it is too old.", next_steps=("Sign in again.",)
     )
-    if (
-        not secret
-        or len(secret) > _LONGEST_SECRET
-        or not hmac.compare_digest(state.encode(), derived(secret, "state").encode())
-    ):
-        raise _failed(ctx, stale)
+    is_ours = 0 < len(secret) <= _LONGEST_SECRET
+    if not is_ours or not hmac.compare_digest(state.encode(), derived(secret, "state").encode()):
+        raise NotSignedIn(stale)  # no event: a stranger could fill the log with these
     digest = digest_of(secret)
     with ctx.store.begin() as uow:
         login = uow.credentials.find(digest, "login")
