@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+_SETTLE_S = 0.2
 _TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -29,8 +30,9 @@ class Row:
     def median(self, path: str) -> float | None:
         return statistics.median(self.values[path]) if path in self.values else None
 
-    def cpu_median(self, path: str) -> float | None:
-        return statistics.median(self.cpu[path]) if path in self.cpu else None
+    def cpu_mean(self, path: str) -> float | None:
+        # The mean: the kernel counts in ticks of 10 ms, which only average out.
+        return statistics.mean(self.cpu[path]) if path in self.cpu else None
 
 
 def cpu_seconds(pid: int) -> float:
@@ -70,6 +72,8 @@ def interleaved(
             pid = pids.get(path)
             before = cpu_of_tree(pid) if pid else 0.0
             value = once()
+            if pid:
+                time.sleep(_SETTLE_S)  # a session's process is counted once its parent has noticed the end
             row.add(path, value, (cpu_of_tree(pid) - before) * per if pid else None)
 
 

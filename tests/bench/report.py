@@ -15,7 +15,7 @@ def table(title: str, rows: list[Row], paths: list[str]) -> str:
     for row in rows:
         lines.append(f"| {row.name} ({row.unit}) | {' | '.join(_cell(row, path, paths[0]) for path in paths)} |")
         if row.cpu:
-            cells = " | ".join("" if (c := row.cpu_median(p)) is None else f"{c:.2f}" for p in paths)
+            cells = " | ".join("" if (c := row.cpu_mean(p)) is None else f"{c:.2f}" for p in paths)
             lines.append(f"| · CPU of the one in the middle ({row.cpu_unit}) | {cells} |")
     return "\n".join(lines) + "\n"
 
