@@ -158,11 +158,15 @@ class TargetLogin:
         return self._state is LoginState.READY
 
     def settled(self) -> bytes:
-        """What the client must be told: ParameterStatus, notices, and everything from ReadyForQuery on."""
-        return bytes(self._settled) + self._buffer.drain()
+        """What the client must be told: ParameterStatus, notices and ReadyForQuery."""
+        return bytes(self._settled)
+
+    def rest(self) -> bytes:
+        """What came behind ReadyForQuery: the start of the relay."""
+        return self._buffer.drain()
 
     def feed(self, data: bytes) -> bytes:
-        """Take what arrived, return what to send; TargetRefused or ProtocolViolation end the attempt. Hashes at length."""
+        """Take what arrived, return what to send; TargetRefused or ProtocolViolation end it. May hash for long."""
         self._buffer.feed(data)
         replies = bytearray()
         while not self.is_ready and (found := self._next()) is not None:

@@ -30,7 +30,8 @@ class StatementAccount:
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
-        self.said_goodbye = False
+        self.said_goodbye = False  # the client's Terminate
+        self.heard_fatal = False  # the server has said itself why it leaves
         self._number = 0
         self._owed: deque[Step] = deque()
         self._statements: Names[Text] = Names()
@@ -144,7 +145,9 @@ class StatementAccount:
         if kind == 0x5A:
             self._ready(head, at)
         elif kind == 0x45:
-            self._error(parse_fields(head).get("C", "XX000")[:5], at)
+            fields = parse_fields(head)
+            self.heard_fatal |= fields.get("V", fields.get("S")) in ("FATAL", "PANIC")
+            self._error(fields.get("C", "XX000")[:5], at)  # a server may leave out even the SQLSTATE: CVE-2026-6666
         elif (step := self._due()) is not None:
             if kind in (0x43, 0x49):
                 self._completed(step, head.partition(b"\0")[0].decode(errors="backslashreplace"), at)

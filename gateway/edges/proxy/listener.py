@@ -101,7 +101,7 @@ class Listener:
         try:
             accepted.setblocking(False)
             await self._serve(accepted, admission)
-        except Exception:
+        except Exception:  # noqa: BLE001 - one connection's bug is not the next one's trouble
             _log.exception("a connection failed")
         finally:
             admission.release()

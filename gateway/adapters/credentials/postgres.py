@@ -1,0 +1,210 @@
+"""Ephemeral roles on PostgreSQL: made with membership of one group role only, unmade in a verified order.
+
+Nothing is ever granted to such a role itself: a grant on tables per role fills `pg_class.relacl` until no further
+GRANT works. Names go through `psycopg.sql.Identifier`, never through string formatting. PostgreSQL 14 or newer.
+"""
+
+import re
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from threading import BoundedSemaphore, Lock
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from gateway.app.ports import DatabaseLogin
+from gateway.core.errors import Refusal, Unavailable
+from gateway.core.target import Level, Target
+from gateway.wire.postgres_scram import verifier
+
+_CONNECT_S = 5
+_STATEMENT_MS = 10_000
+_LOCK_MS = 5_000
+_TERMINATE_MS = 5_000
+_SALT_BYTES = 16
+_AT_ONCE = 4  # administrative connections to one target
+_TURN_S = 20.0
+_ROLE = re.compile(r"gw_[a-z0-9_]{1,60}")
+
+Connection = psycopg.Connection[tuple[object, ...]]
+
+
+class PostgresRoles:
+    """Implements `DatabaseRoles`. The administrator's URL is read from its file at each use, and kept nowhere."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._turns: dict[str, BoundedSemaphore] = {}
+
+    def create(self, target: Target, level: Level, role: str, until: datetime) -> DatabaseLogin:
+        """A fresh login role; the server sees the verifier of its password only, so its log cannot give it away."""
+        login = DatabaseLogin(_checked(role), secrets.token_urlsafe(32))
+        secret = verifier(login.password, secrets.token_bytes(_SALT_BYTES))
+        with self._admin(target) as admin:
+            # One message, thus one transaction: a role is there with its limits or not at all.
+            admin.execute(sql.SQL("; ").join(_creation(role, level, secret, until)))
+        return login
+
+    def revoke(self, target: Target, role: str) -> None:
+        """From NOLOGIN to gone. After the second step access is over, even when the drop fails and is tried again."""
+        name = sql.Identifier(_checked(role))
+        with self._admin(target) as admin:
+            if not _exists(admin, role):
+                return
+            admin.execute(sql.SQL("ALTER ROLE {} NOLOGIN CONNECTION LIMIT 0").format(name))
+            _become_member(admin, name)
+            _terminate(admin, role, target)
+            heir = _heir(admin, role)
+            for group in _groups(admin, role):
+                admin.execute(sql.SQL("REVOKE {} FROM {}").format(sql.Identifier(group), name))
+            for database in _databases_touched(admin, role):
+                with self._connect(target, database) as there:
+                    _disown(there, name, heir)
+            admin.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(name))
+            if _exists(admin, role):
+                raise _unavailable(target, "the role is still there after DROP ROLE")
+
+    def roles_of(self, target: Target, prefix: str) -> Sequence[str]:
+        """Names of existing roles that begin with `prefix`."""
+        with self._admin(target) as admin:
+            query = "SELECT rolname FROM pg_catalog.pg_roles WHERE starts_with(rolname, %s) ORDER BY rolname"
+            return [str(name) for (name,) in admin.execute(query, (prefix,))]
+
+    @contextmanager
+    def _admin(self, target: Target) -> Iterator[Connection]:
+        turn = self._turn(target.name)
+        if not turn.acquire(timeout=_TURN_S):
+            raise _unavailable(target, "too many roles are being made and dropped there at once")
+        try:
+            with self._connect(target) as connection:
+                yield connection
+        finally:
+            turn.release()
+
+    def _turn(self, target: str) -> BoundedSemaphore:
+        with self._lock:
+            return self._turns.setdefault(target, BoundedSemaphore(_AT_ONCE))
+
+    @contextmanager
+    def _connect(self, target: Target, database: str = "") -> Iterator[Connection]:
+        try:
+            with psycopg.connect(_conninfo(target, database), autocommit=True) as connection:
+                connection.execute(
+                    "SELECT set_config('statement_timeout', %s, false), set_config('lock_timeout', %s, false)",
+                    (str(_STATEMENT_MS), str(_LOCK_MS)),
+                )
+                yield connection
+        except psycopg.Error as why:
+            raise _unavailable(target, _cause(why)) from None  # its text may quote the administrator's URL
+
+
+def _conninfo(target: Target, database: str) -> str:
+    try:
+        text = Path(target.admin_dsn_file).read_text().strip()
+        own = {"dbname": database} if database else {}
+        return make_conninfo(text, connect_timeout=_CONNECT_S, application_name="gateway", **own)
+    except (OSError, UnicodeDecodeError, psycopg.ProgrammingError):
+        raise _unavailable(target, "the file with the administrator's URL cannot be used") from None
+
+
+def _creation(role: str, level: Level, secret: str, until: datetime) -> Iterator[sql.Composed]:
+    name, group = sql.Identifier(role), sql.Identifier(level.account)
+    yield sql.SQL(
+        "CREATE ROLE {} LOGIN INHERIT NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS "
+        "CONNECTION LIMIT {} PASSWORD {} VALID UNTIL {}"
+    ).format(name, sql.Literal(level.connection_limit), sql.Literal(secret), sql.Literal(until.isoformat()))
+    yield sql.SQL("GRANT {} TO {}").format(group, name)
+    # What it makes then belongs to the group, and nothing stands in the way of its DROP.
+    yield sql.SQL("ALTER ROLE {} SET role TO {}").format(name, group)
+    for setting, limit in (
+        ("statement_timeout", level.statement_timeout),
+        ("idle_in_transaction_session_timeout", level.idle_in_transaction_timeout),
+    ):
+        if limit is not None:
+            yield sql.SQL("ALTER ROLE {} SET {} TO {}").format(
+                name, sql.Identifier(setting), sql.Literal(str(limit // timedelta(milliseconds=1)))
+            )
+    yield sql.SQL("COMMENT ON ROLE {} IS {}").format(
+        name, sql.Literal(f"Made by the access gateway at level {level.name}; it drops this role itself.")
+    )
+
+
+def _become_member(admin: Connection, name: sql.Identifier) -> None:
+    """Who is no superuser must hold the role's privileges to end its sessions and to take over what it owns."""
+    if admin.info.parameter_status("is_superuser") == "on":
+        return
+    options = " WITH INHERIT TRUE, SET TRUE" if admin.info.server_version >= 160_000 else ""
+    admin.execute(sql.SQL("GRANT {} TO CURRENT_USER" + options).format(name))
+
+
+def _terminate(admin: Connection, role: str, target: Target) -> None:
+    query = "SELECT pg_catalog.pg_terminate_backend(pid, %s) FROM pg_catalog.pg_stat_activity WHERE usename = %s"
+    if not all(ended for (ended,) in admin.execute(query, (_TERMINATE_MS, role))):
+        raise _unavailable(target, "a session of the role does not end")
+
+
+def _heir(admin: Connection, role: str) -> str:
+    """Who gets what the role owns: the group it works as, as written down when it was made."""
+    query = """
+        SELECT substr(setting, 6) FROM pg_catalog.pg_roles, unnest(rolconfig) AS setting
+        WHERE rolname = %s AND starts_with(setting, 'role=')
+    """
+    found = admin.execute(query, (role,)).fetchone()
+    if found is not None:
+        return str(found[0])
+    groups = _groups(admin, role)
+    return groups[0] if groups else admin.info.user
+
+
+def _groups(admin: Connection, role: str) -> list[str]:
+    query = """
+        SELECT g.rolname FROM pg_catalog.pg_auth_members m JOIN pg_catalog.pg_roles g ON g.oid = m.roleid
+        JOIN pg_catalog.pg_roles r ON r.oid = m.member WHERE r.rolname = %s ORDER BY g.rolname
+    """
+    return [str(name) for (name,) in admin.execute(query, (role,))]
+
+
+def _databases_touched(admin: Connection, role: str) -> list[str]:
+    """Every database where something depends on the role; shared objects are dealt with in the administrator's own."""
+    query = """
+        SELECT DISTINCT coalesce(d.datname, current_database()) FROM pg_catalog.pg_shdepend s
+        JOIN pg_catalog.pg_roles r ON r.oid = s.refobjid LEFT JOIN pg_catalog.pg_database d ON d.oid = s.dbid
+        WHERE s.refclassid = 'pg_catalog.pg_authid'::regclass AND r.rolname = %s ORDER BY 1
+    """
+    return [str(name) for (name,) in admin.execute(query, (role,))]
+
+
+def _disown(there: Connection, name: sql.Identifier, heir: str) -> None:
+    there.execute(sql.SQL("REASSIGN OWNED BY {} TO {}").format(name, sql.Identifier(heir)))
+    there.execute(sql.SQL("DROP OWNED BY {}").format(name))
+
+
+def _exists(admin: Connection, role: str) -> bool:
+    return admin.execute("SELECT 1 FROM pg_catalog.pg_roles WHERE rolname = %s", (role,)).fetchone() is not None
+
+
+def _checked(role: str) -> str:
+    """Only names of the gateway's own making: a bug elsewhere must not drop somebody's role."""
+    if _ROLE.fullmatch(role) is None:
+        raise ValueError("not a role name of the gateway")
+    return role
+
+
+def _cause(why: psycopg.Error) -> str:
+    if why.sqlstate is None:
+        return "it does not answer, or does not let the gateway's administrator in"
+    return f"{why.diag.message_primary} (SQLSTATE {why.sqlstate})"
+
+
+def _unavailable(target: Target, cause: str) -> Unavailable:
+    return Unavailable(
+        Refusal(
+            "target-roles-unavailable",
+            f"The gateway cannot manage its roles on {target.name}: {cause}.",
+            next_steps=("Try again in a moment; if it stays so, tell the gateway's operators.",),
+        )
+    )

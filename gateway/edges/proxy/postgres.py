@@ -1,0 +1,252 @@
+"""The PostgreSQL door: TLS, a ticket as password, a recorded session on the target under a role made for the grant."""
+
+import asyncio
+import json
+import socket
+import ssl
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import TypeVar
+
+from gateway.app.context import Context
+from gateway.app.live import LiveSessions
+from gateway.app.open_session import Opened, end_session, open_session, user_of_ticket
+from gateway.app.ports import Recording
+from gateway.core.errors import GatewayError
+from gateway.core.grant import Grant
+from gateway.core.obligation import Record
+from gateway.core.principal import User
+from gateway.core.session import EndReason, Session
+from gateway.core.target import Target
+from gateway.edges.proxy import postgres_refusals as refuse
+from gateway.edges.proxy.listener import MAX_STRANGERS, Admission, Listener
+from gateway.edges.proxy.postgres_cancel import Backend, CancelKeys
+from gateway.edges.proxy.postgres_greeting import Visitor, greet
+from gateway.edges.proxy.postgres_leg import SCRATCH, Leg, LegClosed
+from gateway.edges.proxy.postgres_refusals import Turned
+from gateway.edges.proxy.postgres_relay import PostgresSession
+from gateway.edges.proxy.postgres_upstream import TargetUnreachable, cancel, dial, log_in
+from gateway.wire import postgres_messages as pg
+from gateway.wire.buffer import ProtocolViolation
+from gateway.wire.postgres_machine import TargetLogin, TargetRefused
+from gateway.wire.postgres_messages import CancelRequest
+from gateway.wire.postgres_parameters import ParameterRefused, relayed
+
+HANDSHAKE_S = 10.0
+STOP_S = 5.0
+_WORKERS = 32
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Doorkeeper:
+    """The use cases behind the door, as plain synchronous calls. They raise GatewayError."""
+
+    authenticate: Callable[[str, str, str], tuple[User, Grant]]
+    open: Callable[[User, Grant, str], Opened]
+    end: Callable[[Session, Recording, EndReason, str], None]
+    live: LiveSessions
+    now: Callable[[], datetime]
+
+    @classmethod
+    def of(cls, ctx: Context) -> "Doorkeeper":
+        """The real ones."""
+        return cls(
+            partial(user_of_ticket, ctx),
+            partial(open_session, ctx),
+            partial(end_session, ctx),
+            ctx.live,
+            ctx.clock.now,
+        )
+
+
+class PostgresDoor:
+    """A running door. `port` is the one that was bound."""
+
+    def __init__(
+        self,
+        keeper: Doorkeeper,
+        tls: ssl.SSLContext,
+        *,
+        allow_plaintext: bool = False,
+        max_strangers: int = MAX_STRANGERS,
+        handshake_s: float = HANDSHAKE_S,
+    ) -> None:
+        self.port = 0
+        self._keeper = keeper
+        self._tls = tls
+        self._allow_plaintext = allow_plaintext
+        self._handshake_s = handshake_s
+        self._listener = Listener(self._serve, max_strangers)
+        self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="postgres-door")
+        self._scratch = memoryview(bytearray(SCRATCH))
+        self._keys = CancelKeys()
+        self._sessions: set[PostgresSession] = set()
+        self._chores: set[asyncio.Task[None]] = set()
+        self._is_stopping = False
+
+    async def start(self, host: str, port: int) -> None:
+        """Bind and accept."""
+        self.port = await self._listener.start(host, port)
+
+    async def close(self) -> None:
+        """End every session with a word to its person; returns within a few seconds."""
+        self._is_stopping = True
+        await self._listener.stop()
+        for session in tuple(self._sessions):
+            session.end(EndReason.GATEWAY_STOPPED)
+        await self._listener.wait_idle(STOP_S)
+        if self._chores:
+            await asyncio.wait(self._chores, timeout=STOP_S)
+        self._pool.shutdown(wait=False)
+
+    # ------------------------------------------------------------ one connection
+
+    async def _serve(self, sock: socket.socket, admission: Admission) -> None:
+        leg = Leg(self._scratch)
+        try:
+            client = _address(sock)
+            async with asyncio.timeout(self._handshake_s):
+                visitor = await greet(leg, sock, self._tls, allow_plaintext=self._allow_plaintext)
+            if isinstance(visitor, CancelRequest):
+                await self._cancel(visitor)
+            else:
+                await self._admit(leg, visitor, client, admission)
+        except Turned as no:
+            leg.write(pg.error_response(no.report))
+        except ProtocolViolation as why:
+            leg.write(pg.error_response(refuse.fatal(refuse.PROTOCOL_VIOLATION, f"Protocol violation: {why}.")))
+        except (LegClosed, TimeoutError, OSError):
+            pass  # gone, or too slow to be told anything
+        finally:
+            leg.close()
+
+    async def _cancel(self, request: CancelRequest) -> None:
+        backend = self._keys.find(request)
+        if backend is not None:  # an unknown key gets no answer either way
+            await cancel(backend.target, backend.pid, backend.secret, self._scratch)
+
+    async def _admit(self, leg: Leg, visitor: Visitor, client: str, admission: Admission) -> None:
+        parameters = relayed(visitor.parameters)
+        if isinstance(parameters, ParameterRefused):
+            raise Turned(refuse.of_parameter(parameters))
+        try:
+            user, grant = await self._call(self._keeper.authenticate, visitor.user, visitor.password, visitor.target)
+            if visitor.level and visitor.level != grant.level:
+                raise Turned(_other_level(visitor, grant))
+            opened = await self._call(self._keeper.open, user, grant, client)
+        except GatewayError as no:
+            raise Turned(refuse.of_error(no)) from no
+        admission.release()
+        await self._hold(leg, visitor, opened, parameters)
+
+    async def _hold(self, leg: Leg, visitor: Visitor, opened: Opened, parameters: dict[str, str]) -> None:
+        """A session is open: whatever happens from here on, it is ended exactly once."""
+        is_strict = opened.grant.obligations.record is Record.REQUIRE
+        session = PostgresSession(leg, opened.recording, self._keeper.now, is_strict=is_strict)
+        self._sessions.add(session)
+        reason, detail = EndReason.INTERRUPTED, ""
+        try:
+            self._keeper.live.add(opened.session.id, session)
+            if self._is_stopping:
+                session.end(EndReason.GATEWAY_STOPPED)
+            session.note("startup", _startup_record(visitor, parameters))
+            await self._run(visitor, opened, parameters, session)
+            reason, detail = await session.over
+        finally:
+            self._sessions.discard(session)
+            self._keeper.live.discard(opened.session.id)
+            await self._call(self._keeper.end, opened.session, opened.recording, reason, detail)
+
+    async def _run(
+        self, visitor: Visitor, opened: Opened, parameters: dict[str, str], session: PostgresSession
+    ) -> None:
+        """Reach the target, unless the session is ended meanwhile, and relay until it is over."""
+        connecting = asyncio.create_task(self._connect(opened, parameters, session))
+        over = asyncio.ensure_future(session.wait_over())
+        try:
+            await asyncio.wait((over, connecting), return_when=asyncio.FIRST_COMPLETED)
+            if not over.done() and (found := connecting.result()) is not None:
+                await self._relay(visitor, session, opened.target, *found)
+        finally:
+            over.cancel()
+            connecting.cancel()
+            await asyncio.wait((connecting,))
+            if not connecting.cancelled() and (found := connecting.result()) is not None:
+                found[0].close()
+
+    async def _connect(
+        self, opened: Opened, parameters: dict[str, str], session: PostgresSession
+    ) -> tuple[Leg, TargetLogin] | None:
+        """A leg that is logged in; None when the session was ended because there is none."""
+        target, login = opened.target, opened.login
+        assert login is not None, "a database session has a login"
+        leg = None
+        try:
+            leg = await dial(target, self._scratch)
+            return leg, await log_in(leg, target, login, parameters, self._pool)
+        except TargetUnreachable as why:
+            session.end(EndReason.TARGET_UNREACHABLE, str(why), report=refuse.of_unreachable(why, target))
+        except TargetRefused as no:
+            session.end(EndReason.TARGET_UNREACHABLE, str(no), report=refuse.of_target(no, target, login.password))
+        except asyncio.CancelledError:
+            if leg is not None:
+                leg.abort()
+            raise
+        if leg is not None:
+            leg.abort()
+        return None
+
+    async def _relay(
+        self, visitor: Visitor, session: PostgresSession, target: Target, leg: Leg, machine: TargetLogin
+    ) -> None:
+        key = self._keys.issue(Backend(target, machine.pid, machine.secret), visitor.minor)
+        try:
+            greeting = pg.authentication_ok() + pg.backend_key_data(key.pid, key.secret) + machine.settled()
+            session.start(leg, greeting, visitor.early, machine.rest())
+            reason, _ = await session.wait_over()
+        finally:
+            self._keys.forget(key)
+        if reason not in (EndReason.CLIENT_CLOSED, EndReason.TARGET_CLOSED):
+            # A backend does not notice a closed connection while it works on a statement.
+            chore = asyncio.create_task(cancel(target, machine.pid, machine.secret, self._scratch))
+            self._chores.add(chore)
+            chore.add_done_callback(self._chores.discard)
+
+    async def _call(self, function: Callable[..., _T], *args: object) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, partial(function, *args))
+
+
+async def serve_postgres(
+    ctx: Context, host: str, port: int, tls: ssl.SSLContext, *, allow_plaintext: bool = False
+) -> PostgresDoor:
+    """Open the door on the running event loop; OSError when the address cannot be bound.
+
+    `tls` is a server-side context with its certificate; the ALPN name that direct TLS needs is set on it here.
+    `allow_plaintext` is for loopback tests only.
+    """
+    tls.set_alpn_protocols(["postgresql"])
+    door = PostgresDoor(Doorkeeper.of(ctx), tls, allow_plaintext=allow_plaintext)
+    await door.start(host, port)
+    return door
+
+
+def _address(sock: socket.socket) -> str:
+    host, port, *_ = sock.getpeername()
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _other_level(visitor: Visitor, grant: Grant) -> pg.Report:
+    return refuse.fatal(
+        refuse.INVALID_AUTHORIZATION,
+        f"This ticket is for level {grant.level}, not for {visitor.level[:63]}.",
+        hint=f"gw connect {visitor.target} --level {visitor.level[:63]} prints a ticket for that level.",
+    )
+
+
+def _startup_record(visitor: Visitor, parameters: dict[str, str]) -> bytes:
+    about = {"protocol": f"3.{visitor.minor}", "tls": visitor.tls, "parameters": parameters}
+    return json.dumps(about, ensure_ascii=False).encode()

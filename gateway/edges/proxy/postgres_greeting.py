@@ -1,0 +1,145 @@
+"""The client's way to the point where it has shown a ticket: TLS first, then who and where, then the password."""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from gateway.edges.proxy import postgres_refusals as refuse
+from gateway.edges.proxy.postgres_leg import Leg, LegClosed, tune
+from gateway.edges.proxy.postgres_refusals import Turned
+from gateway.wire import postgres_messages as pg
+from gateway.wire.buffer import ProtocolViolation
+from gateway.wire.postgres_machine import ClientGreeting, Password
+from gateway.wire.postgres_messages import CancelRequest, GssEncRequest, SslRequest, Startup
+
+_TLS_RECORD = b"\x16"  # ContentType handshake (RFC 8446 section 5.1)
+_TLS_S = 10.0
+_MAX_NAME = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """Who knocks, for which target, and with what. `early` are bytes that came behind the password."""
+
+    user: str
+    target: str
+    level: str
+    minor: int
+    parameters: Mapping[str, str]
+    password: str = field(repr=False)
+    tls: str = ""
+    early: bytes = field(default=b"", repr=False)
+
+
+async def greet(
+    leg: Leg, sock: socket.socket, tls: ssl.SSLContext, *, allow_plaintext: bool
+) -> Visitor | CancelRequest:
+    """Take over `sock`; the caller sets the deadline. Turned, ProtocolViolation, LegClosed, OSError: nothing."""
+    is_direct = await _take_over(leg, sock, tls)
+    machine = ClientGreeting()
+    is_encrypted = is_direct
+    while True:
+        first = await _first(leg, machine)
+        if isinstance(first, SslRequest | GssEncRequest):
+            if not machine.is_drained():
+                raise Turned(refuse.fatal(refuse.PROTOCOL_VIOLATION, "received unencrypted data after SSL request"))
+            if isinstance(first, GssEncRequest) or is_encrypted:
+                leg.write(b"N")
+                continue
+            leg.write(b"S")
+            await leg.start_tls(tls, _TLS_S)
+            is_encrypted = True
+        elif isinstance(first, CancelRequest):
+            return first  # libpq before 17 sends it in the clear, whatever its session used
+        else:
+            if not is_encrypted and not allow_plaintext:
+                raise Turned(_plaintext())
+            return await _password(leg, machine, first)
+
+
+async def _take_over(leg: Leg, sock: socket.socket, tls: ssl.SSLContext) -> bool:
+    """Make `sock` the leg's; True when the client began with TLS at once (libpq's sslnegotiation=direct)."""
+    loop = asyncio.get_running_loop()
+    try:
+        tune(sock)
+        is_direct = await _peek(sock) == _TLS_RECORD
+    except BaseException:
+        sock.close()
+        raise
+    if not is_direct:
+        await loop.connect_accepted_socket(lambda: leg, sock)
+        return False
+    await loop.connect_accepted_socket(lambda: leg, sock, ssl=tls, ssl_handshake_timeout=_TLS_S)
+    # Without ALPN another protocol's client could be led here (RFC 7301; libpq insists on it too).
+    if leg.tls is None or leg.tls.selected_alpn_protocol() != "postgresql":
+        raise LegClosed
+    return True
+
+
+async def _peek(sock: socket.socket) -> bytes:
+    """The first byte, left in place."""
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(sock, readable.set)
+    try:
+        await readable.wait()
+    finally:
+        loop.remove_reader(sock)
+    return sock.recv(1, socket.MSG_PEEK)
+
+
+async def _first(leg: Leg, machine: ClientGreeting) -> pg.First:
+    while True:
+        found = machine.step()
+        if isinstance(found, Password):
+            raise ProtocolViolation("a password before the startup packet")
+        if found is not None:
+            return found
+        machine.feed(await leg.read())
+
+
+async def _password(leg: Leg, machine: ClientGreeting, startup: Startup) -> Visitor:
+    user, target, level = _names(startup)
+    if startup.needs_negotiation():
+        leg.write(pg.negotiate_protocol_version(startup))
+    leg.write(pg.authentication_cleartext())
+    while True:
+        found = machine.step()
+        if isinstance(found, Password):
+            break
+        machine.feed(await leg.read())
+    return Visitor(
+        user,
+        target,
+        level,
+        startup.spoken_minor(),
+        startup.parameters,
+        found.text,
+        (leg.tls.version() or "") if leg.tls is not None else "",
+        machine.rest(),
+    )
+
+
+def _names(startup: Startup) -> tuple[str, str, str]:
+    user, database = startup.parameters.get("user", ""), startup.parameters.get("database", "")
+    if not user or not database or len(user) > _MAX_NAME or len(database) > _MAX_NAME:
+        raise Turned(
+            refuse.fatal(
+                refuse.INVALID_AUTHORIZATION,
+                "User name and target name are needed.",
+                hint="The user is your name, the database is the target's name; gw connect TARGET prints the URL.",
+            )
+        )
+    target, _, level = database.partition("/")
+    return user, target, level
+
+
+def _plaintext() -> pg.Report:
+    return refuse.fatal(
+        refuse.INVALID_AUTHORIZATION,
+        "This door speaks TLS only.",
+        "The client asked for an unencrypted session.",
+        "Connect with sslmode=verify-full, as in the URL that gw connect prints.",
+    )

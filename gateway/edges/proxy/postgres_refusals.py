@@ -1,0 +1,99 @@
+"""How a "no" reads at the database door: an ErrorResponse with SQLSTATE, message, detail and hint.
+
+SQLSTATEs are PostgreSQL's own (appendix "Error Codes"), so that drivers sort them right.
+"""
+
+from gateway.core.errors import Conflict, Denied, GatewayError, NotFound, Refusal
+from gateway.core.session import EndReason
+from gateway.core.target import Target
+from gateway.edges.proxy.postgres_upstream import TargetUnreachable
+from gateway.wire.postgres_machine import TargetRefused
+from gateway.wire.postgres_messages import Report
+from gateway.wire.postgres_parameters import ParameterRefused
+
+INVALID_AUTHORIZATION = "28000"
+INVALID_PASSWORD = "28P01"  # noqa: S105 - an SQLSTATE
+UNKNOWN_DATABASE = "3D000"
+NOT_SUPPORTED = "0A000"
+PREREQUISITE = "55000"
+PROTOCOL_VIOLATION = "08P01"
+CANNOT_CONNECT = "08001"
+CONNECTION_FAILURE = "08006"
+CANNOT_CONNECT_NOW = "57P03"
+ADMIN_SHUTDOWN = "57P01"
+
+
+class Turned(Exception):
+    """The client is told `report` and let go."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__(report.message)
+        self.report = report
+
+
+def fatal(sqlstate: str, message: str, detail: str = "", hint: str = "") -> Report:
+    """A report after which the connection closes."""
+    return Report("FATAL", sqlstate, message, detail, hint)
+
+
+def of_error(error: GatewayError) -> Report:
+    """What a use case said no with."""
+    refusal = error.refusal
+    return fatal(_sqlstate(error, refusal), refusal.message, _missing(refusal), "\n".join(refusal.next_steps))
+
+
+def _missing(refusal: Refusal) -> str:
+    return f"Missing: {', '.join(refusal.missing)}." if refusal.missing else ""
+
+
+def _sqlstate(error: GatewayError, refusal: Refusal) -> str:
+    if refusal.code.startswith("ticket"):
+        return INVALID_PASSWORD
+    if isinstance(error, Denied):
+        return INVALID_AUTHORIZATION
+    if isinstance(error, NotFound):
+        return UNKNOWN_DATABASE
+    return PREREQUISITE if isinstance(error, Conflict) else CANNOT_CONNECT_NOW
+
+
+def of_parameter(refused: ParameterRefused) -> Report:
+    return fatal(
+        NOT_SUPPORTED,
+        f"The startup parameter {refused.name[:63]} is not accepted here: {refused.why}.",
+        hint="Connect without it, for example with the URL that gw connect prints.",
+    )
+
+
+def of_unreachable(why: TargetUnreachable, target: Target) -> Report:
+    return fatal(
+        CANNOT_CONNECT,
+        f"{target.name} cannot be reached: {why}.",
+        hint=f"Your grant is still good; try again. If it stays so, tell the owners of {target.service}.",
+    )
+
+
+def of_target(refused: TargetRefused, target: Target, secret: str) -> Report:
+    """The target's own refusal of the gateway's login, without anything secret."""
+    fields = {code: text.replace(secret, "…")[:1000] for code, text in refused.fields.items()}
+    sqlstate = fields.get("C", "")
+    said = fields.get("M", "it gave no reason")
+    if not (len(sqlstate) == 5 and sqlstate.isascii() and sqlstate.isalnum()):
+        sqlstate = CONNECTION_FAILURE
+    if sqlstate.startswith("28"):  # the gateway's credential failed, not the person's
+        return fatal(
+            CONNECTION_FAILURE,
+            f"{target.name} did not accept the gateway's own role.",
+            said,
+            "Nothing is wrong with your ticket. Tell the gateway's operators: gw target doctor finds the cause.",
+        )
+    return fatal(sqlstate, f"{target.name} refused the session: {said}", fields.get("D", ""), fields.get("H", ""))
+
+
+def of_end(reason: EndReason, detail: str) -> Report:
+    """Why a running session was cut."""
+    codes = {
+        EndReason.PROTOCOL_VIOLATION: PROTOCOL_VIOLATION,
+        EndReason.TARGET_CLOSED: CONNECTION_FAILURE,
+        EndReason.TARGET_UNREACHABLE: CONNECTION_FAILURE,
+    }
+    return fatal(codes.get(reason, ADMIN_SHUTDOWN), reason.sentence(detail))

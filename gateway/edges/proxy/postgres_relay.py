@@ -1,0 +1,253 @@
+"""One database session: bytes both ways with back-pressure, every statement recorded, ended at once when told to."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime
+from time import monotonic
+
+from gateway.app.ports import Recording, RecordingFailed
+from gateway.core.session import EndReason
+from gateway.edges.proxy.postgres_leg import Leg, Pause
+from gateway.edges.proxy.postgres_refusals import of_end
+from gateway.wire.buffer import ProtocolViolation
+from gateway.wire.postgres_account import Entry
+from gateway.wire.postgres_messages import Report, error_response, notice_response
+from gateway.wire.postgres_statements import StatementAccount
+from gateway.wire.postgres_walk import ClientWalk, ServerWalk
+
+_HELD_HIGH = 1 << 16  # bytes that may wait for their record before the client is paused
+_BOUNDARY_S = 0.3  # how long a cut session may wait for the end of a message under way
+_LAST_WORDS_S = 1.0
+_DRAIN_S = 10.0
+_WARNING = "01000"
+
+
+class PostgresSession:
+    """A `LiveSession`. Everything but `terminate` and `warn` runs on the event loop.
+
+    `over` resolves once, to why the session ended, when both legs are closing.
+    """
+
+    def __init__(self, client: Leg, recording: Recording, now: Callable[[], datetime], *, is_strict: bool) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.over: asyncio.Future[tuple[EndReason, str]] = self._loop.create_future()
+        self._client = client
+        self._target: Leg | None = None
+        self._recording = recording
+        self._now = now
+        self._is_strict = is_strict
+        self._account = StatementAccount()
+        self._asks = ClientWalk(self._account)
+        self._answers = ServerWalk(self._account)
+        self._held: deque[tuple[bytes, int]] = deque()  # chunks, each with the record it waits for
+        self._held_bytes = 0
+        self._warnings: list[str] = []
+        self._ending: tuple[EndReason, str] | None = None
+        self._client_is_gone = False
+        self._last_words = b""
+
+    # ------------------------------------------------------------ LiveSession: from any thread
+
+    def terminate(self, reason: EndReason, detail: str = "") -> None:
+        """Tell the person, close both legs. Idempotent."""
+        with suppress(RuntimeError):  # the loop is closed: so is the session
+            self._loop.call_soon_threadsafe(self.end, reason, detail)
+
+    def warn(self, sentence: str) -> None:
+        """A NoticeResponse between two messages."""
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._warn, sentence)
+
+    # ------------------------------------------------------------ on the loop
+
+    async def wait_over(self) -> tuple[EndReason, str]:
+        """Why the session ended, once it has."""
+        return await asyncio.shield(self.over)
+
+    def note(self, kind: str, data: bytes) -> None:
+        """Record something about the session itself."""
+        self._record([Entry(kind, data)])
+
+    def start(self, target: Leg, greeting: bytes, early: bytes, late: bytes) -> None:
+        """Begin the relay. `greeting` goes to the client first; `early` came behind its password, `late` behind the
+        target's ReadyForQuery.
+        """
+        if self._ending is not None:
+            target.abort()
+            return
+        self._target = target
+        self._client.peer, target.peer = target, self._client
+        self._client.write(greeting)
+        if early:
+            self._from_client(early)
+        if late:
+            self._from_target(late)
+        self._client.relay(self._from_client, self._client_lost)
+        target.relay(self._from_target, self._target_lost)
+
+    def end(self, reason: EndReason, detail: str = "", *, report: Report | None = None) -> None:
+        """Stop relaying; say why at the next message boundary; close. The first reason stands."""
+        if self._ending is not None:
+            return
+        self._ending = (reason, detail)
+        self._client.pause(Pause.ENDING)
+        words = error_response(report or of_end(reason, detail))
+        if self._target is None or self._target.is_lost or self._answers.is_at_boundary():
+            self._finish(words)
+        else:
+            self._last_words = words
+            self._loop.call_later(_BOUNDARY_S, self._finish, b"")
+
+    def _is_over(self) -> bool:
+        return self._ending is not None
+
+    def _finish(self, words: bytes) -> None:
+        if self.over.done() or self._ending is None:
+            return
+        self._client.write(words)
+        self._client.close(_LAST_WORDS_S)
+        if self._target is not None:
+            self._target.abort()
+        self._close_account()
+        self.over.set_result(self._ending)
+
+    def _close_account(self) -> None:
+        self._account.close(monotonic())
+        with suppress(RecordingFailed):
+            self._append(self._account.entries)
+
+    def _from_client(self, chunk: bytes) -> None:
+        if self._ending is not None or self._target is None:
+            return
+        try:
+            self._asks.feed(chunk, monotonic())
+        except ProtocolViolation as why:
+            self.end(EndReason.PROTOCOL_VIOLATION, str(why))
+            return
+        waits_for = self._record(self._account.entries)
+        if self._is_over():
+            return
+        if self._account.is_crowded:
+            self._client.pause(Pause.CROWDED)
+        if self._is_strict and (self._held or waits_for is not None):
+            self._hold(chunk, waits_for)
+        else:
+            self._target.write(chunk)
+
+    def _hold(self, chunk: bytes, waits_for: int | None) -> None:
+        """No statement goes on before its record is on disk."""
+        self._held.append((chunk, self._held[-1][1] if waits_for is None else waits_for))
+        self._held_bytes += len(chunk)
+        if self._held_bytes > _HELD_HIGH:
+            self._client.pause(Pause.NOT_DURABLE)
+        if waits_for is not None:
+            self._recording.on_durable(waits_for, lambda ok: self._tell_durable(waits_for, ok=ok))
+
+    def _tell_durable(self, seq: int, *, ok: bool) -> None:
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._release, seq, ok)
+
+    def _release(self, seq: int, ok: bool) -> None:
+        if self._ending is not None or self._target is None:
+            return
+        if not ok:
+            self.end(EndReason.RECORDING_FAILED)
+            return
+        while self._held and self._held[0][1] <= seq:
+            chunk, _ = self._held.popleft()
+            self._held_bytes -= len(chunk)
+            self._target.write(chunk)
+        if self._held_bytes <= _HELD_HIGH:
+            self._client.resume(Pause.NOT_DURABLE)
+        if self._client_is_gone and not self._held:
+            self._leave()
+
+    def _from_target(self, chunk: bytes) -> None:
+        if self.over.done():
+            return
+        try:
+            if self._warnings or self._ending is not None:
+                chunk = self._cut_in(chunk)
+            self._answers.feed(chunk, monotonic())
+        except ProtocolViolation as why:
+            self.end(EndReason.TARGET_CLOSED, str(why))
+            return
+        if self._account.entries:
+            self._record(self._account.entries)
+        if not self._account.is_crowded:
+            self._client.resume(Pause.CROWDED)
+        if not self.over.done():
+            self._client.write(chunk)
+
+    def _cut_in(self, chunk: bytes) -> bytes:
+        """Put our own messages in at the boundary inside `chunk`; what of it is still to be relayed."""
+        boundary = self._answers.boundary_in(chunk)
+        if boundary is None:
+            return chunk
+        self._answers.feed(chunk[:boundary], monotonic())
+        self._client.write(chunk[:boundary])
+        if self._ending is not None:
+            self._finish(self._last_words)
+            return b""
+        self._flush_warnings()
+        return chunk[boundary:]
+
+    def _warn(self, sentence: str) -> None:
+        if self._ending is None:
+            self._warnings.append(sentence)
+            if self._target is not None and self._answers.is_at_boundary():
+                self._flush_warnings()
+
+    def _flush_warnings(self) -> None:
+        for sentence in self._warnings:
+            self._client.write(notice_response(Report("WARNING", _WARNING, sentence)))
+        self._warnings.clear()
+
+    def _client_lost(self) -> None:
+        self._client_is_gone = True
+        if not self._held:
+            self._leave()
+
+    def _leave(self) -> None:
+        """The client is gone: let the target read what it was sent, then close."""
+        if self._ending is not None:
+            return
+        self._ending = (EndReason.CLIENT_CLOSED, "")
+        if self._target is not None:
+            self._target.close()
+        self._close_account()
+        if not self.over.done():
+            self.over.set_result(self._ending)
+
+    def _target_lost(self) -> None:
+        if self._ending is not None:
+            self._finish(b"")
+            return
+        if self._account.said_goodbye:
+            self._ending = (EndReason.CLIENT_CLOSED, "")
+            words = b""
+        else:
+            self._ending = (EndReason.TARGET_CLOSED, "")
+            is_clean = self._answers.is_at_boundary() and not self._account.heard_fatal
+            words = error_response(of_end(*self._ending)) if is_clean else b""
+        self._client.write(words)
+        self._client.close(_DRAIN_S)
+        self._close_account()
+        self.over.set_result(self._ending)
+
+    def _record(self, entries: list[Entry]) -> int | None:
+        try:
+            return self._append(entries)
+        except RecordingFailed:
+            self.end(EndReason.RECORDING_FAILED)
+            return None
+
+    def _append(self, entries: list[Entry]) -> int | None:
+        seq = None
+        at = self._now()
+        for entry in entries:
+            seq = self._recording.append(entry.kind, at, entry.data)
+        entries.clear()
+        return seq

@@ -1,0 +1,86 @@
+"""Which startup parameters go on to the target, each decided by its name.
+
+They are relayed faithfully: a gateway that swallows `options`, `DateStyle` or `TimeZone` breaks clients. What names an
+identity or another protocol is refused: the identity on the target is the gateway's to choose.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_OWN = frozenset({"user", "database"})
+_IDENTITY = frozenset({"role", "session_authorization"})
+_FALSE = frozenset({"", "0", "f", "false", "n", "no", "off", "of", "fa", "fal", "fals"})
+MAX_OPTIONS = 4_096
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterRefused:
+    """One parameter that may not be given here, and why."""
+
+    name: str
+    why: str
+
+
+def relayed(parameters: Mapping[str, str]) -> dict[str, str] | ParameterRefused:
+    """What the target is told besides the gateway's own role and database, or the first parameter that is refused."""
+    kept = {}
+    for name, value in parameters.items():
+        if name in _OWN:
+            continue
+        plain = _setting(name)
+        if plain in _IDENTITY:
+            return ParameterRefused(name, "the gateway chooses the role on the target")
+        if plain == "replication":
+            if value.lower() not in _FALSE:
+                return ParameterRefused(name, "replication connections are not open to people")
+            continue
+        if plain == "options":
+            wrong = _wrong_option(value)
+            if wrong is not None:
+                return wrong
+        kept[name] = value
+    return kept
+
+
+def _wrong_option(text: str) -> ParameterRefused | None:
+    """Only settings (-c name=value, --name=value) may be given, and none that names an identity."""
+    if len(text) > MAX_OPTIONS:
+        return ParameterRefused("options", "it is too long")
+    words = iter(_split(text))
+    for word in words:
+        if word == "-c":
+            setting = next(words, "")
+        elif word.startswith(("-c", "--")):
+            setting = word[2:]
+        else:
+            return ParameterRefused("options", "only settings of the form -c name=value may be given")
+        name, equals, _ = setting.partition("=")
+        if not equals:
+            return ParameterRefused("options", "a setting has no value")
+        if _setting(name) in _IDENTITY:
+            return ParameterRefused("options", "the gateway chooses the role on the target")
+    return None
+
+
+def _setting(name: str) -> str:
+    # ParseLongOption turns dashes into underscores, and setting names know no case (guc_name_compare).
+    return name.strip().lower().replace("-", "_")
+
+
+def _split(text: str) -> list[str]:
+    """Words as pg_split_opts makes them: white space separates, a backslash takes the next character literally."""
+    words: list[str] = []
+    word: list[str] | None = None
+    escaped = False
+    for char in text:
+        if escaped or (char != "\\" and char not in " \t\n\v\f\r"):
+            word = [*(word or []), char]
+            escaped = False
+        elif char == "\\":
+            word, escaped = word or [], True
+        elif word is not None:
+            words.append("".join(word))
+            word = None
+    if word is not None:
+        words.append("".join(word))
+    return words
