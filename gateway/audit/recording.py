@@ -106,6 +106,11 @@ def decode(data: bytes | memoryview, offset: int = 0) -> tuple[Frame, int]:
     ), end + LINK
 
 
+def is_piece(frame: bytes) -> bool:
+    """True for encoded bytes of a frame whose record goes on in the next one."""
+    return frame[1] == _CONTINUES
+
+
 def _header(header: bytes | memoryview) -> tuple[int, int, int, int, int]:
     """Bounds are judged here, before anything is allocated for the rest."""
     mark, flags, kind_length, payload_length, seq, at_ns = _HEADER.unpack(header)
@@ -177,7 +182,7 @@ def verified(
     chain = Chain(session_id)
     known = {count: digest for count, digest in (*evidence, (expected_count, expected_digest)) if count > 0}
     proved = 0
-    for frame in frames:
+    for frame in _readable(frames, chain):
         if frame.seq != chain.count:
             raise BrokenRecordingError(chain.count, f"missing; number {frame.seq} stands in its place")
         if chain.count >= expected_count:
@@ -195,6 +200,14 @@ def verified(
         raise BrokenRecordingError(chain.count, f"missing: the log knows of {expected_count} records")
     if expected_count == 0 and expected_digest not in ("", chain.digest.hex()):
         raise BrokenRecordingError(0, "the log's digest is not that of an empty recording")
+
+
+def _readable(frames: Iterable[Frame], chain: Chain) -> Iterator[Frame]:
+    """Bytes that cannot be read are a broken record as well."""
+    try:
+        yield from frames
+    except MalformedRecordingError as error:
+        raise BrokenRecordingError(chain.count, str(error)) from error
 
 
 def verify_chain(

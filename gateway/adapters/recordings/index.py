@@ -1,0 +1,237 @@
+"""Search over the statements of all sessions: an index beside the recordings, rebuilt from them at will.
+
+It proves nothing, the recordings do. While a session is busier than the index, its statements are left out and
+added when it is over (`is_behind`).
+"""
+
+import itertools
+import json
+import logging
+import sqlite3
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from pathlib import Path
+from threading import Lock
+
+from gateway.adapters.recordings.spool import private_directory
+from gateway.app.search_statements import FoundStatement, StatementQuery
+from gateway.audit.recording import LINK, Frame, decode, is_piece, joined, unix_ns
+
+log = logging.getLogger(__name__)
+FEED_BYTES = 16 * 1024 * 1024  # waiting for the next second
+FEED_RECORDS = 5000  # taken in per second, so that a busy session does not starve the proxy of this processor
+LONGEST_TEXT = 64 * 1024  # characters of a statement that are searchable
+_KINDS = frozenset({"session", "statement", "result"})
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NO_LINK = bytes(LINK)
+_TABLES = """
+CREATE TABLE IF NOT EXISTS sessions (session TEXT PRIMARY KEY, target TEXT NOT NULL, principal TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS texts (id INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE, sql TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS statements (
+    session TEXT NOT NULL, n INTEGER NOT NULL, at_ns INTEGER NOT NULL, text INTEGER NOT NULL REFERENCES texts (id),
+    tag TEXT, rows INTEGER, bytes INTEGER, ms REAL, sqlstate TEXT, PRIMARY KEY (session, n)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS statements_at ON statements (at_ns);
+CREATE INDEX IF NOT EXISTS statements_text ON statements (text);
+"""
+_SEARCHABLE = (
+    "CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5 (sql, content='texts', content_rowid='id', tokenize='trigram')"
+)
+_NEW = "INSERT OR IGNORE INTO statements (session, n, at_ns, text) VALUES (?, ?, ?, ?)"
+_RESULT = "UPDATE statements SET tag = ?, rows = ?, bytes = ?, ms = ?, sqlstate = ? WHERE session = ? AND n = ?"
+_FOUND = """
+SELECT st.session, st.n, st.at_ns, t.sql, st.tag, st.rows, st.bytes, st.ms, st.sqlstate,
+       coalesce(se.target, ''), coalesce(se.principal, '')
+FROM statements st JOIN texts t ON t.id = st.text LEFT JOIN sessions se ON se.session = st.session
+"""
+
+
+class StatementIndex:
+    """One SQLite file. Thread-safe; opened (and made) at the first use, 0600."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = Lock()  # around the database
+        self._fed_lock = Lock()  # around the feed, which the recorder's writer must never wait for
+        self._database: sqlite3.Connection | None = None
+        self._has_words = False
+        self._fed: deque[tuple[str, bytes]] = deque()
+        self._fed_bytes = 0
+        self._behind: set[str] = set()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        with self._lock:
+            if self._database is not None:
+                self._database.close()
+                self._database = None
+
+    # ------------------------------------------------------------ taking in
+
+    def feed(self, records: Iterable[tuple[str, str, bytes]]) -> None:
+        """Take (session id, kind, encoded frame) of durable records; cheap. Past the limits one is left behind."""
+        with self._fed_lock:
+            for session_id, kind, frame in records:
+                if kind not in _KINDS or session_id in self._behind:
+                    continue
+                if self._fed_bytes + len(frame) > FEED_BYTES or is_piece(frame):
+                    self._behind.add(session_id)
+                    continue
+                self._fed.append((session_id, frame))
+                self._fed_bytes += len(frame)
+
+    def store_fed(self) -> None:
+        """Write down some of what was fed; called about once a second."""
+        with self._fed_lock:
+            taken = [self._fed.popleft() for _ in range(min(len(self._fed), FEED_RECORDS))]
+            self._fed_bytes -= sum(len(frame) for _, frame in taken)
+        if not taken:
+            return
+        by_session: dict[str, list[Frame]] = {}
+        for session_id, frame in taken:
+            by_session.setdefault(session_id, []).append(decode(frame + _NO_LINK)[0])
+        try:
+            with self._transaction() as database:
+                for session_id, frames in by_session.items():
+                    self._store(database, session_id, frames)
+        except sqlite3.Error:
+            log.exception("statements could not be indexed; their sessions are indexed when they are over")
+            with self._fed_lock:
+                self._behind.update(by_session)
+
+    def is_behind(self, session_id: str) -> bool:
+        """True when statements of this session were left out."""
+        with self._fed_lock:
+            return session_id in self._behind
+
+    def rebuild_session(self, session_id: str, frames: Iterable[Frame]) -> None:
+        """Index one session anew from its recording; sqlite3.Error when that fails."""
+        with self._transaction() as database:
+            database.execute("DELETE FROM statements WHERE session = ?", (session_id,))
+        wanted = (frame for frame in joined(frames) if frame.kind in _KINDS)
+        while some := list(itertools.islice(wanted, 1000)):  # short transactions: the live sessions are indexed too
+            with self._transaction() as database:
+                self._store(database, session_id, some)
+        with self._fed_lock:
+            self._behind.discard(session_id)
+
+    def _store(self, database: sqlite3.Connection, session_id: str, frames: Iterable[Frame]) -> None:
+        for frame in frames:
+            told = _json_of(frame)
+            number = told.get("n")
+            if frame.kind == "session":
+                about = (session_id, str(told.get("target", "")), str(told.get("holder_name", "")))
+                database.execute("INSERT OR REPLACE INTO sessions VALUES (?, ?, ?)", about)
+            elif not isinstance(number, int):
+                continue
+            elif frame.kind == "statement":
+                text = self._text_id(database, str(told.get("sql", ""))[:LONGEST_TEXT])
+                database.execute(_NEW, (session_id, number, frame.at_ns, text))
+            else:
+                values = (_plain(told.get(key)) for key in ("tag", "rows", "bytes", "ms", "sqlstate"))
+                database.execute(_RESULT, (*values, session_id, number))
+
+    def _text_id(self, database: sqlite3.Connection, sql: str) -> int:
+        digest = sha256(sql.encode(errors="surrogatepass")).digest()
+        known = database.execute("SELECT id FROM texts WHERE hash = ?", (digest,)).fetchone()
+        if known is not None:
+            return int(known[0])
+        number = database.execute("INSERT INTO texts (hash, sql) VALUES (?, ?)", (digest, sql)).lastrowid
+        assert number is not None
+        if self._has_words:
+            database.execute("INSERT INTO words (rowid, sql) VALUES (?, ?)", (number, sql))
+        return number
+
+    # ------------------------------------------------------------ asking
+
+    def search(self, query: StatementQuery) -> list[FoundStatement]:
+        """Newest first. The text is looked for as it stands, in upper and lower case alike."""
+        self.store_fed()
+        where: list[str] = ["1"]
+        values: list[str | int] = []
+        if query.text and self._can_look_up(query.text):
+            where.append("t.id IN (SELECT rowid FROM words WHERE words MATCH ?)")
+            values.append('"' + query.text.replace('"', '""') + '"')
+        elif query.text:
+            where.append("instr(lower(t.sql), lower(?)) > 0")
+            values.append(query.text)
+        for column, value in (
+            ("se.target", query.target),
+            ("se.principal", query.principal),
+            ("st.session", query.session),
+        ):
+            if value:
+                where.append(f"{column} = ?")
+                values.append(value)
+        if query.since is not None:
+            where.append("st.at_ns >= ?")
+            values.append(unix_ns(query.since))
+        order = " ORDER BY st.at_ns DESC, st.n DESC LIMIT ?"
+        with self._transaction() as database:
+            rows = database.execute(_FOUND + " WHERE " + " AND ".join(where) + order, (*values, query.limit)).fetchall()
+        return [_found(row) for row in rows]
+
+    def behind(self) -> frozenset[str]:
+        """Sessions whose statements are not all there yet."""
+        with self._fed_lock:
+            return frozenset(self._behind | {session_id for session_id, _ in self._fed})
+
+    def _can_look_up(self, text: str) -> bool:
+        with self._transaction():
+            return (
+                self._has_words and len(text) >= 3
+            )  # the trigram tokenizer knows nothing shorter (sqlite fts5 §4.3.5)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            if self._database is None:
+                self._database = self._opened()
+            with self._database:
+                yield self._database
+
+    def _opened(self) -> sqlite3.Connection:
+        private_directory(self._path.parent)
+        self._path.touch(mode=0o600)
+        database = sqlite3.connect(self._path, check_same_thread=False, timeout=5)
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = OFF")  # it can be rebuilt
+        database.executescript(_TABLES)
+        try:
+            database.execute(_SEARCHABLE)
+            self._has_words = True
+        except sqlite3.OperationalError:  # a SQLite without FTS5 or its trigram tokenizer searches row by row
+            self._has_words = False
+        return database
+
+
+def _json_of(frame: Frame) -> dict[str, object]:
+    try:
+        told = json.loads(frame.payload)
+    except ValueError:
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def _plain(value: object) -> str | int | float | None:
+    return value if isinstance(value, str | int | float) else None
+
+
+def _found(row: tuple[object, ...]) -> FoundStatement:
+    session, n, at_ns, sql, tag, rows, size, ms, sqlstate, target, principal = row
+    return FoundStatement(
+        session=str(session),
+        n=int(str(n)),
+        at=_EPOCH + timedelta(microseconds=int(str(at_ns)) // 1000),
+        sql=str(sql),
+        tag=None if tag is None else str(tag),
+        rows=rows if isinstance(rows, int) else None,
+        bytes=size if isinstance(size, int) else None,
+        ms=float(ms) if isinstance(ms, int | float) else None,
+        sqlstate=None if sqlstate is None else str(sqlstate),
+        target=str(target),
+        principal=str(principal),
+    )

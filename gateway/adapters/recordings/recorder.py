@@ -1,0 +1,339 @@
+"""The recorder of one process: one spool for all its sessions, a sealed file for each when it is over."""
+
+import json
+import logging
+import queue
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from threading import Event, Lock, Thread
+
+from gateway.adapters.recordings import recovery
+from gateway.adapters.recordings.files import RecordingFiles
+from gateway.adapters.recordings.index import StatementIndex
+from gateway.adapters.recordings.spool import (
+    Disk,
+    Stretch,
+    frames_of,
+    private_directory,
+    require_gateway,
+    require_session_id,
+    segments,
+)
+from gateway.adapters.recordings.writer import Batch, Lane, SpoolLimits, SpoolWriter
+from gateway.app.ports import RecordingFailed
+from gateway.audit.recording import MAX_PAYLOAD, BrokenRecordingError, MalformedRecordingError, unix_ns, verified
+from gateway.core.obligation import Record
+from gateway.core.session import Session
+
+log = logging.getLogger(__name__)
+RETRY = 5.0  # seconds until sealing is tried again, for example on a full disk
+Evidence = Callable[[str, int, str, dict[str, int]], None]
+
+
+class SpoolRecording:
+    """The `Recording` of one session. Thread-safe."""
+
+    def __init__(self, lane: Lane, writer: SpoolWriter, hand_over: Callable[[Lane], None]) -> None:
+        self._lane = lane
+        self._writer = writer
+        self._hand_over = hand_over
+        self._order = Lock()  # pieces of one record stay together
+        self._sealing = Lock()
+        self._is_whole: bool | None = None
+
+    def append(self, kind: str, at: datetime, data: bytes) -> int:
+        """Queue one record; the number of its last frame. See `ports.Recording`."""
+        at_ns = unix_ns(at)
+        with self._order:
+            start = 0
+            while len(data) - start > MAX_PAYLOAD:
+                piece = data[start : start + MAX_PAYLOAD]
+                self._writer.append(self._lane, kind, at_ns, piece, continues=True)
+                start += MAX_PAYLOAD
+            return self._writer.append(self._lane, kind, at_ns, data[start:] if start else data, continues=False)
+
+    def wait_durable(self, seq: int, timeout: timedelta) -> None:
+        """See `ports.Recording`."""
+        self._writer.wait_durable(self._lane, seq, timeout)
+
+    def on_durable(self, seq: int, callback: Callable[[bool], None]) -> None:
+        """See `ports.Recording`. When it is decided already, the callback comes at once, from this thread."""
+        self._writer.on_durable(self._lane, seq, callback)
+
+    def digest(self) -> tuple[int, str]:
+        """(count, hex digest) of what is durable."""
+        with self._writer.lock:
+            return self._lane.durable_count, self._lane.durable_digest.hex()
+
+    def seal(self) -> tuple[int, str]:
+        """The final (count, digest), fixed from here on; the session's own file is made in the background.
+
+        RecordingFailed when something that was appended could not be kept; `digest` says what could.
+        """
+        with self._sealing:
+            if self._is_whole is None:
+                self._is_whole = self._writer.settle(self._lane)
+                self._hand_over(self._lane)
+        if not self._is_whole:
+            raise RecordingFailed(self._lane.failure)
+        return self.digest()
+
+
+class FileRecorder(RecordingFiles):
+    """Implements `ports.Recorder`, and reading. Makes nothing and starts nothing before the first `open` or `recover`.
+
+    `evidence(session id, count, hex digest, counters)` is called from the recorder's own thread, at most once a second
+    for each session that grew, and when it ends; when it raises it is tried again a second later.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        gateway: str,
+        *,
+        evidence: Evidence | None = None,
+        index: StatementIndex | None = None,
+        limits: SpoolLimits | None = None,
+        disk: Disk | None = None,
+        evidence_every: timedelta = timedelta(seconds=1),
+    ) -> None:
+        super().__init__(directory)
+        self._gateway = require_gateway(gateway)
+        self._evidence = evidence
+        self._index = index
+        self._limits = limits or SpoolLimits()
+        self._disk = disk or Disk()
+        self._evidence_every = evidence_every
+        self._starting = Lock()
+        self._lock: recovery.SpoolLock | None = None
+        self._writer: SpoolWriter | None = None
+        self._first = 1  # number of this process's first segment
+        self._lanes: dict[str, Lane] = {}  # guarded by the writer's lock
+        self._reported: dict[str, int] = {}
+        self._to_seal: queue.SimpleQueue[Lane | None] = queue.SimpleQueue()
+        self._stopping = Event()
+        self._threads: list[Thread] = []
+
+    # ------------------------------------------------------------ the port
+
+    def open(self, session: Session, mode: Record, on_failure: Callable[[], None]) -> SpoolRecording:
+        """Begin. The first record, kind `session`, says whose it is, and is durable before this returns."""
+        try:
+            writer = self._started()
+        except OSError as error:
+            raise RecordingFailed(f"the recording directory cannot be used: {error.strerror}") from error
+        lane = Lane(require_session_id(session.id), writer.lock, urgent=mode is Record.REQUIRE)
+        with writer.lock:
+            if session.id in self._lanes:
+                raise RecordingFailed(f"{session.id} is being recorded already")
+            self._lanes[session.id] = lane
+        recording = SpoolRecording(lane, writer, self._to_seal.put)
+        try:
+            seq = recording.append("session", session.started_at, json.dumps(_described(session, mode)).encode())
+            recording.wait_durable(seq, self._limits.append_timeout)
+        except RecordingFailed:
+            writer.settle(lane)
+            with writer.lock:
+                del self._lanes[session.id]
+            raise
+        with writer.lock:
+            lane.on_failure = on_failure
+        return recording
+
+    def recover(self) -> Sequence[tuple[str, int, str]]:
+        """Seal what this gateway left behind when it died; see `recovery.recover`. To be called before `open`."""
+        with self._starting:
+            self._hold_name()
+            left = segments(self.spool_directory, self._gateway)
+            if self._writer is not None:
+                left = [name for name in left if name.number < self._first]
+            results = recovery.recover(self.sealed, left) if left else []
+        self._reindex(session_id for session_id, _, _ in results)
+        return results
+
+    def recover_all(self) -> Sequence[tuple[str, int, str]]:
+        """The same for other gateways on this directory of which no process lives."""
+        private_directory(self.spool_directory)
+        results = recovery.recover_all(self.spool_directory, self.sealed)
+        self._reindex(session_id for session_id, _, _ in results)
+        return results
+
+    def close(self, timeout: timedelta = timedelta(seconds=30)) -> None:
+        """Write what is queued, seal what is over, stop the threads. What is not over is found by `recover`."""
+        with self._starting:
+            if self._writer is not None:
+                self._stopping.set()
+                self._to_seal.put(None)
+                for thread in self._threads:
+                    thread.join(timeout.total_seconds())
+                if not self._writer.stop(timeout):
+                    log.error("the recording disk does not answer; what is left is recovered at the next start")
+                    return
+                with self._writer.lock:
+                    self._remove_empty_segments(below=self._writer.current_number() + 1)
+                self._writer = None
+            if self._lock is not None:
+                self._lock.release()
+                self._lock = None
+
+    # ------------------------------------------------------------ threads
+
+    def _started(self) -> SpoolWriter:
+        with self._starting:
+            if self._writer is None:
+                if self._stopping.is_set():
+                    raise RecordingFailed("the recorder is closed")
+                self._hold_name()
+                used = segments(self.spool_directory, self._gateway)
+                self._first = max((name.number for name in used), default=0) + 1
+                self._writer = SpoolWriter(
+                    self.spool_directory, self._gateway, self._first, self._limits, self._disk, self._feed_index
+                )
+                self._threads = [
+                    Thread(target=self._report_for_ever, name="recording-clerk", daemon=True),
+                    Thread(target=self._seal_for_ever, name="recording-sealer", daemon=True),
+                ]
+                for thread in self._threads:
+                    thread.start()
+            return self._writer
+
+    def _hold_name(self) -> None:
+        if self._lock is None:
+            private_directory(self.directory)
+            self._lock = recovery.SpoolLock(self.spool_directory, self._gateway)
+
+    def _report_for_ever(self) -> None:
+        while not self._stopping.wait(self._evidence_every.total_seconds()):
+            self._report_grown()
+        self._report_grown()
+
+    def _report_grown(self) -> None:
+        with self._running().lock:
+            grown = [
+                lane for lane in self._lanes.values() if lane.durable_count > self._reported.get(lane.session_id, 0)
+            ]
+        for lane in grown:
+            self._report(lane)
+        if self._index is not None:
+            self._index.store_fed()
+
+    def _report(self, lane: Lane) -> None:
+        with self._running().lock:
+            count, digest, counts = lane.durable_count, lane.durable_digest.hex(), dict(lane.counts)
+            if count <= self._reported.get(lane.session_id, 0):
+                return
+        try:
+            if self._evidence is not None:
+                self._evidence(lane.session_id, count, digest, {"records": count, **counts})
+        except Exception:  # the thread must live: the next second brings the next try
+            log.exception("the evidence of %s could not be handed on", lane.session_id)
+        else:
+            self._reported[lane.session_id] = count
+
+    def _seal_for_ever(self) -> None:
+        again: list[Lane] = []
+        while True:
+            try:
+                lane = self._to_seal.get(timeout=RETRY)
+            except queue.Empty:
+                retry, again = again, []
+            else:
+                if lane is None:
+                    return
+                retry = [lane]
+            again += [each for each in retry if not self._is_sealed(each)]
+
+    def _is_sealed(self, lane: Lane) -> bool:
+        """Make the session's own file; False when it has to be tried again."""
+        self._report(lane)
+        stretches = list(lane.stretches)
+        frames = frames_of(lane.session_id, stretches, lambda _path, _offset: None)
+        expected = (lane.durable_count, lane.durable_digest.hex())
+        try:
+            self.sealed.write(lane.session_id, verified(lane.session_id, frames, *expected))
+        except (OSError, MalformedRecordingError, BrokenRecordingError):
+            log.exception("the recording of %s could not be sealed; its spool is kept", lane.session_id)
+            return False
+        writer = self._running()
+        with writer.lock:
+            self._lanes.pop(lane.session_id, None)
+            self._remove_empty_segments(below=writer.current_number())
+        self._reported.pop(lane.session_id, None)
+        if self._index is not None and self._index.is_behind(lane.session_id):
+            self._reindex([lane.session_id])
+        return True
+
+    def _remove_empty_segments(self, below: int) -> None:
+        """Segments of this process, with smaller numbers, in which no unsealed session has anything (hold the lock)."""
+        held = {stretch.path for lane in self._lanes.values() for stretch in lane.stretches}
+        for name in segments(self.spool_directory, self._gateway):
+            if self._first <= name.number < below and name.path not in held:
+                name.path.unlink(missing_ok=True)
+
+    def _running(self) -> SpoolWriter:
+        assert self._writer is not None, "only called between start and close"
+        return self._writer
+
+    # ------------------------------------------------------------ reading what this process writes
+
+    def _stretches(self, session_id: str) -> Sequence[Stretch]:
+        """Exactly where a session of this process lies, and no further than it is durable."""
+        writer = self._writer
+        if writer is not None:
+            with writer.lock:
+                if (lane := self._lanes.get(session_id)) is not None:
+                    return [Stretch(s.path, s.start, s.end) for s in lane.stretches]
+        return super()._stretches(session_id)
+
+    def _is_over(self, session_id: str) -> bool:
+        lane = self._lanes.get(session_id)
+        return lane.is_settled() if lane is not None else super()._is_over(session_id)
+
+    def _wait_beyond(self, session_id: str, count: int, silence: timedelta) -> bool:
+        writer, lane = self._writer, self._lanes.get(session_id)
+        if writer is None or lane is None:
+            return super()._wait_beyond(session_id, count, silence)
+        with writer.lock:
+            return lane.news.wait_for(
+                lambda: lane.durable_count > count or lane.is_settled(), silence.total_seconds()
+            )  # fmt: skip
+
+    # ------------------------------------------------------------ the index
+
+    def _feed_index(self, batch: Batch) -> None:
+        if self._index is not None:
+            self._index.feed((entry.lane.session_id, entry.kind, entry.frame) for entry in batch)
+
+    def _reindex(self, session_ids: Iterable[str]) -> None:
+        if self._index is None:
+            return
+        for session_id in session_ids:
+            try:
+                self._index.rebuild_session(session_id, self.read(session_id))
+            except (LookupError, OSError, sqlite3.Error, MalformedRecordingError, BrokenRecordingError):
+                log.exception("the statements of %s could not be indexed", session_id)
+
+    def rebuild_index(self) -> int:
+        """Make the statement index anew from every sealed recording; how many there are."""
+        sessions = list(self.sealed.sessions())
+        self._reindex(sessions)
+        return len(sessions)
+
+
+def _described(session: Session, mode: Record) -> Mapping[str, str]:
+    return {
+        "session": session.id,
+        "grant": session.grant,
+        "holder": session.holder,
+        "holder_name": session.holder_name,
+        "target": session.target,
+        "level": session.level,
+        "protocol": session.protocol.value,
+        "client": session.client,
+        "gateway": session.gateway,
+        "started_at": session.started_at.isoformat(),
+        "deadline": session.deadline.isoformat(),
+        "mode": mode.value,
+    }

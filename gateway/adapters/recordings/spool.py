@@ -1,0 +1,189 @@
+"""The spool: one growing file per process for the frames of all its sessions, in segments.
+
+A batch of the writer is a row of blocks, one per session, so that a reader of one session skips whole blocks of the
+others. Layout: docs/formats/recording.md.
+"""
+
+import os
+import re
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from gateway.audit.recording import MAX_SESSION_ID, Frame, MalformedRecordingError, decode
+
+SEGMENT_MAGIC = b"GWSPOOL1"
+MAX_BATCH = 4 * 1024 * 1024  # bytes gathered for one write and one sync
+MAX_BLOCK = 8 * 1024 * 1024  # a batch and its last frame are well below
+_BLOCK = struct.Struct(">4sBII")  # magic, length of session id, number of frames, bytes of frames
+_BLOCK_MAGIC = b"GWB1"
+_NAME = re.compile(r"spool-(?P<gateway>[A-Za-z0-9._-]{1,64})-(?P<number>[0-9]{8})\.gwspool")
+_GATEWAY = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_SESSION = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_SESSION_ID}}}")
+
+
+class Disk:
+    """The two calls that can fail. Replaced in tests by one that is full, slow or broken."""
+
+    def write(self, descriptor: int, content: bytes) -> None:
+        """All of it, or OSError."""
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+
+    def sync(self, descriptor: int) -> None:
+        """Content (and the length it needs) on stable storage, or OSError."""
+        os.fdatasync(descriptor)
+
+
+def require_session_id(session_id: str) -> str:
+    """The id, which becomes part of a path; ValueError when it does not look like one."""
+    if _SESSION.fullmatch(session_id) is None:
+        raise ValueError("that is no session id")
+    return session_id
+
+
+def require_gateway(gateway: str) -> str:
+    """The gateway's name, which becomes part of a path; ValueError when it cannot."""
+    if _GATEWAY.fullmatch(gateway) is None:
+        raise ValueError("a gateway's name is 1 to 64 letters, digits, dots, dashes and underscores")
+    return gateway
+
+
+def private_directory(path: Path) -> Path:
+    """The directory and what is missing above it, made 0700."""
+    if not path.parent.exists():  # mkdir's own `parents` would ignore the mode
+        private_directory(path.parent)
+    path.mkdir(mode=0o700, exist_ok=True)
+    return path
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# ---------------------------------------------------------------- writing
+
+
+class Segment:
+    """One file being written. `size` is what is durable; whatever stands behind it never counts."""
+
+    def __init__(self, directory: Path, gateway: str, number: int, disk: Disk) -> None:
+        self.number = number
+        self.path = directory / f"spool-{gateway}-{number:08d}.gwspool"
+        self.size = 0
+        self._disk = disk
+        self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            self.append(SEGMENT_MAGIC)
+            sync_directory(directory)
+        except OSError:
+            self.retire()
+            self.path.unlink(missing_ok=True)
+            raise
+
+    def append(self, content: bytes) -> int:
+        """Write and sync; the offset at which it begins. After an OSError the segment is good for nothing more."""
+        start = self.size
+        self._disk.write(self._descriptor, content)
+        self._disk.sync(self._descriptor)
+        self.size += len(content)
+        return start
+
+    def retire(self) -> None:
+        """Close, and cut off what a failed write left behind."""
+        with suppress(OSError):  # then recovery finds the rest unacknowledged, which it tolerates
+            os.ftruncate(self._descriptor, self.size)
+        os.close(self._descriptor)
+
+
+def block(session_id: str, frames: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """Frames of one session, each with its link, ready for the spool."""
+    body = b"".join(part for pair in frames for part in pair)
+    name = session_id.encode("ascii")
+    return _BLOCK.pack(_BLOCK_MAGIC, len(name), len(frames), len(body)) + name + body
+
+
+# ---------------------------------------------------------------- reading
+
+
+class SegmentName(NamedTuple):
+    gateway: str
+    number: int
+    path: Path
+
+
+class Run(NamedTuple):
+    """One block in a segment: frames of one session in bytes `body` to `end`."""
+
+    session: str
+    frames: int
+    body: int
+    end: int
+
+
+@dataclass(slots=True)
+class Stretch:
+    """Where frames of a session lie in one segment, possibly among those of others."""
+
+    path: Path
+    start: int
+    end: int
+
+
+def segments(directory: Path, gateway: str = "") -> list[SegmentName]:
+    """All segments (of one gateway), oldest first."""
+    found = []
+    for path in directory.glob("spool-*.gwspool"):
+        match = _NAME.fullmatch(path.name)
+        if match is not None and gateway in ("", match["gateway"]):
+            found.append(SegmentName(match["gateway"], int(match["number"]), path))
+    return sorted(found)
+
+
+def runs(file: BinaryIO, start: int, end: int) -> Iterator[Run]:
+    """The whole blocks between two offsets; stops in front of the first one that is torn or makes no sense."""
+    offset = max(start, len(SEGMENT_MAGIC))
+    while offset + _BLOCK.size <= end:
+        file.seek(offset)
+        head = file.read(_BLOCK.size + MAX_SESSION_ID)
+        if len(head) < _BLOCK.size:
+            return
+        magic, name_length, count, length = _BLOCK.unpack_from(head)
+        body = offset + _BLOCK.size + name_length
+        session = head[_BLOCK.size : _BLOCK.size + name_length].decode("ascii", errors="replace")
+        is_sound = magic == _BLOCK_MAGIC and length <= MAX_BLOCK and _SESSION.fullmatch(session) is not None
+        if not is_sound or body + length > end:
+            return
+        offset = body + length
+        yield Run(session, count, body, offset)
+
+
+def frames_in(file: BinaryIO, run: Run) -> Iterator[Frame]:
+    """The frames of a block; MalformedRecordingError where they stop making sense."""
+    file.seek(run.body)
+    content = file.read(run.end - run.body)
+    offset = 0
+    for _ in range(run.frames):
+        frame, offset = decode(content, offset)
+        yield frame
+    if offset != len(content):
+        raise MalformedRecordingError("a block is longer than its frames")
+
+
+def frames_of(session_id: str, stretches: Sequence[Stretch], passed: Callable[[Path, int], None]) -> Iterator[Frame]:
+    """One session's frames in the given stretches; `passed(path, offset)` after each block, of whichever session."""
+    for stretch in stretches:
+        with stretch.path.open("rb") as file:
+            for run in runs(file, stretch.start, stretch.end):
+                if run.session == session_id:
+                    yield from frames_in(file, run)
+                passed(stretch.path, run.end)

@@ -1,0 +1,321 @@
+"""The one thread that writes: frames of all sessions in, one write and one fdatasync per batch, then the news.
+
+Group commit comes by itself: while one batch is being synced the next gathers.
+"""
+
+import logging
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from threading import Condition, Lock, Thread
+from time import monotonic
+
+from gateway.adapters.recordings.spool import MAX_BATCH, Disk, Segment, Stretch, block
+from gateway.app.ports import RecordingFailed
+from gateway.audit.recording import HEADER_SIZE, Chain, encode
+
+log = logging.getLogger(__name__)
+MAX_ENTRIES = 8192  # of one batch: the time that it keeps the others waiting
+MAX_KINDS = 32  # counted apart; the rest together
+TOO_SLOW = "the recording disk is too slow"
+CLOSED = "the recording is closed"
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolLimits:
+    """Bytes and times. A session's queue is bounded on its own, so that one cannot starve the others."""
+
+    segment_bytes: int = 64 * 1024 * 1024
+    queue_bytes: int = 64 * 1024 * 1024
+    session_queue_bytes: int = 4 * 1024 * 1024
+    append_timeout: timedelta = timedelta(seconds=5)
+    seal_timeout: timedelta = timedelta(seconds=10)
+    spool_delay: timedelta = timedelta(milliseconds=50)
+
+
+class Lane:
+    """One session's place in the writer. Every field but `chain` (the writer's own) is guarded by the writer's lock."""
+
+    def __init__(self, session_id: str, lock: Lock, *, urgent: bool) -> None:
+        self.session_id = session_id
+        self.urgent = urgent
+        self.chain = Chain(session_id)
+        self.next_seq = 0
+        self.queued = 0
+        self.durable_count = 0
+        self.durable_digest = self.chain.digest
+        self.counts: Counter[str] = Counter()
+        self.stretches: list[Stretch] = []
+        self.failure = ""
+        self.closed = False
+        self.frozen = False  # nothing becomes durable any more
+        self.news = Condition(lock)
+        self.waiting: deque[tuple[int, Callable[[bool], None]]] = deque()
+        self.on_failure: Callable[[], None] | None = None
+
+    def is_settled(self) -> bool:
+        """Nothing more will come."""
+        return self.frozen or (self.closed and self.durable_count == self.next_seq)
+
+    def cover(self, path: Path, start: int, end: int) -> None:
+        """Remember where frames lie: one stretch per segment, so memory stays small in a long session."""
+        if self.stretches and self.stretches[-1].path == path:
+            self.stretches[-1].end = end
+        else:
+            self.stretches.append(Stretch(path, start, end))
+
+    def count_in(self, counts: Mapping[str, int]) -> None:
+        """For the evidence: records by kind, and bytes of payload."""
+        for kind, number in counts.items():
+            self.counts[kind if kind in self.counts or len(self.counts) < MAX_KINDS else "other"] += number
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    lane: Lane
+    kind: str
+    frame: bytes
+
+
+Batch = Sequence[Entry]
+Parts = Mapping[Lane, Batch]
+
+
+class SpoolWriter:
+    """`first` numbers the first segment; `on_batch` gets every durable batch, on the writer's thread."""
+
+    def __init__(
+        self,
+        directory: Path,
+        gateway: str,
+        first: int,
+        limits: SpoolLimits,
+        disk: Disk,
+        on_batch: Callable[[Batch], None],
+    ) -> None:
+        self._directory, self._gateway, self._limits, self._disk = directory, gateway, limits, disk
+        self._on_batch = on_batch
+        self._number = first
+        self._segment: Segment | None = None
+        self.lock = Lock()
+        self._work = Condition(self.lock)
+        self._room = Condition(self.lock)
+        self._queue: deque[Entry] = deque()
+        self._queued = 0
+        self._urgent = False
+        self._stopping = False
+        self._thread = Thread(target=self._run, name="recording-writer", daemon=True)
+        self._thread.start()
+
+    # ------------------------------------------------------------ called by sessions
+
+    def append(self, lane: Lane, kind: str, at_ns: int, payload: bytes, *, continues: bool) -> int:
+        """Queue one frame; its number. Blocks while there is no room, then RecordingFailed."""
+        with self.lock:
+            size = len(payload) + HEADER_SIZE
+            if lane.failure or lane.closed or not self._has_room(lane, size):
+                self._make_room(lane, size)
+            seq = lane.next_seq
+            frame = encode(seq, at_ns, kind, payload, continues=continues)
+            lane.next_seq = seq + 1
+            lane.queued += len(frame)
+            self._queued += len(frame)
+            self._queue.append(Entry(lane, kind, frame))
+            if lane.urgent and not self._urgent:
+                self._hurry()
+            elif len(self._queue) == 1:
+                self._work.notify()
+            return seq
+
+    def wait_durable(self, lane: Lane, seq: int, timeout: timedelta) -> None:
+        """Return once frame `seq` is durable; RecordingFailed when it will not be, or not in time."""
+        with self.lock:
+            self._hurry()
+            lane.news.wait_for(lambda: lane.durable_count > seq or lane.frozen, timeout.total_seconds())
+            if lane.durable_count <= seq:
+                raise RecordingFailed(lane.failure or (CLOSED if lane.frozen else TOO_SLOW))
+
+    def on_durable(self, lane: Lane, seq: int, callback: Callable[[bool], None]) -> None:
+        """Call back once when frame `seq` is durable (True) or will never be (False)."""
+        with self.lock:
+            if lane.durable_count <= seq and not lane.frozen:
+                lane.waiting.append((seq, callback))
+                self._hurry()
+                return
+            is_durable = lane.durable_count > seq
+        callback(is_durable)
+
+    def settle(self, lane: Lane) -> bool:
+        """Take nothing more, wait for what is queued, freeze; True when all of it is durable and nothing failed."""
+        with self.lock:
+            lane.closed = True
+            self._room.notify_all()
+            self._hurry()
+            lane.news.wait_for(lane.is_settled, self._limits.seal_timeout.total_seconds())
+            is_whole = lane.durable_count == lane.next_seq and not lane.failure
+            lane.failure = lane.failure or ("" if is_whole else TOO_SLOW)
+            refused = self._freeze(lane)
+        _call(refused, is_durable=False)
+        return is_whole
+
+    def current_number(self) -> int:
+        """Of the segment being written. Everything in the ones below it is settled."""
+        return self._number - 1
+
+    def stop(self, timeout: timedelta) -> bool:
+        """Write what is queued, then end the thread; False when it did not end in time."""
+        with self.lock:
+            self._stopping = True
+            self._work.notify()
+        self._thread.join(timeout.total_seconds())
+        return not self._thread.is_alive()
+
+    def _hurry(self) -> None:
+        if not self._urgent and self._queue:
+            self._urgent = True
+            self._work.notify()
+
+    def _has_room(self, lane: Lane, size: int) -> bool:
+        """A frame always fits into an empty queue, however small the limit."""
+        own = lane.queued == 0 or lane.queued + size <= self._limits.session_queue_bytes
+        return own and (self._queued == 0 or self._queued + size <= self._limits.queue_bytes)
+
+    def _make_room(self, lane: Lane, size: int) -> None:
+        """Back-pressure. Whoever waits too long has lost its recording: RecordingFailed, now and for good."""
+        until = monotonic() + self._limits.append_timeout.total_seconds()
+        self._hurry()
+        while not (lane.failure or lane.closed or self._has_room(lane, size)):
+            if not self._room.wait(until - monotonic()) and not self._has_room(lane, size):
+                lane.failure = TOO_SLOW
+                told, lane.on_failure = lane.on_failure, None
+                if told is not None:  # from another thread, as the port promises
+                    Thread(target=told, name="recording-failed", daemon=True).start()
+        if lane.failure or lane.closed:
+            raise RecordingFailed(lane.failure or CLOSED)
+
+    def _freeze(self, lane: Lane) -> list[Callable[[bool], None]]:
+        lane.frozen = True
+        lane.news.notify_all()
+        refused = [callback for _, callback in lane.waiting]
+        lane.waiting.clear()
+        return refused
+
+    # ------------------------------------------------------------ the writer's thread
+
+    def _run(self) -> None:
+        while batch := self._next_batch():
+            try:
+                self._write(batch)
+            except OSError as error:
+                self._fail(batch, error)
+        if self._segment is not None:
+            self._segment.retire()
+
+    def _next_batch(self) -> list[Entry]:
+        """What is queued, up to `MAX_BATCH` bytes; empty when it is time to stop."""
+        with self.lock:
+            while not self._queue and not self._stopping:
+                self._work.wait()
+            if not self._urgent and not self._stopping:
+                self._work.wait(self._limits.spool_delay.total_seconds())
+            batch: list[Entry] = []
+            size = 0
+            while self._queue and size < MAX_BATCH and len(batch) < MAX_ENTRIES:
+                entry = self._queue.popleft()
+                batch.append(entry)
+                size += len(entry.frame)
+            self._urgent = bool(self._queue)
+            return batch
+
+    def _write(self, batch: Batch) -> None:
+        parts = _by_lane(batch)
+        blocks = [(lane, _block(lane, entries)) for lane, entries in parts.items() if not lane.frozen]
+        content = b"".join(block for _, block in blocks)
+        segment = self._segment_for(len(content))
+        start = segment.append(content) if content else segment.size
+        self._settle(parts, [(lane, len(block)) for lane, block in blocks], segment, start)
+        self._on_batch(batch)
+
+    def _segment_for(self, size: int) -> Segment:
+        if self._segment is not None and self._segment.size + size > self._limits.segment_bytes:
+            self._segment.retire()
+            self._segment = None
+        if self._segment is None:
+            number = self._number
+            self._number += 1
+            self._segment = Segment(self._directory, self._gateway, number, self._disk)
+        return self._segment
+
+    def _settle(self, parts: Parts, blocks: Iterable[tuple[Lane, int]], segment: Segment, start: int) -> None:
+        done: list[Callable[[bool], None]] = []
+        counts = {lane: _counts(entries) for lane, entries in parts.items()}
+        with self.lock:
+            self._release(parts)
+            for lane, size in blocks:
+                start += size
+                if lane.frozen:  # given up while this was on its way: it must not grow any more
+                    continue
+                lane.cover(segment.path, start - size, start)
+                lane.durable_count, lane.durable_digest = lane.chain.count, lane.chain.digest
+                lane.count_in(counts[lane])
+                while lane.waiting and lane.waiting[0][0] < lane.durable_count:
+                    done.append(lane.waiting.popleft()[1])
+                lane.news.notify_all()
+        _call(done, is_durable=True)
+
+    def _fail(self, batch: Batch, error: OSError) -> None:
+        """Nothing of the batch or the queue is kept; every session that had something there is told once."""
+        log.error("recordings cannot be written: %s", error.strerror)
+        if self._segment is not None:
+            self._segment.retire()
+            self._segment = None
+        refused: list[Callable[[bool], None]] = []
+        told: list[Callable[[], None]] = []
+        with self.lock:
+            lost = [*batch, *self._queue]
+            self._queue.clear()
+            parts = _by_lane(lost)
+            self._release(parts)
+            for lane in parts:
+                lane.failure = lane.failure or f"the recording cannot be written: {error.strerror}"
+                refused += self._freeze(lane)
+                if lane.on_failure is not None:
+                    told.append(lane.on_failure)
+                    lane.on_failure = None
+        _call(refused, is_durable=False)
+        for on_failure in told:
+            on_failure()
+
+    def _release(self, parts: Parts) -> None:
+        for lane, entries in parts.items():
+            size = sum(len(entry.frame) for entry in entries)
+            lane.queued -= size
+            self._queued -= size
+        self._room.notify_all()
+
+
+def _by_lane(batch: Batch) -> Parts:
+    parts: dict[Lane, list[Entry]] = {}
+    for entry in batch:
+        parts.setdefault(entry.lane, []).append(entry)
+    return parts
+
+
+def _block(lane: Lane, entries: Batch) -> bytes:
+    return block(lane.session_id, [(entry.frame, lane.chain.extend(entry.frame)) for entry in entries])
+
+
+def _counts(entries: Batch) -> Counter[str]:
+    counts = Counter(entry.kind for entry in entries)
+    counts["bytes"] = sum(len(entry.frame) - HEADER_SIZE - len(entry.kind) for entry in entries)
+    return counts
+
+
+def _call(callbacks: Iterable[Callable[[bool], None]], *, is_durable: bool) -> None:
+    for callback in callbacks:
+        try:
+            callback(is_durable)
+        except Exception:  # one session's closed event loop must not stop the recording of the others
+            log.exception("a session did not take the news about its recording")

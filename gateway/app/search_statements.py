@@ -1,0 +1,92 @@
+"""What was said to databases, across all sessions: for those who may read the audit log."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from gateway.app import journal
+from gateway.app.authorise import authorise
+from gateway.app.context import Context
+from gateway.core.decision import Action, Facts
+from gateway.core.principal import User
+
+MOST = 1000
+LONGEST_TEXT = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class StatementQuery:
+    """What to look for; empty fields match everything. `text` is part of a statement, case-insensitively."""
+
+    text: str = ""
+    target: str = ""
+    principal: str = ""
+    session: str = ""
+    since: datetime | None = None
+    limit: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class FoundStatement:
+    """One statement of one session. What it returned is None until it has: `bytes` of rows, `ms` from first to last."""
+
+    session: str
+    n: int
+    at: datetime
+    sql: str
+    tag: str | None
+    rows: int | None
+    bytes: int | None
+    ms: float | None
+    sqlstate: str | None
+    target: str
+    principal: str
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """`incomplete` are sessions too busy to be indexed yet: their recordings hold more."""
+
+    statements: Sequence[FoundStatement]
+    incomplete: frozenset[str]
+
+
+class StatementSearch(Protocol):
+    """An index over recordings."""
+
+    def search(self, query: StatementQuery) -> Sequence[FoundStatement]:
+        """Newest first."""
+        ...
+
+    def behind(self) -> frozenset[str]:
+        """Sessions whose statements are not all there yet."""
+        ...
+
+
+def search_statements(
+    ctx: Context,
+    index: StatementSearch,
+    user: User,
+    *,
+    text: str = "",
+    target: str = "",
+    principal: str = "",
+    session: str = "",
+    since: datetime | None = None,
+    limit: int = 100,
+) -> Findings:
+    """Who searches for what is in the log before the answer is given. Raises Denied, Unavailable."""
+    authorise(ctx, user, Action.AUDIT, None, Facts(ctx.clock.now()))
+    query = StatementQuery(text[:LONGEST_TEXT], target, principal, session, since, max(1, min(limit, MOST)))
+    data = {
+        "in": "statements",
+        "text": query.text,
+        "target": target[:200],
+        "principal": principal[:200],
+        "session": session[:200],
+        "since": since.isoformat() if since else "",
+    }
+    noted = journal.record(ctx, "audit:searched", principal=user.name, data=data)
+    journal.confirm_logged(ctx, noted)
+    return Findings(index.search(query), index.behind())
