@@ -11,7 +11,7 @@ from gateway.core.obligation import Obligations, Record
 from gateway.core.principal import User
 from gateway.core.request import Approval, Request, RequestKind, Verdict
 from gateway.core.rota import Shift
-from gateway.core.session import Protocol, Session
+from gateway.core.session import EndReason, Protocol, Session
 from gateway.core.window import Window
 
 T0 = datetime(2026, 3, 2, 9, 0, 0, 123456, tzinfo=UTC)
@@ -68,8 +68,25 @@ SHIFT = Shift("orders", "oncall", 1, Window(T0 - HOUR, T0 + HOUR), "rota.yaml", 
 EVENT = Event("evt_1", T0, "grant:issued", "gw-a", principal=ONCALL.id, target="orders-db", data={"level": "read"})
 
 
+REVOKED = replace(GRANT, revoked_at=T0, revoked_by="usr_2", revoke_reason="finished")
+SIGNED = replace(REVIEW, reviewer="usr_2", verdict="justified", note="seen", signed_at=T0)
+ENDED = replace(
+    SESSION,
+    ended_at=T0 + HOUR,
+    end_reason=EndReason.KILLED,
+    end_detail="by lead",
+    recording_digest="feed" * 16,
+    kill_requested_by="lead",
+)
+TRIED_LEASE = replace(LEASE, state="zombie", attempts=3, last_error="refused", next_attempt_at=T0 + HOUR)
+USED_TICKET = replace(TICKET, used_at=T0)
+CLOSED_INCIDENT = replace(INCIDENT, closed_at=T0)
+
+
 def approval(number: int, approver: User = LEAD, request: Request = REQUEST) -> Approval:
-    return Approval(f"apr_{number}", request.id, approver.id, Verdict.APPROVE, T0 + number * timedelta(microseconds=1))
+    return Approval(
+        f"apr_{number}", request.id, approver.id, Verdict.APPROVE, T0 + number * timedelta(microseconds=1), "fine"
+    )
 
 
 def fill(store: Store) -> None:

@@ -1,5 +1,5 @@
 # ruff: noqa: PT012 - what raises is a whole transaction
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 from datetime import UTC, datetime, timedelta, timezone
 from zoneinfo import ZoneInfo
 
@@ -17,6 +17,9 @@ from gateway.core.session import EndReason, end
 from gateway.core.window import Window
 from tests.contract.store_values import (
     AUDITOR,
+    CLOSED_INCIDENT,
+    DUTIES,
+    ENDED,
     EVENT,
     GRANT,
     HOUR,
@@ -26,10 +29,14 @@ from tests.contract.store_values import (
     ONCALL,
     REQUEST,
     REVIEW,
+    REVOKED,
     SESSION,
     SHIFT,
+    SIGNED,
     T0,
     TICKET,
+    TRIED_LEASE,
+    USED_TICKET,
     add_grant,
     approval,
     fill,
@@ -44,6 +51,54 @@ def test_the_store_is_a_store(store: SqlStore) -> None:
 
 
 # ---------------------------------------------------------------- round trips
+
+
+COMPLETE = {
+    "user": replace(ONCALL, disabled_at=T0),
+    "request": replace(REQUEST, state=RequestState.LAPSED, approvals=(approval(1),)),
+    "approval": approval(1),
+    "grant": REVOKED,
+    "review": SIGNED,
+    "session": ENDED,
+    "lease": TRIED_LEASE,
+    "credential": USED_TICKET,
+    "incident": CLOSED_INCIDENT,
+    "shift": SHIFT,
+    "obligations": DUTIES,
+}
+
+
+@pytest.mark.parametrize("value", COMPLETE.values(), ids=COMPLETE.keys())
+def test_the_values_of_this_suite_leave_no_field_at_its_default(value: object) -> None:
+    for field in fields(value):
+        default = field.default_factory() if field.default_factory is not MISSING else field.default
+        assert getattr(value, field.name) != default, field.name
+
+
+def test_every_field_comes_back(store: SqlStore) -> None:
+    request = replace(COMPLETE["request"], id="req_all", approvals=(replace(approval(1), request="req_all"),))
+    grant = replace(REVOKED, request="req_all")
+    with store.begin() as uow:
+        uow.users.upsert(COMPLETE["user"])
+        uow.users.upsert(LEAD)
+        uow.requests.add(request)
+        uow.grants.add(grant)
+        uow.reviews.add(SIGNED)
+        uow.sessions.add(ENDED)
+        uow.leases.add(TRIED_LEASE)
+        uow.credentials.add(USED_TICKET)
+        uow.incidents.replace("static", [CLOSED_INCIDENT])
+        uow.shifts.replace(SHIFT.source, SHIFT.window, [SHIFT])
+    with store.read() as uow:
+        assert uow.users.get(ONCALL.id) == COMPLETE["user"]
+        assert uow.requests.get("req_all") == request
+        assert uow.grants.get(grant.id) == grant
+        assert uow.reviews.get(SIGNED.id) == SIGNED
+        assert uow.sessions.get(ENDED.id) == ENDED
+        assert list(uow.leases.by_grant(grant.id)) == [TRIED_LEASE]
+        assert uow.credentials.find(USED_TICKET.digest, "ticket") == USED_TICKET
+        assert uow.incidents.get(CLOSED_INCIDENT.id) == CLOSED_INCIDENT
+        assert list(uow.shifts.covering("orders", T0, HOUR)) == [SHIFT]
 
 
 def test_users_come_back_as_they_were(store: SqlStore) -> None:

@@ -3,7 +3,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from multiprocessing import get_context
-from threading import Barrier
+from threading import Barrier, Event
 
 from gateway.adapters.store import SqlStore
 from gateway.core.errors import Refusal
@@ -177,23 +177,27 @@ def test_many_writing_processes_lose_nothing(store: SqlStore, store_url: str) ->
 
 
 def test_what_was_read_before_writing_cannot_change_underneath(store: SqlStore) -> None:
-    """Write skew: each of two sees the other's user enabled and disables its own."""
+    """Write skew: of two people, each may be disabled only while the other is enabled."""
     fill(store)
     with store.begin() as uow:
         uow.users.upsert(replace(LEAD, disabled_at=None))
+    second_has_read = Event()
 
-    def disable_one_of_two(mine: str, other: str) -> Callable[[], bool]:
-        def write() -> bool:
-            with store.begin() as uow:
-                if not uow.users.get(other).is_enabled():
-                    return False
-                uow.users.upsert(replace(uow.users.get(mine), disabled_at=T0))
-                return True
+    def disable_auditor() -> bool:
+        with store.begin() as uow:
+            is_other_enabled = uow.users.get(LEAD.id).is_enabled()
+            second_has_read.set()
+            if is_other_enabled:
+                uow.users.upsert(replace(AUDITOR, disabled_at=T0))
+            return is_other_enabled
 
-        return write
-
-    results = _at_once(disable_one_of_two(LEAD.id, AUDITOR.id), disable_one_of_two(AUDITOR.id, LEAD.id))
-    assert sorted(results) == [False, True]
+    with ThreadPoolExecutor(1) as pool:
+        with store.begin() as uow:
+            assert uow.users.get(AUDITOR.id).is_enabled()
+            second = pool.submit(disable_auditor)
+            assert not second_has_read.wait(timeout=0.3)  # it is kept out before its first read
+            uow.users.upsert(replace(LEAD, disabled_at=T0))
+        assert second.result(timeout=30) is False
 
 
 def test_readers_are_not_kept_waiting_by_a_writer(store: SqlStore) -> None:

@@ -138,13 +138,19 @@ def approval_columns(approval: Approval, place: int) -> Columns:
         "approver": approval.approver,
         "verdict": approval.verdict.value,
         "at": approval.at,
+        "note": approval.note,
     }
 
 
 def approval_of(row: RowMapping) -> Approval:
     c = APPROVALS.c
     return Approval(
-        id=row[c.id], request=row[c.request], approver=row[c.approver], verdict=Verdict(row[c.verdict]), at=row[c.at]
+        id=row[c.id],
+        request=row[c.request],
+        approver=row[c.approver],
+        verdict=Verdict(row[c.verdict]),
+        at=row[c.at],
+        note=row[c.note],
     )
 
 

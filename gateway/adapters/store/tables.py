@@ -67,6 +67,7 @@ class ApprovalRow(SQLModel, table=True):
     approver: str = Field(foreign_key="users.id", sa_type=_TEXT)
     verdict: str = Field(sa_type=_TEXT)
     at: datetime = Field(sa_type=_INSTANT)
+    note: str = Field(sa_type=_TEXT)
 
 
 class GrantRow(SQLModel, table=True):

@@ -80,6 +80,7 @@ def _create_approvals() -> None:
         _text("approver"),
         _text("verdict"),
         _instant("at"),
+        _text("note"),
         sa.ForeignKeyConstraint(["approver"], ["users.id"]),
         sa.ForeignKeyConstraint(["request"], ["requests.id"]),
         sa.PrimaryKeyConstraint("id"),
