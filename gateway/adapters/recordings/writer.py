@@ -115,7 +115,7 @@ class SpoolWriter:
         """Queue one frame; its number. Blocks while there is no room, then RecordingFailed."""
         with self.lock:
             size = len(payload) + HEADER_SIZE
-            if lane.failure or lane.closed or not self._has_room(lane, size):
+            if lane.failure or lane.closed or self._stopping or not self._has_room(lane, size):
                 self._make_room(lane, size)
             seq = lane.next_seq
             frame = encode(seq, at_ns, kind, payload, continues=continues)
@@ -169,6 +169,7 @@ class SpoolWriter:
         with self.lock:
             self._stopping = True
             self._work.notify()
+            self._room.notify_all()
         self._thread.join(timeout.total_seconds())
         return not self._thread.is_alive()
 
@@ -186,13 +187,13 @@ class SpoolWriter:
         """Back-pressure. Whoever waits too long has lost its recording: RecordingFailed, now and for good."""
         until = monotonic() + self._limits.append_timeout.total_seconds()
         self._hurry()
-        while not (lane.failure or lane.closed or self._has_room(lane, size)):
+        while not (lane.failure or lane.closed or self._stopping or self._has_room(lane, size)):
             if not self._room.wait(until - monotonic()) and not self._has_room(lane, size):
                 lane.failure = TOO_SLOW
                 told, lane.on_failure = lane.on_failure, None
                 if told is not None:  # from another thread, as the port promises
                     Thread(target=told, name="recording-failed", daemon=True).start()
-        if lane.failure or lane.closed:
+        if lane.failure or lane.closed or self._stopping:
             raise RecordingFailed(lane.failure or CLOSED)
 
     def _freeze(self, lane: Lane) -> list[Callable[[bool], None]]:
