@@ -7,6 +7,7 @@ import socket
 import subprocess
 import time
 from pathlib import Path
+from typing import Self
 
 START_WITHIN = 10.0
 
@@ -31,7 +32,7 @@ class Sshd:
         self.port = 0
         self._process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> "Sshd":
+    def __enter__(self) -> Self:
         binary = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
         if binary is None:
             raise RuntimeError("sshd is not installed: apt-get install openssh-server")

@@ -2,10 +2,13 @@
 
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from gateway.adapters.credentials.ssh_ca import SshAuthorities
 from gateway.app.open_session import Opened
@@ -174,12 +177,13 @@ class Stage:
     def ssh_args(self, *args: str, key: str = "me") -> list[str]:
         return ["ssh", "-F", str(self.directory / f"ssh_config.{key}"), *args]
 
-    def ssh(self, *args: str, key: str = "me", **kwargs) -> "subprocess.CompletedProcess[bytes]":
-        kwargs.setdefault("timeout", 60)
-        kwargs.setdefault("stdin", subprocess.DEVNULL) if "input" not in kwargs else None
+    def ssh(self, *args: str, key: str = "me", **kwargs: Any) -> "subprocess.CompletedProcess[bytes]":
+        kwargs = {"timeout": 60, **kwargs}
+        if "input" not in kwargs:
+            kwargs["stdin"] = subprocess.DEVNULL
         return subprocess.run(self.ssh_args(*args, key=key), capture_output=True, check=False, **kwargs)
 
-    def with_target(self, **changes) -> None:
+    def with_target(self, **changes: Any) -> None:
         self.target = replace(self.target, **changes)
 
 
@@ -189,3 +193,27 @@ def make_stage(directory: Path, sshd: Sshd, authorities: SshAuthorities) -> Stag
         "web-1", Kind.SSH, "orders", "production", "127.0.0.1", sshd.port, {"shell": level}, host_keys=(sshd.host_key,)
     )
     return Stage(directory, sshd, authorities, target, level)
+
+
+# Fixtures: a test module imports the three by name.
+
+
+@pytest.fixture(scope="module")
+def authorities(tmp_path_factory: pytest.TempPathFactory) -> SshAuthorities:
+    return SshAuthorities(tmp_path_factory.mktemp("ssh") / "authorities")
+
+
+@pytest.fixture(scope="module")
+def sshd(tmp_path_factory: pytest.TempPathFactory, authorities: SshAuthorities) -> Iterator[Sshd]:
+    with Sshd(tmp_path_factory.mktemp("sshd"), authorities.target_ca_public) as running:
+        yield running
+
+
+@pytest.fixture
+def stage(tmp_path: Path, sshd: Sshd, authorities: SshAuthorities) -> Iterator[Stage]:
+    made = make_stage(tmp_path, sshd, authorities)
+    made.open_door()
+    yield made
+    assert made.door is not None
+    made.door.close()
+    assert len(made.ended) == len(made.opened), "every session ends exactly once"

@@ -294,8 +294,9 @@ class Connection:
             self._still_wanted()
 
     def _target_over(self) -> None:
-        """Called by the thread of the upstream connection, whoever ended it."""
-        self.terminate(EndReason.TARGET_CLOSED, "")
+        """Called by the thread of the upstream connection, whoever ended it; a failed dial tells its own story."""
+        if self._is.leg is not None:
+            self.terminate(EndReason.TARGET_CLOSED, "")
 
     def _turn_away(self, channel: ChannelEnd, refusal: Refusal) -> None:
         """A no, told where a person and a script can see it: on stderr and as exit status."""
