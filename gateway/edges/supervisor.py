@@ -15,6 +15,7 @@ from time import monotonic
 from gateway.app.context import Context
 from gateway.app.lease_role import reap_leases
 from gateway.app.ports import IncidentSource, ShiftSource
+from gateway.app.reconcile import Reconciliation
 from gateway.app.record_evidence import Evidence
 from gateway.app.recover import end_sessions_of_the_silent
 from gateway.app.reevaluate import Reevaluation
@@ -54,7 +55,7 @@ class Supervisor:
         self._facts_changed = threading.Event()
         self._reevaluation = Reevaluation()
         self._reloads = Reloads()
-        clock = ctx.clock
+        clock, reconciliation = ctx.clock, Reconciliation()
         self._jobs = [
             _Job("evidence", 1.0, lambda: evidence.store(ctx)),
             _Job("leases", 1.0, lambda: reap_leases(ctx, clock.now())),
@@ -62,6 +63,7 @@ class Supervisor:
             _Job("reload", 2.0, self._reload),
             _Job("facts", refresh_seconds, lambda: self._refresh(shifts, incidents)),
             _Job("silent", 10.0, lambda: end_sessions_of_the_silent(ctx, clock.now())),
+            _Job("reconcile", 60.0, lambda: reconciliation.step(ctx)),
             _Job("purge", 600.0, self._purge),
         ]
         self._threads = [
