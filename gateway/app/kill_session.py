@@ -1,7 +1,7 @@
 """End one live session and leave its grant as it is."""
 
 from gateway.app import journal
-from gateway.app.authorise import authorise, find_target
+from gateway.app.authorise import authorise
 from gateway.app.context import Context
 from gateway.core.decision import Action, Facts
 from gateway.core.errors import Conflict, NotFound, Refusal
@@ -15,7 +15,7 @@ def kill_session(ctx: Context, user: User, session_id: str, reason: str = "") ->
         session = uow.sessions.get(session_id)
     if session is None:
         raise NotFound(Refusal("unknown-session", "There is no such session.", next_steps=("gw sessions lists them.",)))
-    target = find_target(ctx, user, session.target, "session:kill-denied")
+    target = ctx.catalogue.current().targets.get(session.target)  # None: it has left the catalogue meanwhile
     authorise(ctx, user, Action.KILL, target, Facts(ctx.clock.now(), level=session.level, requester=session.holder))
     with ctx.store.begin() as uow:
         if not uow.sessions.request_kill(session_id, user.name):

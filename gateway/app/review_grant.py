@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from gateway.app import journal
-from gateway.app.authorise import authorise, find_target
+from gateway.app.authorise import authorise
 from gateway.app.context import Context
 from gateway.core.decision import Action, Facts
 from gateway.core.errors import Conflict, NotFound, Refusal
@@ -22,7 +22,7 @@ def sign(ctx: Context, user: User, grant_or_review_id: str, verdict: str, note: 
     signed = sign_review(review, user.id, verdict, note, ctx.clock.now())
     if isinstance(signed, Refusal):
         raise journal.refuse(ctx, "review:denied", signed, **about)
-    target = find_target(ctx, user, grant.target, "review:denied")
+    target = ctx.catalogue.current().targets.get(grant.target)  # None: it has left the catalogue meanwhile
     authorise(ctx, user, Action.REVIEW, target, Facts(ctx.clock.now(), level=grant.level, requester=grant.holder))
     with ctx.store.begin() as uow:
         if not uow.reviews.save(signed):

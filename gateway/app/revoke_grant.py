@@ -1,7 +1,7 @@
 """End a grant early. Its sessions end within a second and its leases are dropped, by the supervisor."""
 
 from gateway.app import journal
-from gateway.app.authorise import authorise, find_target
+from gateway.app.authorise import authorise
 from gateway.app.context import Context
 from gateway.core.decision import Action, Facts
 from gateway.core.errors import Conflict, NotFound, Refusal
@@ -16,7 +16,7 @@ def revoke_grant(ctx: Context, user: User, grant_id: str, reason: str = "") -> G
         grant = uow.grants.get(grant_id)
     if grant is None:
         raise NotFound(Refusal("unknown-grant", "There is no such grant.", next_steps=("gw grants lists them.",)))
-    target = find_target(ctx, user, grant.target, "grant:revoke-denied")
+    target = ctx.catalogue.current().targets.get(grant.target)  # None: it has left the catalogue meanwhile
     authorise(ctx, user, Action.REVOKE, target, Facts(at, level=grant.level, requester=grant.holder))
     revoked = revoke(grant, at, user.id, reason.strip()[:500])
     if isinstance(revoked, Refusal):
