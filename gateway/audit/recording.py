@@ -6,8 +6,7 @@ frames of one session cannot stand in for another's.
 """
 
 import struct
-from base64 import b64decode, b64encode
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from hashlib import sha256
@@ -286,39 +285,3 @@ def _take(stream: Stream, size: int) -> bytes:
             raise TruncatedRecordingError("the recording is cut short")
         data += more
     return data
-
-
-# ---------------------------------------------------------------- frames as JSON objects, for the API
-
-
-def frame_to_json(frame: Frame) -> dict[str, object]:
-    """One line of the API's answer."""
-    return {
-        "seq": frame.seq,
-        "at_ns": frame.at_ns,
-        "kind": frame.kind,
-        "continues": frame.continues,
-        "payload": b64encode(frame.payload).decode(),
-        "link": frame.link.hex(),
-    }
-
-
-def frame_from_json(line: Mapping[str, object]) -> Frame:
-    """The inverse; MalformedRecordingError when a field is missing or of another type."""
-    match line:
-        case {
-            "seq": int(seq),
-            "at_ns": int(at_ns),
-            "kind": str(kind),
-            "continues": bool(continues),
-            "payload": str(payload),
-            "link": str(link),
-        }:
-            try:
-                frame = Frame(seq, at_ns, kind, b64decode(payload, validate=True), continues, bytes.fromhex(link))
-                frame.encoded()
-            except (ValueError, struct.error) as error:
-                raise MalformedRecordingError("a record's fields are out of bounds") from error
-            return frame
-        case _:
-            raise MalformedRecordingError("a record lacks a field")

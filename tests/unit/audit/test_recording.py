@@ -16,8 +16,6 @@ from gateway.audit.recording import (
     TruncatedRecordingError,
     decode,
     encode,
-    frame_from_json,
-    frame_to_json,
     joined,
     read_sealed,
     sealed_header,
@@ -25,6 +23,7 @@ from gateway.audit.recording import (
     unix_ns,
     verify_chain,
 )
+from gateway.audit.recording_json import Announced, frame_from_json, from_json_lines, to_json_lines
 from tests.fakes import START
 
 SESSION = "ses_1"
@@ -63,7 +62,9 @@ def test_what_was_written_is_read_back(records: Records):
     verify(read, chain)
     session, again = read_sealed(BytesIO(sealed(frames, chain)))
     assert (session, list(again)) == (SESSION, frames)
-    assert [frame_from_json(frame_to_json(f)) for f in frames] == frames
+    announced = Announced(SESSION, "ssh", chain.count, chain.digest.hex(), ((1, "aa"),), True)
+    told, lines = from_json_lines(to_json_lines(announced, frames))
+    assert (told, list(lines)) == (announced, frames)
 
 
 @given(drafts, st.data())
@@ -227,6 +228,12 @@ def test_an_empty_recording_has_no_digest_but_its_own():
 def test_json_that_is_no_record_is_refused(line: dict[str, object]):
     with pytest.raises(MalformedRecordingError):
         frame_from_json(line)
+
+
+@pytest.mark.parametrize("text", [b"", b"{}", b"[1]", b"{", b'{"session": 1}'])
+def test_lines_that_are_no_recording_are_refused(text: bytes):
+    with pytest.raises(MalformedRecordingError):
+        from_json_lines([text])
 
 
 def test_a_sealed_file_is_a_plain_gzip():

@@ -1,0 +1,159 @@
+"""See what happened in a session: the viewing is in the log first, and only what the log proves is played."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import islice
+from typing import Protocol, runtime_checkable
+
+from gateway.app import journal
+from gateway.app.authorise import authorise, find_target
+from gateway.app.context import Context
+from gateway.app.ports import EventFilter
+from gateway.audit.recording import BrokenRecordingError, Frame, verified
+from gateway.core.decision import Action, Facts
+from gateway.core.errors import Conflict, NotFound, Refusal, Unavailable
+from gateway.core.principal import User
+from gateway.core.session import Session
+
+MOST_EVIDENCE = 1000
+_UNKNOWN = Refusal("unknown-session", "There is no such session.", next_steps=("gw sessions lists them.",))
+_NO_READER = Refusal("recordings-unavailable", "This gateway process cannot read recordings.")
+
+
+@runtime_checkable
+class RecordingReader(Protocol):
+    """Stored recordings. Both raise LookupError when there is none of that session."""
+
+    def read(self, session_id: str, from_seq: int = 0) -> Iterator[Frame]:
+        """The frames as stored, unjudged."""
+        ...
+
+    def follow(
+        self, session_id: str, from_seq: int = 0, silence: timedelta = timedelta(seconds=15)
+    ) -> Iterator[Frame | None]:
+        """Frames as they become durable, until the session is over; None after each silence."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """A recording that was held against the log: `count` frames under `digest` (hex).
+
+    `evidence` are the running digests of the log, oldest first. `is_complete` is False when the session's end was
+    never recorded (its gateway died): then these are the frames up to the last evidence.
+    """
+
+    session: Session
+    count: int
+    digest: str
+    evidence: tuple[tuple[int, str], ...]
+    is_complete: bool
+    reader: RecordingReader
+
+    def frames(self) -> Iterator[Frame]:
+        """The frames, verified once more while they pass; BrokenRecordingError if somebody changed them since."""
+        frames: Iterator[Frame] = self.reader.read(self.session.id)
+        if not self.is_complete:
+            frames = islice(frames, self.count)
+        return verified(self.session.id, frames, self.count, self.digest, self.evidence)
+
+
+def replay(ctx: Context, user: User, session_id: str) -> Replay:
+    """A verified recording of a session that is over. Raises NotFound, Denied, Unavailable.
+
+    Conflict when the session still runs, and when the recording is not what the log says: the message names the first
+    record that is wrong, and `session:recording-broken` tells everybody who reads the log.
+    """
+    session = _session(ctx, user, session_id, Action.REPLAY)
+    if session.is_live():
+        steps = (f"gw session watch {session.id} shows it as it happens.",)
+        raise Conflict(Refusal("session-live", "That session still runs.", next_steps=steps))
+    _note(ctx, user, session, "session:replayed")
+    try:
+        found = _proved(ctx, session, _reader(ctx))
+        for _ in found.frames():
+            pass
+    except BrokenRecordingError as broken:
+        raise _alarm(ctx, user, session, broken) from broken
+    except LookupError as gone:
+        missing = BrokenRecordingError(0, "the whole recording is missing")
+        raise _alarm(ctx, user, session, missing) from gone
+    return found
+
+
+def watch(ctx: Context, user: User, session_id: str) -> Iterator[Frame | None]:
+    """The frames of a running session from its beginning, as they become durable; None in each silence of some seconds.
+
+    Raises NotFound, Denied, Unavailable, and Conflict when the session is over.
+    """
+    session = _session(ctx, user, session_id, Action.WATCH)
+    if not session.is_live():
+        steps = (f"gw session replay {session.id} plays it.",)
+        raise Conflict(Refusal("session-over", "That session is over.", next_steps=steps))
+    reader = _reader(ctx)
+    _note(ctx, user, session, "session:watched")
+    return reader.follow(session.id)
+
+
+def _session(ctx: Context, user: User, session_id: str, action: Action) -> Session:
+    with ctx.store.read() as uow:
+        session = uow.sessions.get(session_id)
+    if session is None:
+        raise NotFound(_UNKNOWN)
+    target = find_target(ctx, user, session.target, f"session:{action.value.lower()}-denied")
+    authorise(ctx, user, action, target, Facts(ctx.clock.now(), level=session.level, requester=session.holder))
+    return session
+
+
+def _note(ctx: Context, user: User, session: Session, type: str) -> None:
+    """Who looks is in the log before there is anything to see."""
+    about: journal.About = {**journal.about_session(session), "principal": user.name}
+    journal.confirm_logged(ctx, journal.record(ctx, type, data={"holder": session.holder_name}, **about))
+
+
+def _reader(ctx: Context) -> RecordingReader:
+    if not isinstance(ctx.recorder, RecordingReader):
+        raise Unavailable(_NO_READER)
+    return ctx.recorder
+
+
+def _proved(ctx: Context, session: Session, reader: RecordingReader) -> Replay:
+    """What the log says about the recording; BrokenRecordingError when it and the store tell different stories."""
+    ends = _digests(ctx, session, "session:ended")
+    evidence = tuple(sorted(_digests(ctx, session, "session:evidence")))
+    if len(ends) != 1:
+        raise BrokenRecordingError(0, f"the log has {len(ends)} ends of this session")
+    count, digest = ends[0]
+    if session.recording_digest != f"{count}:{digest}":
+        raise BrokenRecordingError(0, "the stored digest is not the one in the log")
+    if digest:
+        return Replay(session, count, digest, evidence, True, reader)
+    last = evidence[-1] if evidence else (0, "")
+    return Replay(session, *last, evidence, False, reader)
+
+
+def _digests(ctx: Context, session: Session, type: str) -> list[tuple[int, str]]:
+    found = ctx.log.search(EventFilter(session=session.id, type=type, limit=MOST_EVIDENCE))
+    told = [stored.event.data for stored in found if stored.event.type == type and stored.event.session == session.id]
+    return [(_number(data.get("records")), str(data.get("digest") or "")) for data in told]
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def _alarm(ctx: Context, user: User, session: Session, broken: BrokenRecordingError) -> Conflict:
+    about: journal.About = {**journal.about_session(session), "principal": user.name}
+    data = {"first_bad": broken.seq, "why": broken.why, "expected": session.recording_digest}
+    journal.confirm_logged(ctx, journal.record(ctx, "session:recording-broken", "failed", data, **about))
+    return Conflict(
+        Refusal(
+            "recording-broken",
+            f"The recording of {session.id} is NOT what the log says. Record {broken.seq}: {broken.why}.",
+            next_steps=(
+                "Nothing is played. Tell the gateway's operators and keep the recording's files as they are.",
+                f"gw audit search --session {session.id} shows what the log knows.",
+            ),
+        )
+    )
