@@ -5,7 +5,7 @@ from starlette.staticfiles import StaticFiles
 
 from gateway.app.context import Context
 from gateway.app.identity import IdentityProvider
-from gateway.edges.http import problems, routes_access, routes_login
+from gateway.edges.http import problems, routes_access, routes_login, routes_sessions
 from gateway.edges.http.deps import DoorFacts, Wired, Wiring
 from gateway.edges.http.guard import Guard
 from gateway.edges.http.schemas import DoorOut, PostgresDoorOut, ProblemOut, SshDoorOut
@@ -28,7 +28,7 @@ def create_app(ctx: Context, provider: IdentityProvider | None, doors: DoorFacts
     )
     app.state.wiring = Wiring(ctx, provider, doors, public_url.rstrip("/"))
     problems.install(app)
-    for routes in (routes_login, routes_access):
+    for routes in (routes_login, routes_access, routes_sessions):
         app.include_router(routes.router)
     app.get("/healthz", tags=["public"])(healthz)
     app.get("/api/door", tags=["public"])(door)

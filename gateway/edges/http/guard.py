@@ -47,8 +47,9 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read the bounded body first, then let the application see it."""
-        if scope["type"] != "http":
-            raise RuntimeError("only HTTP is served here")  # no WebSocket, so none whose Origin could be forged
+        if scope["type"] != "http":  # start-up; a WebSocket finds no route there and is closed
+            await self._app(scope, receive, send)
+            return
 
         async def send_safely(message: Message) -> None:
             if message["type"] == "http.response.start":

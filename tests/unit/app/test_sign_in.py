@@ -1,5 +1,5 @@
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -25,27 +25,7 @@ from gateway.core.decision import Action
 from gateway.core.errors import Conflict, Denied, NotFound, Refusal
 from gateway.core.principal import User
 from tests.unit.edges.stage import ISSUER, Stage, make_stage
-
-
-@dataclass
-class Provider:
-    """A provider that believes every code to be the claims it was told."""
-
-    issuer: str = ISSUER
-    names: ClaimNames = field(default_factory=ClaimNames)
-    claims: dict[str, object] = field(default_factory=dict)
-    refuses: bool = False
-    seen: dict[str, str] = field(default_factory=dict)
-
-    def authorization_url(self, *, state: str, nonce: str, challenge: str) -> str:
-        self.seen |= {"state": state, "nonce": nonce, "challenge": challenge}
-        return f"{self.issuer}/authorize?state={state}"
-
-    def redeem(self, *, code: str, verifier: str, nonce: str) -> SignedClaims:
-        self.seen |= {"verifier": verifier, "redeemed_nonce": nonce}
-        if self.refuses:
-            raise Denied(Refusal("code-refused", "no"))
-        return SignedClaims({"iss": self.issuer, "sub": f"sub-{code}", "preferred_username": code, **self.claims})
+from tests.unit.edges.trusting_provider import TrustingProvider
 
 
 @pytest.fixture
@@ -56,17 +36,17 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
 
 
 @pytest.fixture
-def provider() -> Provider:
-    return Provider()
+def provider() -> TrustingProvider:
+    return TrustingProvider()
 
 
-def sign_in(stage: Stage, provider: Provider, name: str) -> SignedIn:
+def sign_in(stage: Stage, provider: TrustingProvider, name: str) -> SignedIn:
     start = begin_web_login(stage.ctx, provider, "127.0.0.1")
     state = derived(start.secret, "state")
     return complete_web_login(stage.ctx, provider, secret=start.secret, state=state, code=name)
 
 
-def test_the_person_is_whoever_the_provider_says(stage: Stage, provider: Provider) -> None:
+def test_the_person_is_whoever_the_provider_says(stage: Stage, provider: TrustingProvider) -> None:
     provider.claims = {"groups": ["engineers", "leads"], "email": "a@evil@corp.test", "email_verified": False}
     done = sign_in(stage, provider, "oncall")
     assert done.user.name == "oncall"
@@ -76,7 +56,7 @@ def test_the_person_is_whoever_the_provider_says(stage: Stage, provider: Provide
     assert ("login:succeeded", "ok") in stage.events()
 
 
-def test_pkce_and_nonce_belong_to_one_login(stage: Stage, provider: Provider) -> None:
+def test_pkce_and_nonce_belong_to_one_login(stage: Stage, provider: TrustingProvider) -> None:
     from base64 import urlsafe_b64encode
     from hashlib import sha256
 
@@ -88,7 +68,7 @@ def test_pkce_and_nonce_belong_to_one_login(stage: Stage, provider: Provider) ->
     assert 43 <= len(provider.seen["verifier"]) <= 128  # RFC 7636 §4.1
 
 
-def test_a_login_is_finished_once_and_by_the_browser_that_began_it(stage: Stage, provider: Provider) -> None:
+def test_a_login_is_finished_once_and_by_the_browser_that_began_it(stage: Stage, provider: TrustingProvider) -> None:
     mine = begin_web_login(stage.ctx, provider, "127.0.0.1")
     theirs = begin_web_login(stage.ctx, provider, "127.0.0.1")
     with pytest.raises(NotSignedIn):
@@ -104,21 +84,21 @@ def test_a_login_is_finished_once_and_by_the_browser_that_began_it(stage: Stage,
 
 @pytest.mark.parametrize("secret", ["", "unknown", "x" * 10_000])
 def test_a_callback_that_nobody_began_is_refused_without_filling_the_log(
-    stage: Stage, provider: Provider, secret: str
+    stage: Stage, provider: TrustingProvider, secret: str
 ) -> None:
     with pytest.raises(NotSignedIn):
         complete_web_login(stage.ctx, provider, secret=secret, state="x", code="oncall")
     assert stage.events() == []
 
 
-def test_a_login_in_flight_grows_stale(stage: Stage, provider: Provider) -> None:
+def test_a_login_in_flight_grows_stale(stage: Stage, provider: TrustingProvider) -> None:
     start = begin_web_login(stage.ctx, provider, "127.0.0.1")
     stage.clock.advance(timedelta(minutes=11))
     with pytest.raises(NotSignedIn):
         complete_web_login(stage.ctx, provider, secret=start.secret, state=derived(start.secret, "state"), code="a")
 
 
-def test_an_answer_of_another_issuer_is_a_mix_up(stage: Stage, provider: Provider) -> None:
+def test_an_answer_of_another_issuer_is_a_mix_up(stage: Stage, provider: TrustingProvider) -> None:
     start = begin_web_login(stage.ctx, provider, "127.0.0.1")
     with pytest.raises(NotSignedIn) as no:
         complete_web_login(
@@ -128,21 +108,21 @@ def test_an_answer_of_another_issuer_is_a_mix_up(stage: Stage, provider: Provide
     assert no.value.refusal.code == "issuer-mismatch"
 
 
-def test_a_code_that_the_provider_refuses_signs_nobody_in(stage: Stage, provider: Provider) -> None:
+def test_a_code_that_the_provider_refuses_signs_nobody_in(stage: Stage, provider: TrustingProvider) -> None:
     provider.refuses = True
     with pytest.raises(NotSignedIn):
         sign_in(stage, provider, "oncall")
     assert ("login:failed", "denied") in stage.events()
 
 
-def test_groups_follow_the_claims_at_each_login(stage: Stage, provider: Provider) -> None:
+def test_groups_follow_the_claims_at_each_login(stage: Stage, provider: TrustingProvider) -> None:
     provider.claims = {"groups": ["leads"]}
     sign_in(stage, provider, "lead")
     provider.claims = {}
     assert sign_in(stage, provider, "lead").user.groups == frozenset()
 
 
-def test_a_name_is_never_taken_over(stage: Stage, provider: Provider) -> None:
+def test_a_name_is_never_taken_over(stage: Stage, provider: TrustingProvider) -> None:
     sign_in(stage, provider, "oncall")
     provider.claims = {"sub": "another"}
     with pytest.raises(NotSignedIn) as no:
@@ -189,7 +169,7 @@ def test_credentials_of_one_purpose_open_nothing_else(stage: Stage) -> None:
         authenticate_web(stage.ctx, stage.token(user, "cli"))
 
 
-def test_secrets_are_stored_as_digests_only(stage: Stage, provider: Provider) -> None:
+def test_secrets_are_stored_as_digests_only(stage: Stage, provider: TrustingProvider) -> None:
     start = begin_web_login(stage.ctx, provider, "127.0.0.1")
     state = derived(start.secret, "state")
     done = complete_web_login(stage.ctx, provider, secret=start.secret, state=state, code="oncall")
@@ -211,7 +191,7 @@ def test_signing_out_ends_that_credential_only(stage: Stage) -> None:
     assert authenticate(stage.ctx, other) == user
 
 
-def test_a_browser_session_ends_when_it_is_left_alone(stage: Stage, provider: Provider) -> None:
+def test_a_browser_session_ends_when_it_is_left_alone(stage: Stage, provider: TrustingProvider) -> None:
     done = sign_in(stage, provider, "oncall")
     for _ in range(4):
         stage.clock.advance(WEB_IDLE - timedelta(minutes=1))
@@ -221,7 +201,7 @@ def test_a_browser_session_ends_when_it_is_left_alone(stage: Stage, provider: Pr
         authenticate_web(stage.ctx, done.secret)
 
 
-def test_a_browser_session_ends_absolutely(stage: Stage, provider: Provider) -> None:
+def test_a_browser_session_ends_absolutely(stage: Stage, provider: TrustingProvider) -> None:
     done = sign_in(stage, provider, "oncall")
     while stage.clock.now() < done.expires_at:
         authenticate_web(stage.ctx, done.secret)
@@ -230,7 +210,7 @@ def test_a_browser_session_ends_absolutely(stage: Stage, provider: Provider) -> 
         authenticate_web(stage.ctx, done.secret)
 
 
-def test_a_disabled_person_is_out_and_stays_out(stage: Stage, provider: Provider) -> None:
+def test_a_disabled_person_is_out_and_stays_out(stage: Stage, provider: TrustingProvider) -> None:
     woken: list[bool] = []
     stage.ctx = replace(stage.ctx, wake=lambda: woken.append(True))
     lead = stage.user("lead")
@@ -272,7 +252,7 @@ def test_nobody_is_made_by_disabling(stage: Stage) -> None:
         disable_user(stage.ctx, stage.user("lead"), "nobody")
 
 
-def test_logins_from_one_address_are_limited(stage: Stage, provider: Provider) -> None:
+def test_logins_from_one_address_are_limited(stage: Stage, provider: TrustingProvider) -> None:
     for _ in range(300):
         begin_web_login(stage.ctx, provider, "10.0.0.1")
     with pytest.raises(Denied) as no:

@@ -1,0 +1,22 @@
+from collections.abc import Iterator
+
+import pytest
+from fastapi.testclient import TestClient
+
+from gateway.edges.http.app import DoorFacts, create_app
+from tests.unit.edges.stage import Stage
+from tests.unit.edges.trusting_provider import TrustingProvider
+
+DOORS = DoorFacts("127.0.0.1", 2222, "ssh-ed25519 AAAAdoor", "127.0.0.1", 5433, "-----BEGIN CERTIFICATE-----\n", "vkey")
+
+
+@pytest.fixture
+def provider() -> TrustingProvider:
+    return TrustingProvider()
+
+
+@pytest.fixture
+def client(stage: Stage, provider: TrustingProvider) -> Iterator[TestClient]:
+    app = create_app(stage.ctx, provider, DOORS, public_url="http://testserver")
+    with TestClient(app, follow_redirects=False, raise_server_exceptions=False) as made:
+        yield made
