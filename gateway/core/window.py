@@ -1,19 +1,22 @@
 """Half-open windows of time [not_before, not_after) in UTC."""
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A non-empty span. Both ends are timezone-aware; ValueError otherwise."""
+    """A non-empty span, kept in UTC. Both ends are timezone-aware; ValueError otherwise."""
 
     not_before: datetime
     not_after: datetime
 
     def __post_init__(self) -> None:
-        if self.not_before.tzinfo is None or self.not_after.tzinfo is None:
+        if self.not_before.utcoffset() is None or self.not_after.utcoffset() is None:
             raise ValueError("a window needs timezone-aware instants")
+        # Within one local zone Python compares and adds wall-clock time, wrong across a daylight saving change.
+        object.__setattr__(self, "not_before", self.not_before.astimezone(UTC))
+        object.__setattr__(self, "not_after", self.not_after.astimezone(UTC))
         if self.not_after <= self.not_before:
             raise ValueError("a window must end after it begins")
 
