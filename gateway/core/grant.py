@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from gateway.core.errors import Refusal
 from gateway.core.obligation import Obligations
-from gateway.core.request import Request, RequestKind, RequestState
+from gateway.core.request import LAPSED, Request, RequestKind, RequestState
 from gateway.core.window import Window
 
 
@@ -41,8 +41,8 @@ class Grant:
     revoke_reason: str = ""
 
     def state(self, at: datetime) -> GrantState:
-        """What the grant is worth at `at`."""
-        if self.revoked_at is not None and self.revoked_at <= at:
+        """What the grant is worth at `at`. Revoked is revoked, even when a clock was set back since."""
+        if self.revoked_at is not None:
             return GrantState.REVOKED
         if at < self.window.not_before:
             return GrantState.PENDING
@@ -72,9 +72,11 @@ class Review:
 
 
 def issue(request: Request, grant_id: str, at: datetime) -> Grant | Refusal:
-    """The grant that a request has earned: quorate, not yet decided. The window starts now."""
+    """The grant that a request has earned: quorate, not yet decided, not lapsed. The window starts now."""
     if request.state is not RequestState.PENDING:
         return Refusal("already-decided", f"This request is {request.state.value} already.")
+    if request.has_lapsed(at):
+        return LAPSED
     if not request.is_quorate():
         short = request.obligations.approvals - len(request.approved_by())
         return Refusal("approval-missing", f"{short} more approval(s) needed.", ("approval",))
@@ -124,7 +126,9 @@ WARNINGS = (timedelta(minutes=5), timedelta(minutes=1))
 
 
 def due_warning(deadline: datetime, at: datetime, already: frozenset[timedelta]) -> timedelta | None:
-    """The nearest warning that is due now and was not given; when several are due only the last counts."""
+    """The nearest warning that is due now, unless it or a later one was given; an earlier one is not made up for."""
     left = deadline - at
-    due = [w for w in WARNINGS if left <= w and w not in already]
-    return min(due) if due and left > timedelta(0) else None
+    due = [w for w in WARNINGS if left <= w]
+    if not due or left <= timedelta(0) or any(w <= min(due) for w in already):
+        return None
+    return min(due)

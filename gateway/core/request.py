@@ -14,6 +14,7 @@ from gateway.core.obligation import Obligations
 
 MAX_REASON = 500
 PENDING_FOR = timedelta(hours=8)
+LAPSED = Refusal("request-lapsed", "This request waited too long and has lapsed; ask again.")
 
 
 class RequestKind(StrEnum):
@@ -77,6 +78,10 @@ class Request:
         """True when enough others have said yes."""
         return len(self.approved_by()) >= self.obligations.approvals
 
+    def has_lapsed(self, at: datetime) -> bool:
+        """True when nobody may decide on it any more."""
+        return at >= self.created_at + PENDING_FOR
+
     def effective_duration(self) -> timedelta:
         """What was asked for, cut to what policy allows."""
         limit = self.obligations.max_duration
@@ -102,7 +107,9 @@ def validate_ask(duration: timedelta, reason: str, longest: timedelta) -> Refusa
 
 
 def add_approval(request: Request, approval: Approval) -> "Request | Refusal":
-    """The request with one more answer, or why it may not be given."""
+    """The request with one more answer, or why it may not be given; ValueError for an answer to another request."""
+    if approval.request != request.id:
+        raise ValueError(f"an answer to {approval.request} does not count for {request.id}")
     if approval.approver == request.requester:
         return Refusal(
             "own-request",
@@ -111,8 +118,8 @@ def add_approval(request: Request, approval: Approval) -> "Request | Refusal":
         )
     if request.state is not RequestState.PENDING:
         return Refusal("already-decided", f"This request is {request.state.value} already.")
-    if approval.at >= request.created_at + PENDING_FOR:
-        return Refusal("request-lapsed", "This request waited too long and has lapsed; ask again.")
+    if request.has_lapsed(approval.at):
+        return LAPSED
     if any(a.approver == approval.approver for a in request.approvals):
         return Refusal("answered-already", "You have answered this request already; one person counts once.")
     answered = replace(request, approvals=(*request.approvals, approval))
