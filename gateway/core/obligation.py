@@ -61,7 +61,7 @@ def parse_obligations(annotations: Mapping[str, str]) -> Obligations:
         review=_one_of(annotations, "review", {"required": True, "none": False}, default=False),
         review_within=parse_duration(annotations.get("review_within", "24h")),
         record=_one_of(annotations, "record", {r.value: r for r in Record}, default=Record.SPOOL),
-        notify=frozenset(filter(None, annotations.get("notify", "").split(","))),
+        notify=frozenset(filter(None, map(str.strip, annotations.get("notify", "").split(",")))),
     )
 
 
