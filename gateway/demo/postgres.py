@@ -63,9 +63,9 @@ def start(processes: Processes, state: Path, port: int) -> Database:
     database = Database(
         "127.0.0.1",
         port,
-        _dsn_file(passwords, "gw_broker", port, "orders"),
+        _dsn_file(passwords, "access_broker", port, "orders"),
         _dsn_file(passwords, "postgres", port, "postgres"),
-        _dsn_file(passwords, "gw_broker", port, "staging", "staging"),
+        _dsn_file(passwords, "access_broker", port, "staging", "staging"),
     )
     processes.await_ready(NAME, lambda: _answers(database), 30)
     if is_new:
@@ -158,7 +158,7 @@ def _seed(database: Database, passwords: Path) -> None:
     with _superuser(database, "postgres") as connection:
         connection.execute(_seed_text("roles.sql"))
         connection.execute(
-            sql.SQL("ALTER ROLE gw_broker PASSWORD {}").format(sql.Literal(_password(passwords, "gw_broker")))
+            sql.SQL("ALTER ROLE access_broker PASSWORD {}").format(sql.Literal(_password(passwords, "access_broker")))
         )
         for name in ("orders", "staging"):
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))

@@ -77,7 +77,7 @@ class Stage:
         """Login roles that the demo did not make."""
         with self.superuser("postgres") as connection:
             found = connection.execute(
-                "SELECT rolname FROM pg_roles WHERE rolcanlogin AND rolname NOT IN ('postgres', 'gw_broker')"
+                "SELECT rolname FROM pg_roles WHERE rolcanlogin AND rolname NOT IN ('postgres', 'access_broker')"
             ).fetchall()
         return [row[0] for row in found]
 

@@ -90,7 +90,7 @@ ALTER TABLE orders OWNER TO orders_admin;
 ALTER TABLE order_items OWNER TO orders_admin;
 ALTER VIEW customer_search OWNER TO orders_admin;
 
-GRANT CONNECT ON DATABASE orders TO gw_broker, orders_read, orders_write, orders_admin;
+GRANT CONNECT ON DATABASE orders TO access_broker, orders_read, orders_write, orders_admin;
 GRANT TEMPORARY ON DATABASE orders TO orders_write, orders_admin;
 GRANT USAGE ON SCHEMA public TO orders_read, orders_write, orders_admin;
 GRANT CREATE ON SCHEMA public TO orders_admin;

@@ -11,6 +11,6 @@ INSERT INTO orders (customer, placed_at, total)
 SELECT 'Test customer ' || n % 97, timestamptz '2026-11-01 00:00Z' - n * interval '37 minutes', round((5 + random() * 300)::numeric, 2)
 FROM generate_series(1, 5000) AS n;
 
-GRANT CONNECT ON DATABASE staging TO gw_broker, staging_read;
+GRANT CONNECT ON DATABASE staging TO access_broker, staging_read;
 GRANT USAGE ON SCHEMA public TO staging_read;
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO staging_read;
