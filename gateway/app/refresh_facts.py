@@ -1,0 +1,124 @@
+"""The poller's step: fetch rota and incidents, keep them as snapshots. A source that fails leaves its last word to age."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from hashlib import sha256
+from threading import Lock
+
+from gateway.app import journal
+from gateway.app.context import Context
+from gateway.app.ports import IncidentSource, ShiftSource
+from gateway.core.errors import Unavailable
+from gateway.core.incident import Incident
+from gateway.core.rota import Shift
+from gateway.core.window import Window
+
+LOG = logging.getLogger(__name__)
+PAST = timedelta(hours=24)
+AHEAD = timedelta(days=14)
+
+
+class Told:
+    """What was said of each source last, so that a lasting failure is one event and an unchanged rota none."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._last: dict[tuple[str, str], str] = {}
+
+    def is_new(self, gateway: str, source: str, saying: str) -> bool:
+        """True when `saying` differs from what this gateway said of the source before; remembers it."""
+        with self._lock:
+            before = self._last.get((gateway, source))
+            self._last[(gateway, source)] = saying
+        return before != saying
+
+
+TOLD = Told()
+
+
+def refresh_facts(
+    ctx: Context,
+    shift_sources: Sequence[ShiftSource],
+    incident_sources: Sequence[IncidentSource],
+    at: datetime,
+    told: Told = TOLD,
+) -> bool:
+    """Ask every source once; True when any fact is different from before. One failing source stops no other."""
+    changes = [_refresh_shifts(ctx, source, at, told) for source in shift_sources]
+    changes += [_refresh_incidents(ctx, source, at, told) for source in incident_sources]
+    return any(changes)
+
+
+def _refresh_shifts(ctx: Context, source: ShiftSource, at: datetime, told: Told) -> bool:
+    window = Window(at - PAST, at + AHEAD)
+    try:
+        shifts = tuple(source.fetch(window, at))
+    except Unavailable as no:
+        return _failed(ctx, source.name, no, told)
+    is_changed = told.is_new(ctx.gateway, source.name, _shape(shifts, at))
+    with ctx.store.begin() as uow:
+        uow.shifts.replace(source.name, window, shifts)
+        if is_changed:
+            hashes = sorted({shift.source_hash for shift in shifts})
+            services = sorted({shift.service for shift in shifts})
+            data = {"source": source.name, "shifts": len(shifts), "services": services, "hashes": hashes[:10]}
+            journal.append(ctx, uow, "rota:refreshed", data=data)
+    return is_changed
+
+
+def _shape(shifts: Iterable[Shift], at: datetime) -> str:
+    """A digest of what the rota says from now on; the edges of the window, which move with time, are left out."""
+    horizon = at - PAST
+    lines = sorted(
+        f"{s.service} {s.level} {s.subject} {max(s.window.not_before, horizon)} {s.source_hash}"
+        for s in shifts
+        if s.window.contains(at)
+    )
+    lines += sorted({s.source_hash for s in shifts})
+    return sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _refresh_incidents(ctx: Context, source: IncidentSource, at: datetime, told: Told) -> bool:
+    try:
+        incidents = tuple(source.fetch(at))
+    except Unavailable as no:
+        return _failed(ctx, source.name, no, told)
+    told.is_new(ctx.gateway, source.name, "answered")
+    with ctx.store.begin() as uow:
+        before = {i.id: i for i in uow.incidents.list() if i.source == source.name}
+        changes = _changes(before, {i.id: i for i in incidents}, at)
+        uow.incidents.replace(source.name, incidents)
+        for type, incident in changes:
+            data = {
+                "incident": incident.id,
+                "service": incident.service,
+                "title": incident.title,
+                "source": source.name,
+            }
+            journal.append(ctx, uow, type, data=data)
+    return bool(changes)
+
+
+def _changes(before: dict[str, Incident], now: dict[str, Incident], at: datetime) -> list[tuple[str, Incident]]:
+    """Openings and closings since the last snapshot. One that vanished counts as closed; a moved one as both."""
+    changes: list[tuple[str, Incident]] = []
+    for id in sorted(before.keys() | now.keys()):
+        old, new = before.get(id), now.get(id)
+        # Judged as of the moment when it was last looked at: what has closed by itself since then is a change too.
+        was_open = old is not None and old.is_open(old.fetched_at)
+        is_open = new is not None and new.is_open(at)
+        is_moved = old is not None and new is not None and old.service != new.service
+        if old is not None and was_open and (not is_open or is_moved):
+            changes.append(("incident:closed", old))
+        if new is not None and is_open and (not was_open or is_moved):
+            changes.append(("incident:opened", new))
+    return changes
+
+
+def _failed(ctx: Context, source: str, no: Unavailable, told: Told) -> bool:
+    message = no.refusal.message[:500]
+    if told.is_new(ctx.gateway, source, f"failed: {message}"):
+        LOG.warning("%s did not answer, its last word ages: %s", source, message)
+        journal.record(ctx, "rota:failed", "failed", {"source": source, "message": message})
+    return False
