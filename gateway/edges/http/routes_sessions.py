@@ -1,12 +1,18 @@
 """Sessions: who is connected where, ending one, and reading what was recorded."""
 
+import json
+from collections.abc import Iterable, Iterator
 from typing import Annotated
 
 from fastapi import APIRouter, Query
+from fastapi.responses import StreamingResponse
 
 from gateway.app import list_access
 from gateway.app.kill_session import kill_session
+from gateway.app.replay_session import replay, watch
 from gateway.app.show_access import show_session
+from gateway.audit.recording import Frame
+from gateway.audit.recording_json import Announced, frame_to_json, to_json_lines
 from gateway.edges.http.deps import Caller, Ctx
 from gateway.edges.http.schemas import ReasonIn, SessionOut, problems
 
@@ -34,3 +40,34 @@ def one_session(ctx: Ctx, user: Caller, session_id: str) -> SessionOut:
 def kill(ctx: Ctx, user: Caller, session_id: str, body: ReasonIn) -> SessionOut:
     """End a live session within a second; its grant stays as it is."""
     return SessionOut.of(kill_session(ctx, user, session_id, body.reason))
+
+
+@router.get(
+    "/{session_id}/recording",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"application/x-ndjson": {}}}, **problems(403, 404, 409)},
+)
+def recording(ctx: Ctx, user: Caller, session_id: str) -> StreamingResponse:
+    """A verified recording as JSON lines: an announcement, then one line per frame. That you looked is in the log."""
+    found = replay(ctx, user, session_id)
+    announced = Announced(
+        session_id, found.session.protocol.value, found.count, found.digest, found.evidence, found.is_complete
+    )
+    return StreamingResponse(to_json_lines(announced, found.frames()), media_type="application/x-ndjson")
+
+
+@router.get(
+    "/{session_id}/watch",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"text/event-stream": {}}}, **problems(403, 404, 409)},
+)
+def watch_session(ctx: Ctx, user: Caller, session_id: str) -> StreamingResponse:
+    """A live session as server-sent events, one frame each; `event: end` when it is over. That you look is in the log."""
+    return StreamingResponse(_events(watch(ctx, user, session_id)), media_type="text/event-stream")
+
+
+def _events(frames: Iterable[Frame | None]) -> Iterator[bytes]:
+    for frame in frames:
+        # A comment keeps the connection alive and finds out whether anybody still listens.
+        yield b": still here\n\n" if frame is None else f"data: {json.dumps(frame_to_json(frame))}\n\n".encode()
+    yield b"event: end\ndata: {}\n\n"
