@@ -62,7 +62,7 @@ def recording(ctx: Ctx, user: Caller, session_id: str) -> StreamingResponse:
     responses={200: {"content": {"text/event-stream": {}}}, **problems(403, 404, 409)},
 )
 def watch_session(ctx: Ctx, user: Caller, session_id: str) -> StreamingResponse:
-    """A live session as server-sent events, one frame each; `event: end` when it is over. That you look is in the log."""
+    """A live session as server-sent events, one frame each, `event: end` at the end. That you look is in the log."""
     return StreamingResponse(_events(watch(ctx, user, session_id)), media_type="text/event-stream")
 
 
