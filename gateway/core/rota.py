@@ -88,7 +88,7 @@ def on_call(shifts: Iterable[Shift], service: str, subject: str, at: datetime, r
     """Judge one person's duty from snapshots. No evidence is a no."""
     counted = sorted(
         (s for s in shifts if s.service == service and is_counted(s, at, rules)),
-        key=lambda s: (s.level, s.subject),
+        key=lambda s: (s.level, s.subject, at - s.fetched_at),  # of two sources that agree, the fresher one is evidence
     )
     # The strict window names who to call; grace lets in, it does not make anybody the person to page.
     others = tuple(dict.fromkeys(s.subject for s in counted if s.window.contains(at) and s.subject != subject))
