@@ -40,7 +40,10 @@ CREATE INDEX IF NOT EXISTS statements_text ON statements (text);
 _SEARCHABLE = (
     "CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5 (sql, content='texts', content_rowid='id', tokenize='trigram')"
 )
-_NEW = "INSERT OR IGNORE INTO statements (session, n, at_ns, text) VALUES (?, ?, ?, ?)"
+_NEW = (  # told again when the text turned out to be another (docs/formats/statements.md)
+    "INSERT INTO statements (session, n, at_ns, text) VALUES (?, ?, ?, ?) "
+    "ON CONFLICT (session, n) DO UPDATE SET text = excluded.text"
+)
 _RESULT = "UPDATE statements SET tag = ?, rows = ?, bytes = ?, ms = ?, sqlstate = ? WHERE session = ? AND n = ?"
 _FOUND = """
 SELECT st.session, st.n, st.at_ns, t.sql, st.tag, st.rows, st.bytes, st.ms, st.sqlstate,
@@ -197,6 +200,14 @@ class StatementIndex:
         private_directory(self._path.parent)
         self._path.touch(mode=0o600)
         database = sqlite3.connect(self._path, check_same_thread=False, timeout=5)
+        try:
+            self._prepare(database)
+        except sqlite3.Error:
+            database.close()
+            raise
+        return database
+
+    def _prepare(self, database: sqlite3.Connection) -> None:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = OFF")  # it can be rebuilt
         database.executescript(_TABLES)
@@ -205,7 +216,6 @@ class StatementIndex:
             self._has_words = True
         except sqlite3.OperationalError:  # a SQLite without FTS5 or its trigram tokenizer searches row by row
             self._has_words = False
-        return database
 
 
 def _json_of(frame: Frame) -> dict[str, object]:

@@ -1,0 +1,123 @@
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.adapters.recordings import FileRecorder, StatementIndex, index
+from gateway.app.search_statements import StatementQuery
+from gateway.audit.recording import MAX_PAYLOAD, encode, unix_ns
+from gateway.core.obligation import Record
+from tests.unit.adapters.recordings.stage import AT, eventually, is_sealed, nothing, session
+
+
+@pytest.fixture
+def statements(tmp_path: Path) -> Iterator[StatementIndex]:
+    made = StatementIndex(tmp_path / "statements.sqlite")
+    yield made
+    made.close()
+
+
+def record(kind: str, after: float = 0, **fields: object) -> tuple[str, str, bytes]:
+    at_ns = unix_ns(AT + timedelta(seconds=after))
+    return "ses_1", kind, encode(0, at_ns, kind, json.dumps(fields).encode())
+
+
+def told(found: StatementIndex, **query: object) -> list[str]:
+    return [s.sql for s in found.search(StatementQuery(**query))]  # type: ignore[arg-type]
+
+
+def test_statements_are_found_with_what_they_did(statements: StatementIndex):
+    statements.feed(
+        [
+            record("session", target="orders-db", holder_name="oncall"),
+            record("statement", n=1, sql="SELECT * FROM orders WHERE note LIKE '%\"x_%'"),
+            record("result", n=1, tag="SELECT 3", rows=3, bytes=120, ms=4.5),
+            record("out", n=7, sql="not a statement"),
+            record("statement", 5, n=2, sql="DROP TABLE orders"),
+            record("result", 5, n=2, sqlstate="42501", ms=1),
+            record("statement", 6, n=3, sql="SELECT pg_sleep(1)"),
+        ]
+    )
+    [found] = statements.search(StatementQuery(text="like '%\"x_%"))
+    assert (found.session, found.n, found.at, found.target, found.principal) == ("ses_1", 1, AT, "orders-db", "oncall")
+    assert (found.tag, found.rows, found.bytes, found.ms, found.sqlstate) == ("SELECT 3", 3, 120, 4.5, None)
+    assert told(statements) == ["SELECT pg_sleep(1)", "DROP TABLE orders", found.sql], "newest first"
+    assert told(statements, text="drop table") == ["DROP TABLE orders"]
+    assert statements.search(StatementQuery(text="DROP"))[0].sqlstate == "42501"
+    assert told(statements, text="(1)") == told(statements, since=AT + timedelta(seconds=6)) == ["SELECT pg_sleep(1)"]
+    assert told(statements, text="xyzzy") == told(statements, target="web-1") == told(statements, principal="x") == []
+    assert told(statements, text="d", limit=1) == ["DROP TABLE orders"]
+    assert told(statements, session="ses_2") == []
+
+
+@settings(max_examples=60)
+@given(text=st.text(st.characters(min_codepoint=1, max_codepoint=126), min_size=1, max_size=8))
+def test_any_text_is_only_text(tmp_path_factory: pytest.TempPathFactory, text: str):
+    made = StatementIndex(tmp_path_factory.mktemp("index") / "statements.sqlite")
+    sql = f"select {text} from t"
+    made.feed([record("statement", n=1, sql=sql), record("statement", n=2, sql="")])
+    assert told(made, text=text) == [sql]
+    made.close()
+
+
+def test_records_that_make_no_sense_are_left_out(statements: StatementIndex):
+    bad = encode(0, 0, "statement", b"not json")
+    statements.feed([("ses_1", "statement", bad), record("statement", sql="no number"), record("result", n=9)])
+    assert told(statements) == []
+
+
+def test_a_session_too_busy_is_indexed_when_it_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(index, "FEED_BYTES", 600)
+    made = StatementIndex(tmp_path / "statements.sqlite")
+    recorder = FileRecorder(tmp_path, "gw1", index=made, evidence_every=timedelta(hours=1))
+    recording = recorder.open(session(), Record.REQUIRE, nothing)
+    for n in range(50):
+        recording.append("statement", AT, json.dumps({"n": n, "sql": f"select {n}"}).encode())
+    large = json.dumps({"n": 50, "sql": "select 'large' " + "x" * MAX_PAYLOAD}).encode()
+    recording.wait_durable(recording.append("statement", AT, large), timedelta(seconds=20))
+    assert made.behind() == {"ses_1"}
+    assert len(made.search(StatementQuery())) < 50
+    recording.seal()
+    eventually(lambda: made.behind() == frozenset())
+    assert len(made.search(StatementQuery())) == 51
+    assert len(made.search(StatementQuery(text="'large'"))) == 1
+    recorder.close()
+    made.close()
+
+
+def test_it_can_be_thrown_away(tmp_path: Path):
+    path = tmp_path / "statements.sqlite"
+    made = StatementIndex(path)
+    recorder = FileRecorder(tmp_path, "gw1", index=made)
+    recording = recorder.open(session(), Record.REQUIRE, nothing)
+    recording.append("statement", AT, b'{"n": 1, "sql": "select 1"}')
+    recording.append("result", AT, b'{"n": 1, "tag": "SELECT 1"}')
+    recording.seal()
+    eventually(is_sealed(recorder, "ses_1"))
+    before = made.search(StatementQuery())
+    made.close()
+    for file in tmp_path.glob("statements.sqlite*"):
+        file.unlink()
+    assert recorder.rebuild_index() == 1
+    assert made.search(StatementQuery(text="select")) == before != []
+    assert recorder.rebuild_index() == 1
+    assert made.search(StatementQuery()) == before
+    recorder.close()
+    made.close()
+
+
+def test_a_broken_index_does_not_stop_a_recording(tmp_path: Path):
+    path = tmp_path / "statements.sqlite"
+    path.write_bytes(b"this is no database" * 1000)
+    made = StatementIndex(path)
+    recorder = FileRecorder(tmp_path, "gw1", index=made, evidence_every=timedelta(milliseconds=5))
+    recording = recorder.open(session(), Record.REQUIRE, nothing)
+    recording.append("statement", AT, b'{"n": 1, "sql": "select 1"}')
+    recording.seal()
+    eventually(is_sealed(recorder, "ses_1"))
+    recorder.close()
+    made.close()

@@ -1,0 +1,218 @@
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from gateway.adapters.recordings import FileRecorder, StatementIndex
+from gateway.app.context import Context
+from gateway.app.ports import EventFilter, Recording, StoredEvent
+from gateway.app.replay_session import replay, watch
+from gateway.app.search_statements import search_statements
+from gateway.core.decision import Action
+from gateway.core.errors import Conflict, Denied, NotFound, Unavailable
+from gateway.core.event import Event
+from gateway.core.grant import Grant
+from gateway.core.obligation import Obligations, Record
+from gateway.core.principal import User
+from gateway.core.request import Request, RequestKind
+from gateway.core.session import EndReason, Protocol, Session, end
+from gateway.core.window import Window
+from tests.unit.adapters.recordings.stage import eventually, is_sealed, nothing, sealed_path
+from tests.unit.edges.stage import PromptLog, Stage, make_stage
+
+ID = "ses_replayed"
+
+
+@dataclass
+class KnowingLog(PromptLog):
+    """Knows the events that it was given."""
+
+    known: list[Event] = field(default_factory=list)
+
+    def search(self, filter: EventFilter) -> Sequence[StoredEvent]:
+        return [StoredEvent(e, b"", 0) for e in self.known if (e.session, e.type) == (filter.session, filter.type)]
+
+
+@dataclass
+class Scene:
+    stage: Stage
+    ctx: Context
+    log: KnowingLog
+    recorder: FileRecorder
+    index: StatementIndex
+    auditor: User
+    session: Session
+    recording: Recording
+    directory: Path
+
+    def tell(self, type: str, records: int, digest: str) -> None:
+        data = {"records": records, "digest": digest}
+        self.log.known.append(Event(f"evt_{len(self.log.known)}", datetime.now(UTC), type, "x", session=ID, data=data))
+
+    def end(self, digest: str | None = None, known: str | None = None) -> None:
+        """End the session as `end_session` does, with another digest in the store or the log if one is given."""
+        count, sealed = self.recording.seal()
+        eventually(is_sealed(self.recorder, ID))
+        stored = sealed if digest is None else digest
+        over = end(
+            self.session, EndReason.CLIENT_CLOSED, self.stage.clock.now(), "", f"{count if stored else 0}:{stored}"
+        )
+        assert isinstance(over, Session)
+        with self.ctx.store.begin() as uow:
+            assert uow.sessions.save(over)
+        logged = stored if known is None else known
+        self.tell("session:ended", count if logged else 0, logged)
+
+    def types(self) -> list[str]:
+        return [event[0] for event in self.stage.events()]
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    stage = make_stage(tmp_path)
+    index = StatementIndex(tmp_path / "recordings" / "statements.sqlite")
+    recorder = FileRecorder(tmp_path / "recordings", "stage", index=index)
+    log = KnowingLog()
+    ctx = replace(stage.ctx, recorder=recorder, log=log)
+    holder, auditor = stage.user("oncall"), stage.user("auditor")
+    at = stage.clock.now()
+    request = Request(
+        "req_1", holder.id, holder.name, "orders-db", "read", timedelta(hours=1), "why", "INC-1", RequestKind.STANDARD,
+        at, Obligations(), (), "",
+    )  # fmt: skip
+    grant = Grant(
+        "grt_1", "req_1", holder.id, holder.name, "orders-db", "read", Window(at, at + timedelta(hours=1)),
+        RequestKind.STANDARD, Obligations(), "INC-1",
+    )  # fmt: skip
+    session = Session(
+        ID, "grt_1", holder.id, holder.name, "orders-db", "read", Protocol.POSTGRES, "127.0.0.1:1", "stage", at,
+        at + timedelta(hours=1),
+    )  # fmt: skip
+    with ctx.store.begin() as uow:
+        uow.requests.add(request)
+        uow.grants.add(grant)
+        uow.sessions.add(session)
+    recording = recorder.open(session, Record.REQUIRE, nothing)
+    recording.append("statement", at, b'{"n": 1, "sql": "select 1"}')
+    recording.append("result", at, b'{"n": 1, "tag": "SELECT 1", "rows": 1, "ms": 0.5}')
+    yield Scene(stage, ctx, log, recorder, index, auditor, session, recording, tmp_path / "recordings")
+    recorder.close()
+    index.close()
+    stage.store.close()
+
+
+def test_a_replay_is_in_the_log_and_then_proved(scene: Scene):
+    scene.tell("session:evidence", 1, next(iter(digests(scene))))
+    scene.end()
+    found = replay(scene.ctx, scene.auditor, ID)
+    assert [f.kind for f in found.frames()] == ["session", "statement", "result"]
+    assert (found.count, found.is_complete, len(found.evidence)) == (3, True, 1)
+    assert scene.types() == ["session:replayed"]
+
+
+def digests(scene: Scene) -> Iterator[str]:
+    from gateway.audit.recording import Chain
+
+    chain = Chain(ID)
+    scene.recording.wait_durable(2, timedelta(seconds=20))
+    for frame in scene.recorder.read(ID):
+        chain.extend(frame.encoded())
+        yield chain.digest.hex()
+
+
+def test_nothing_is_shown_when_the_log_does_not_confirm(scene: Scene):
+    scene.end()
+    scene.log.is_down = True
+    with pytest.raises(Unavailable):
+        replay(scene.ctx, scene.auditor, ID)
+
+
+def test_who_may_not_sees_nothing(scene: Scene):
+    with pytest.raises(NotFound):
+        replay(scene.ctx, scene.auditor, "ses_404")
+    scene.stage.forbid(Action.REPLAY, Action.WATCH)
+    with pytest.raises(Denied):
+        watch(scene.ctx, scene.auditor, ID)
+    scene.end()
+    with pytest.raises(Denied):
+        replay(scene.ctx, scene.auditor, ID)
+    assert scene.types() == ["policy:denied", "policy:denied"]
+
+
+def broken(scene: Scene) -> str:
+    with pytest.raises(Conflict) as caught:
+        replay(scene.ctx, scene.auditor, ID)
+    assert caught.value.refusal.code == "recording-broken"
+    assert scene.types()[-1] == "session:recording-broken"
+    return caught.value.refusal.message
+
+
+def test_another_recording_in_its_place_is_found_out(scene: Scene):
+    scene.end()
+    count, _ = scene.recording.digest()
+    other = list(scene.recorder.read(ID))
+    other[1] = other[1]._replace(payload=b'{"n": 1, "sql": "select 2"}')
+    scene.recorder.sealed.write(ID, other)  # with links that fit
+    assert "Record 0: changed: of records 0 to 2" in broken(scene)
+    scene.recorder.sealed.write(ID, other[:1])
+    assert "Record 1: missing" in broken(scene)
+    sealed_path(scene.directory, ID).write_bytes(b"rubbish")
+    assert "Record 0" in broken(scene)
+    scene.recorder.close()  # the spool still had it
+    sealed_path(scene.directory, ID).unlink()
+    assert "missing" in broken(scene)
+    assert count == 3
+
+
+def test_a_store_that_tells_another_story_than_the_log_is_found_out(scene: Scene):
+    scene.end(known="00" * 32)
+    assert "not the one in the log" in broken(scene)
+
+
+def test_an_end_that_the_log_does_not_know_is_found_out(scene: Scene):
+    scene.end()
+    scene.log.known.clear()
+    assert "0 ends" in broken(scene)
+
+
+def test_evidence_that_does_not_fit_is_found_out(scene: Scene):
+    scene.tell("session:evidence", 2, "00" * 32)
+    scene.end()
+    assert "Record 0" in broken(scene)
+
+
+def test_a_session_whose_end_nobody_saw_is_played_as_far_as_the_evidence_goes(scene: Scene):
+    scene.tell("session:evidence", 2, list(digests(scene))[1])
+    scene.end(digest="")
+    found = replay(scene.ctx, scene.auditor, ID)
+    assert [f.kind for f in found.frames()] == ["session", "statement"]
+    assert not found.is_complete
+
+
+def test_live_is_watched_and_over_is_replayed(scene: Scene):
+    with pytest.raises(Conflict, match="still runs"):
+        replay(scene.ctx, scene.auditor, ID)
+    seen = watch(scene.ctx, scene.auditor, ID)
+    assert scene.types() == ["session:watched"]
+    scene.end()
+    assert [f.kind for f in seen if f is not None] == ["session", "statement", "result"]
+    with pytest.raises(Conflict, match="is over"):
+        watch(scene.ctx, scene.auditor, ID)
+
+
+def test_a_process_without_recordings_says_so(scene: Scene):
+    scene.end()
+    with pytest.raises(Unavailable):
+        replay(scene.stage.ctx, scene.auditor, ID)
+
+
+def test_statements_are_searched_by_those_who_may_and_in_the_log(scene: Scene):
+    scene.end()
+    found = search_statements(scene.ctx, scene.index, scene.auditor, text="SELECT", target="orders-db")
+    assert [(s.sql, s.tag, s.principal) for s in found.statements] == [("select 1", "SELECT 1", "oncall")]
+    assert scene.types() == ["audit:searched"]
+    scene.stage.forbid(Action.AUDIT)
+    with pytest.raises(Denied):
+        search_statements(scene.ctx, scene.index, scene.auditor)
