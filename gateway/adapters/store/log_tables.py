@@ -110,3 +110,8 @@ def column_text(text: str) -> str:
 def unix_microseconds(at: datetime) -> int:
     """An aware instant as unix microseconds, without the rounding of floats."""
     return (at - _EPOCH) // timedelta(microseconds=1)
+
+
+def instant_of(microseconds: int) -> datetime:
+    """The inverse of `unix_microseconds`."""
+    return _EPOCH + timedelta(microseconds=microseconds)
