@@ -15,7 +15,9 @@ from gateway.core.session import EndReason, Protocol, Session, begin, end, verdi
 from tests.unit.core.values import PLAIN, T0
 
 people = st.sampled_from(["usr_a", "usr_b", "usr_c", "usr_d"])
-jumps = st.timedeltas(min_value=timedelta(hours=-10), max_value=timedelta(hours=10))
+# Far enough, often enough, to cross the end of a grant or of a request's patience, in both directions.
+far = st.sampled_from([timedelta(hours=h) for h in (-9, -1, 1, 5, 8)])
+jumps = far | st.timedeltas(min_value=timedelta(hours=-10), max_value=timedelta(hours=10))
 
 
 class Lifecycle(RuleBasedStateMachine):
