@@ -123,6 +123,7 @@ class PostgresDoor:
             pass  # gone, or too slow to be told anything
         finally:
             leg.close()
+            await leg.wait_closed()
 
     async def _cancel(self, request: CancelRequest) -> None:
         backend = self._keys.find(request)
@@ -177,6 +178,7 @@ class PostgresDoor:
             await asyncio.wait((connecting,))
             if not connecting.cancelled() and (found := connecting.result()) is not None:
                 found[0].close()
+                await found[0].wait_closed()
 
     async def _connect(
         self, opened: Opened, parameters: dict[str, str], session: PostgresSession

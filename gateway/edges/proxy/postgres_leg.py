@@ -4,7 +4,9 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from enum import IntFlag
+from typing import cast
 
 WRITE_HIGH = 1 << 20  # bytes that may wait for a slow reader before the other side is paused
 SCRATCH = 1 << 18
@@ -33,6 +35,7 @@ class Leg(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._inbox = bytearray()
         self._arrived = asyncio.Event()
+        self._closed = asyncio.Event()
         self._receive: Callable[[bytes], None] | None = None
         self._on_lost: Callable[[], None] | None = None
         self._paused = Pause(0)
@@ -42,8 +45,7 @@ class Leg(asyncio.BufferedProtocol):
     # ------------------------------------------------------------ what the loop calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._adopt(transport)
+        self._adopt(cast(asyncio.Transport, transport))  # uvloop's is one in all but its base class
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - one buffer fits all
         return self._scratch
@@ -63,6 +65,7 @@ class Leg(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - any loss is a loss
         self.is_lost = True
         self._arrived.set()
+        self._closed.set()
         if self._on_lost is not None:
             self._on_lost()
 
@@ -126,6 +129,13 @@ class Leg(asyncio.BufferedProtocol):
         """Close now."""
         if self._transport is not None and not self.is_lost:
             self._transport.abort()
+
+    async def wait_closed(self, timeout_s: float = 2 * _FLUSH_S) -> None:
+        """Return once the connection is gone after `close` or `abort`; a connection lost during TLS may not tell."""
+        if self._transport is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self._closed.wait()
 
     async def start_tls(self, context: ssl.SSLContext, timeout_s: float, server_hostname: str | None = None) -> None:
         """Encrypt. As the server side unless `server_hostname` is given. OSError or LegClosed when that fails."""
