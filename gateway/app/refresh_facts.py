@@ -1,4 +1,4 @@
-"""The poller's step: fetch rota and incidents, keep them as snapshots. A source that fails leaves its last word to age."""
+"""The poller's step: fetch rota and incidents, keep snapshots. A source that fails leaves its last word to age."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -68,15 +68,10 @@ def _refresh_shifts(ctx: Context, source: ShiftSource, at: datetime, told: Told)
 
 
 def _shape(shifts: Iterable[Shift], at: datetime) -> str:
-    """A digest of what the rota says from now on; the edges of the window, which move with time, are left out."""
-    horizon = at - PAST
-    lines = sorted(
-        f"{s.service} {s.level} {s.subject} {max(s.window.not_before, horizon)} {s.source_hash}"
-        for s in shifts
-        if s.window.contains(at)
-    )
-    lines += sorted({s.source_hash for s in shifts})
-    return sha256("\n".join(lines).encode()).hexdigest()
+    """A digest of who is on call now and of the texts behind it: a handover is a change, time passing is none."""
+    items = tuple(shifts)
+    now = sorted(f"{s.service} {s.level} {s.subject} {s.window}" for s in items if s.window.contains(at))
+    return sha256("\n".join((*now, *sorted({s.source_hash for s in items}))).encode()).hexdigest()
 
 
 def _refresh_incidents(ctx: Context, source: IncidentSource, at: datetime, told: Told) -> bool:
@@ -89,22 +84,22 @@ def _refresh_incidents(ctx: Context, source: IncidentSource, at: datetime, told:
         before = {i.id: i for i in uow.incidents.list() if i.source == source.name}
         changes = _changes(before, {i.id: i for i in incidents}, at)
         uow.incidents.replace(source.name, incidents)
-        for type, incident in changes:
+        for kind, incident in changes:
             data = {
                 "incident": incident.id,
                 "service": incident.service,
                 "title": incident.title,
                 "source": source.name,
             }
-            journal.append(ctx, uow, type, data=data)
+            journal.append(ctx, uow, kind, data=data)
     return bool(changes)
 
 
 def _changes(before: dict[str, Incident], now: dict[str, Incident], at: datetime) -> list[tuple[str, Incident]]:
     """Openings and closings since the last snapshot. One that vanished counts as closed; a moved one as both."""
     changes: list[tuple[str, Incident]] = []
-    for id in sorted(before.keys() | now.keys()):
-        old, new = before.get(id), now.get(id)
+    for known in sorted(before.keys() | now.keys()):
+        old, new = before.get(known), now.get(known)
         # Judged as of the moment when it was last looked at: what has closed by itself since then is a change too.
         was_open = old is not None and old.is_open(old.fetched_at)
         is_open = new is not None and new.is_open(at)
