@@ -143,13 +143,16 @@ def _parse(blob: bytes) -> SSHCertificate | None:
     with suppress(ValueError, UnsupportedAlgorithm, TypeError, OverflowError):
         identity = load_ssh_public_identity(kind + b" " + base64.b64encode(blob))
         if isinstance(identity, SSHCertificate):
-            identity.public_key()  # parsed lazily: a key that is none is found out here
+            identity.public_key()  # both are parsed lazily: what is no key is found out here
+            identity.signature_key()
             return identity
     return None
 
 
 def _accepted_key(line: str) -> _PublicKey:
     """A plain public key of a kind that we sign; ValueError says which ones are."""
+    if "-cert-" in line.partition(" ")[0]:
+        raise ValueError("This is a certificate; the public key itself is needed.")
     try:
         key = load_ssh_public_key(line.encode("ascii"))
     except (ValueError, UnsupportedAlgorithm) as bad:
