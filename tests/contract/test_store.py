@@ -4,10 +4,10 @@ from datetime import UTC, datetime, timedelta, timezone
 from zoneinfo import ZoneInfo
 
 import pytest
-from sqlalchemy.exc import IntegrityError, StatementError
+from sqlalchemy.exc import StatementError
 
 from gateway.adapters.store import SqlStore
-from gateway.adapters.store.failures import WroteWhileReadingError
+from gateway.adapters.store.failures import InconsistentError, WroteWhileReadingError
 from gateway.app.ports import Credential, LiveView, Store
 from gateway.core.errors import Conflict, NotFound
 from gateway.core.grant import revoke, sign_review
@@ -332,7 +332,7 @@ def test_ending_one_grant_leaves_an_overlapping_one_alone(store: SqlStore) -> No
 
 def test_a_request_earns_one_grant(store: SqlStore) -> None:
     fill(store)
-    with pytest.raises(IntegrityError), store.begin() as uow:
+    with pytest.raises(InconsistentError), store.begin() as uow:
         uow.grants.add(replace(GRANT, id="grt_twin"))
 
 
@@ -539,7 +539,7 @@ def test_an_exception_leaves_nothing_behind(store: SqlStore) -> None:
 def test_an_event_twice_is_refused_and_its_state_with_it(store: SqlStore) -> None:
     with store.begin() as uow:
         uow.events.append(EVENT)
-    with pytest.raises(IntegrityError), store.begin() as uow:
+    with pytest.raises(InconsistentError), store.begin() as uow:
         uow.users.upsert(ONCALL)
         uow.events.append(EVENT)
     with store.read() as uow:
@@ -550,7 +550,7 @@ def test_a_failed_statement_fails_the_whole_even_when_it_was_caught(store: SqlSt
     fill(store)
     with pytest.raises(RuntimeError, match="nothing of it was stored"), store.begin() as uow:
         uow.gateways.beat("gw-z", T0)
-        with pytest.raises(IntegrityError):
+        with pytest.raises(InconsistentError):
             uow.sessions.add(SESSION)
     with store.read() as uow:
         assert uow.gateways.silent_since(T0 + HOUR) == []
@@ -558,9 +558,9 @@ def test_a_failed_statement_fails_the_whole_even_when_it_was_caught(store: SqlSt
 
 def test_a_session_needs_its_grant_and_a_grant_its_request(store: SqlStore) -> None:
     fill(store)
-    with pytest.raises(IntegrityError), store.begin() as uow:
+    with pytest.raises(InconsistentError), store.begin() as uow:
         uow.sessions.add(replace(SESSION, id="ses_2", grant="grt_none"))
-    with pytest.raises(IntegrityError), store.begin() as uow:
+    with pytest.raises(InconsistentError), store.begin() as uow:
         uow.grants.add(replace(GRANT, id="grt_2", request="req_none"))
 
 

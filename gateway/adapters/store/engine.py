@@ -50,7 +50,7 @@ def parse_url(url: str) -> URL:
     """`sqlite:///path` or `postgresql://…` as a URL with its driver; ValueError, never quoting the URL, otherwise."""
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         # The text may hold a password, so neither it nor the cause is repeated.
         raise ValueError("the database URL cannot be read; use sqlite:///path or postgresql://host/name") from None
     if parsed.drivername in _POSTGRES_NAMES:

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from errno import ENOSPC
 from typing import Final
 
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from gateway.core.errors import Refusal, Unavailable
@@ -13,6 +14,9 @@ _FULL: Final = "The gateway's database has no disk space left, so nothing was do
 _BUSY: Final = "The gateway's database is busy and nothing was done. Try again in a moment."
 _BROKEN: Final = "The gateway's database is damaged, so nothing was done. Restore it from a backup."
 _READ_ONLY: Final = "The gateway's database cannot be written to, so nothing was done. Look at its permissions."
+_NO_FILE: Final = (
+    "The gateway's database file cannot be opened, so nothing was done. Look at its directory and permissions."
+)
 _AWAY: Final = "The gateway's database cannot be reached, so nothing was done. Try again in a moment."
 _UNKNOWN: Final = (
     "The gateway's database went away while it was saving, so this may or may not have been done. "
@@ -28,7 +32,7 @@ _SQLITE = {
     10: _AWAY,
     11: _BROKEN,
     13: _FULL,
-    14: _AWAY,
+    14: _NO_FILE,
     26: _BROKEN,
 }
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
@@ -48,6 +52,10 @@ class WroteWhileReadingError(RuntimeError):
     """A bug: something was written through `Store.read()`. Nothing was stored."""
 
 
+class InconsistentError(RuntimeError):
+    """A bug: the database refused a row that contradicts what it holds (a constraint, named in the text)."""
+
+
 @contextmanager
 def outages_as_unavailable(*, read_only: bool = False, committing: bool = False) -> Iterator[None]:
     """Turn failures of the database into `Unavailable`; bugs pass as they are."""
@@ -55,9 +63,14 @@ def outages_as_unavailable(*, read_only: bool = False, committing: bool = False)
         yield
     except PoolTimeoutError as error:
         raise _unavailable(_BUSY) from error
+    except OSError as error:  # from making the SQLite file; PostgreSQL's driver has errors of its own
+        raise _unavailable(_FULL if error.errno == ENOSPC else _NO_FILE) from error
     except DBAPIError as error:
         if read_only and _is_write_refused(error):
             raise WroteWhileReadingError("this unit of work is for reading") from error
+        if isinstance(error, IntegrityError):
+            # PostgreSQL quotes the whole row in the details, and with it what nobody may read in a log.
+            raise InconsistentError(_constraint(error)) from None
         sentence = _sentence(error)
         if sentence is None:
             raise
@@ -67,6 +80,11 @@ def outages_as_unavailable(*, read_only: bool = False, committing: bool = False)
 
 def _unavailable(sentence: str) -> Unavailable:
     return Unavailable(Refusal("store-unavailable", sentence, ("the database",)))
+
+
+def _constraint(error: IntegrityError) -> str:
+    diagnosis = getattr(error.orig, "diag", None)
+    return str(error.orig if diagnosis is None else diagnosis.message_primary)
 
 
 def _is_write_refused(error: DBAPIError) -> bool:
