@@ -280,7 +280,7 @@ def test_required_recording_holds_a_statement_until_its_record_is_durable(stage:
         recording.wait(lambda: len(recording.waiting) == 1)
         seq, release = recording.waiting[0]
         assert recording.records[seq][0] == "statement"
-        assert [each for each in recording.of("result")] == []
+        assert recording.of("result") == []
         release(True)
         asked.join(WITHIN)
         recording.is_slow = False

@@ -41,6 +41,7 @@ class Leg(asyncio.BufferedProtocol):
         self._paused = Pause(0)
         self.peer: Leg | None = None
         self.is_lost = False
+        self._closes_within_s = 0.0
 
     # ------------------------------------------------------------ what the loop calls
 
@@ -119,9 +120,10 @@ class Leg(asyncio.BufferedProtocol):
             self._transport.resume_reading()
 
     def close(self, flush_s: float = _FLUSH_S) -> None:
-        """Close once what is queued has gone out, and after `flush_s` in any case."""
-        if self._transport is None or self.is_lost:
+        """Close once what is queued has gone out, and after `flush_s` in any case. The first call counts."""
+        if self._transport is None or self.is_lost or self._closes_within_s:
             return
+        self._closes_within_s = flush_s
         self._transport.close()
         asyncio.get_running_loop().call_later(flush_s, self.abort)
 
@@ -130,11 +132,11 @@ class Leg(asyncio.BufferedProtocol):
         if self._transport is not None and not self.is_lost:
             self._transport.abort()
 
-    async def wait_closed(self, timeout_s: float = 2 * _FLUSH_S) -> None:
+    async def wait_closed(self) -> None:
         """Return once the connection is gone after `close` or `abort`; a connection lost during TLS may not tell."""
         if self._transport is not None:
             with suppress(TimeoutError):
-                async with asyncio.timeout(timeout_s):
+                async with asyncio.timeout(self._closes_within_s + _FLUSH_S):
                     await self._closed.wait()
 
     async def start_tls(self, context: ssl.SSLContext, timeout_s: float, server_hostname: str | None = None) -> None:

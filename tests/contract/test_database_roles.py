@@ -1,0 +1,162 @@
+"""The roles adapter on a real server, with a superuser and with a CREATEROLE administrator."""
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from gateway.adapters.credentials.postgres import PostgresRoles
+from gateway.core.errors import Unavailable
+from gateway.core.target import Kind, Level, Target
+from tests.servers import PostgresServer
+
+ROLE = "gw_oncall_0123456789ab"
+UNTIL = datetime(2099, 1, 1, tzinfo=UTC)
+
+
+def ident(name: str) -> str:
+    return sql.Identifier(name).as_string()
+
+
+@pytest.fixture(params=["superuser", "createrole"])
+def target(request: pytest.FixtureRequest, postgres_server: PostgresServer, tmp_path: Path) -> Iterator[Target]:
+    name = postgres_server.create_database()
+    group, admin = f'{name} "read"', f"{name}_admin"  # a name that must be quoted
+    postgres_server.execute(f"CREATE ROLE {ident(group)}")
+    postgres_server.execute(f"GRANT CREATE ON SCHEMA public TO {ident(group)}", name)
+    url = postgres_server.url(name)
+    if request.param == "createrole":
+        password = secrets.token_hex(8)
+        postgres_server.execute(f"CREATE ROLE {admin} LOGIN CREATEROLE PASSWORD '{password}'")
+        postgres_server.execute(f"GRANT {ident(group)} TO {admin} WITH ADMIN TRUE, INHERIT TRUE, SET TRUE")
+        url = postgres_server.url(name, admin, password)
+    dsn = tmp_path / "admin.dsn"
+    dsn.write_text(url + "\n")
+    level = Level("read", group, 0, "", timedelta(seconds=30), timedelta(minutes=1), 3)
+    yield Target(
+        "orders-db", Kind.POSTGRES, "orders", "production", postgres_server.host, postgres_server.port,
+        {"read": level}, database=name, admin_dsn_file=str(dsn), tls="disable",
+    )  # fmt: skip
+    postgres_server.drop_database(name)
+    if request.param == "createrole":
+        postgres_server.execute(f"DROP ROLE {admin}")
+    postgres_server.execute(f"DROP ROLE {ident(group)}")
+
+
+@pytest.fixture
+def roles(target: Target) -> Iterator[PostgresRoles]:
+    made = PostgresRoles()
+    yield made
+    made.revoke(target, ROLE)
+
+
+def log_in(server: PostgresServer, target: Target, password: str) -> psycopg.Connection[tuple[object, ...]]:
+    return psycopg.connect(server.url(target.database, ROLE, password), autocommit=True)
+
+
+def row(connection: psycopg.Connection[tuple[object, ...]], query: str) -> tuple[object, ...] | None:
+    return connection.execute(query.encode()).fetchone()
+
+
+def test_a_role_is_member_of_the_group_and_nothing_more(
+    roles: PostgresRoles, target: Target, postgres_server: PostgresServer
+) -> None:
+    login = roles.create(target, target.levels["read"], ROLE, UNTIL)
+    assert login.role == ROLE
+    assert login.password not in repr(roles)
+    with log_in(postgres_server, target, login.password) as session:
+        assert row(session, "SELECT session_user::text, current_user::text") == (ROLE, target.levels["read"].account)
+        assert row(session, "SHOW statement_timeout") == ("30s",)
+        assert row(session, "SHOW idle_in_transaction_session_timeout") == ("1min",)
+        flags = "rolsuper, rolcreatedb, rolcreaterole, rolreplication, rolbypassrls, rolconnlimit, rolvaliduntil"
+        assert row(session, f"SELECT {flags} FROM pg_roles WHERE rolname = '{ROLE}'") == (
+            False, False, False, False, False, 3, UNTIL,
+        )  # fmt: skip
+        groups = "SELECT array_agg(roleid::regrole::text) FROM pg_auth_members WHERE member = session_user::regrole"
+        assert row(session, groups) == ([ident(target.levels["read"].account)],)
+        admin = "SELECT bool_or(admin_option) FROM pg_auth_members WHERE member = session_user::regrole"
+        assert row(session, admin) == (False,)
+
+
+def test_the_password_never_reaches_the_server(
+    roles: PostgresRoles, target: Target, postgres_server: PostgresServer
+) -> None:
+    postgres_server.execute("ALTER SYSTEM SET log_statement = 'all'")
+    postgres_server.execute("SELECT pg_reload_conf()")
+    login = roles.create(target, target.levels["read"], ROLE, UNTIL)
+    with log_in(postgres_server, target, login.password) as session:
+        assert row(session, "SELECT 1") == (1,)
+    postgres_server.execute("ALTER SYSTEM RESET log_statement")
+    postgres_server.execute("SELECT pg_reload_conf()")
+    log = postgres_server.log.read_text()
+    assert f'CREATE ROLE "{ROLE}"' in log
+    assert login.password not in log
+
+
+def test_revoking_ends_sessions_and_leaves_nothing(
+    roles: PostgresRoles, target: Target, postgres_server: PostgresServer
+) -> None:
+    login = roles.create(target, target.levels["read"], ROLE, UNTIL)
+    session = log_in(postgres_server, target, login.password)
+    session.execute("CREATE TABLE by_group (x int)")
+    session.execute("RESET ROLE")
+    session.execute("SET ROLE NONE")
+    session.execute("CREATE TABLE by_itself (x int)")
+    session.execute("ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO PUBLIC")
+    roles.revoke(target, ROLE)
+    with pytest.raises(psycopg.OperationalError):
+        session.execute("SELECT 1")
+    session.close()
+    assert roles.roles_of(target, "gw_oncall_") == []
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        log_in(postgres_server, target, login.password)
+    with psycopg.connect(postgres_server.url(target.database)) as check:
+        owners = row(check, "SELECT array_agg(DISTINCT tableowner::text) FROM pg_tables WHERE tablename LIKE 'by_%'")
+        assert owners == ([target.levels["read"].account],)
+    roles.revoke(target, ROLE)  # idempotent
+
+
+def test_what_a_role_owns_in_another_database_goes_to_its_group(
+    roles: PostgresRoles, target: Target, postgres_server: PostgresServer
+) -> None:
+    other = postgres_server.create_database()
+    try:
+        postgres_server.execute("GRANT CREATE ON SCHEMA public TO PUBLIC", other)
+        login = roles.create(target, target.levels["read"], ROLE, UNTIL)
+        with psycopg.connect(postgres_server.url(other, ROLE, login.password), autocommit=True) as session:
+            session.execute("SET ROLE NONE")
+            session.execute("CREATE TABLE left_behind (x int)")
+        roles.revoke(target, ROLE)
+        assert roles.roles_of(target, ROLE) == []
+        with psycopg.connect(postgres_server.url(other)) as check:
+            owner = row(check, "SELECT tableowner::text FROM pg_tables WHERE tablename = 'left_behind'")
+            assert owner == (target.levels["read"].account,)
+    finally:
+        postgres_server.drop_database(other)
+
+
+def test_a_role_is_made_whole_or_not_at_all(roles: PostgresRoles, target: Target) -> None:
+    nowhere = replace(target.levels["read"], account="no_such_group")
+    with pytest.raises(Unavailable, match="no_such_group"):
+        roles.create(target, nowhere, ROLE, UNTIL)
+    assert roles.roles_of(target, ROLE) == []
+
+
+def test_names_are_never_sql(target: Target) -> None:
+    for name in ('gw_x"; DROP ROLE postgres; --', "postgres", "gw_", "gw_" + "x" * 61):
+        with pytest.raises(ValueError, match="not a role name"):
+            PostgresRoles().revoke(target, name)
+
+
+def test_an_unreachable_or_misconfigured_target_is_unavailable(target: Target, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.dsn"
+    secret.write_text("postgresql://postgres:planted-secret@127.0.0.1:1/postgres")
+    for file in (str(secret), str(tmp_path / "missing"), ""):
+        with pytest.raises(Unavailable) as caught:
+            PostgresRoles().create(replace(target, admin_dsn_file=file), target.levels["read"], ROLE, UNTIL)
+        assert "planted-secret" not in caught.value.refusal.sentence()
