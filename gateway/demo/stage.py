@@ -115,7 +115,6 @@ class Stage:
         facts = json.loads(answer.read_text())
         if not isinstance(facts, dict):
             raise StageError(f"the gateway said something else than its addresses; its log is {log}")
-        config.publish_target_ca(self.state)
         return facts
 
     def _pids(self) -> dict[str, object]:

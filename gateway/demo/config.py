@@ -1,0 +1,201 @@
+"""The gateway's files for the stage: written anew at each start, readable as an example of a whole set."""
+
+import json
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from gateway.adapters.credentials.ssh_ca import SshAuthorities
+from gateway.demo.idp import CLIENT_ID
+from gateway.demo.owners import root_account, shell_account
+from gateway.demo.postgres import Database, write_secret
+from gateway.demo.sshd import Server
+
+_REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What is there to be configured. `server` None when there is no sshd."""
+
+    database: Database
+    server: Server | None
+    issuer: str
+    ports: dict[str, int]
+
+
+def write(state: Path, parts: Parts) -> None:
+    """Settings, catalogue, rota, incidents and the files that they point to."""
+    write_secret(state / "secrets" / "webhook.url", f"http://127.0.0.1:{parts.ports['pager']}/\n")
+    (state / "catalogue.yaml").write_text(_catalogue(parts))
+    (state / "rota.yaml").write_text(_rota(datetime.now(UTC)))
+    (state / "incidents.yaml").write_text(_incidents(datetime.now(UTC)))
+    (state / "gateway.toml").write_text(_settings(state, parts))
+
+
+def target_ca_file(state: Path) -> Path:
+    """The public key of the gateway's authority for targets, as sshd wants it; made if this is the first start."""
+    gateway = state / "gateway"
+    gateway.mkdir(mode=0o700, exist_ok=True)
+    path = state / "target_ca.pub"
+    path.write_text(SshAuthorities(gateway / "ssh").target_ca_public + "\n")
+    return path
+
+
+def environment() -> dict[str, str]:
+    """The caller's, without settings of another gateway: the stage is configured by its own files."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("GATEWAY_", "PG"))}
+
+
+def _settings(state: Path, parts: Parts) -> str:
+    text = json.dumps  # a JSON string is a TOML string
+    return f"""\
+# Written by gw demo at each start. docs/configure.md describes every setting.
+state_dir = {text(str(state / "gateway"))}
+name = "demo"
+log_origin = "gw.demo/audit"
+catalogue_file = {text(str(state / "catalogue.yaml"))}
+policy_dir = {text(str(_REPOSITORY / "policies"))}
+incidents_file = {text(str(state / "incidents.yaml"))}
+
+[api]
+port = {parts.ports["api"]}
+
+[ssh]
+port = {parts.ports["ssh"]}
+
+[postgres]
+port = {parts.ports["postgres"]}
+
+[oidc]
+issuer = {text(parts.issuer)}
+client_id = {text(CLIENT_ID)}
+client_secret_file = {text(str(write_secret(state / "secrets" / "oidc.secret", "demo")))}
+
+[rota]
+files = [{text(str(state / "rota.yaml"))}]
+refresh_seconds = 5
+
+[notify]
+webhook_url_files = {{ default = {text(str(state / "secrets" / "webhook.url"))} }}
+"""
+
+
+def _catalogue(parts: Parts) -> str:
+    database = parts.database
+    return f"""\
+# Written by gw demo at each start; a change is read within seconds.
+version: 1
+services:
+  orders:
+    owners: [lead]
+    description: The shop's orders
+  staging:
+    owners: [lead]
+    description: Where releases are tried
+targets:
+  orders-db:
+    kind: postgres
+    service: orders
+    environment: production
+    description: Orders, customers and products of the shop
+    host: {database.host}
+    port: {database.port}
+    database: orders
+    admin_dsn_file: {json.dumps(str(database.broker_dsn_file))}
+    tls: disable  # loopback; this PostgreSQL was built without TLS
+    levels:
+      read:
+        account: orders_read
+        description: SELECT on everything
+        statement_timeout: 5m
+        connection_limit: 20
+      write:
+        account: orders_write
+        description: SELECT, INSERT, UPDATE, DELETE
+        statement_timeout: 5m
+        connection_limit: 20
+      admin:
+        account: orders_admin
+        description: Owns the tables, so may change the schema
+        connection_limit: 20
+  staging-db:
+    kind: postgres
+    service: staging
+    environment: staging
+    description: Invented orders
+    host: {database.host}
+    port: {database.port}
+    database: staging
+    admin_dsn_file: {json.dumps(str(database.staging_dsn_file))}
+    tls: disable
+    levels:
+      read:
+        account: staging_read
+        description: SELECT on everything
+{_server(parts.server)}"""
+
+
+def _server(server: Server | None) -> str:
+    if server is None:
+        return ""
+    return f"""\
+  web-1:
+    kind: ssh
+    service: orders
+    environment: production
+    description: Web server of the shop
+    host: {server.host}
+    port: {server.port}
+    host_keys: [{json.dumps(server.host_key)}]
+    levels:
+      shell:
+        account: {shell_account()}
+        description: An ordinary shell
+      root:
+        account: {root_account()}
+        description: {_root_description()}
+"""
+
+
+def _root_description() -> str:
+    return "Everything" if os.geteuid() == 0 else "On this stage the same login as shell, because it runs without root"
+
+
+def _rota(now: datetime) -> str:
+    return f"""\
+# Written by gw demo at each start. Edit it and watch `gw targets` change; docs/configure.md has the format.
+version: 1
+services:
+  orders:
+    schedules:
+      primary:
+        escalation: 1
+        time_zone: Europe/Berlin
+        rotation:
+          people: [oncall]  # add names, and they take turns
+          starts: {(now - timedelta(days=7)).date()}
+          handover: "09:00"
+          length: 1w
+      secondary:
+        escalation: 2
+        time_zone: Europe/Berlin
+        rotation:
+          people: [lead]
+          starts: {(now - timedelta(days=7)).date()}
+          handover: "09:00"
+          length: 1w
+"""
+
+
+def _incidents(now: datetime) -> str:
+    return f"""\
+# Written by gw demo at each start. Give an incident a closed_at, and access under it ends.
+version: 1
+incidents:
+  INC-1042:
+    service: orders
+    title: Customer search takes 8 s at the 99th percentile
+    opened_at: {(now - timedelta(minutes=40)).isoformat(timespec="seconds")}
+"""
