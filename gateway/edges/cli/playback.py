@@ -1,0 +1,163 @@
+"""Recordings on a terminal: a shell as it looked, a database session as a transcript.
+
+What is played was written by whoever held the session, so the terminal is not theirs to command: titles, clipboard,
+device queries and other control strings are taken out (a query would make the terminal type its answer into the
+viewer's shell); drawing, colours and cursor movement stay.
+"""
+
+import json
+import os
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from gateway.audit.recording import Frame, joined
+from gateway.edges.cli.output import safe
+from gateway.wire.asciicast import to_asciicast
+
+LONGEST_PAUSE_S = 2.0
+LONGEST_SEQUENCE = 256  # a longer one is no drawing
+RESTORE = "\x1b[?1049l\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1004l\x1b[?2004l\x1b[0m\x1b[?25h\r\n"  # screen, mouse, paste, cursor
+_STRINGS = frozenset("]P^_X")  # OSC, DCS, PM, APC, SOS (ECMA-48 §5.6): they end with ST, or BEL
+_DRAWS = frozenset("ABCDEFGHIJKLMPSTXZ@`abdefghlmrs")  # final bytes of CSI sequences that only draw or set modes
+_PLAIN = frozenset("78DEHMc=>")  # two-character sequences that only draw
+
+
+class TerminalFilter:
+    """Lets text and drawing through. Keeps its place in a sequence that is cut in two."""
+
+    def __init__(self) -> None:
+        self._sequence = ""
+        self._in_string = False
+
+    def clean(self, text: str) -> str:
+        """What may be shown of the next piece."""
+        return "".join(self._step(c) for c in text)
+
+    def _step(self, c: str) -> str:
+        if self._in_string:
+            self._in_string = not (c == "\a" or (c == "\\" and self._sequence == "\x1b"))
+            self._sequence = c if self._in_string else ""
+            return ""
+        if not self._sequence:
+            return self._first(c)
+        self._sequence += c
+        if len(self._sequence) == 2:
+            return self._second(c)
+        if len(self._sequence) > LONGEST_SEQUENCE or c < " ":
+            self._sequence = ""
+        elif self._sequence[1] in "()":
+            return self._done()
+        elif "@" <= c <= "~":
+            return self._done() if c in _DRAWS or self._sequence == "\x1b[u" else self._dropped()
+        return ""
+
+    def _first(self, c: str) -> str:
+        if c == "\x1b":
+            self._sequence = c
+            return ""
+        # C1 controls do the same as ESC and a letter (ECMA-48 §5.3), some terminals obey them.
+        return c if c in "\t\n\r\b" or (c >= " " and not "\x7f" <= c <= "\x9f") else ""
+
+    def _second(self, c: str) -> str:
+        if c in _STRINGS:
+            self._in_string, self._sequence = True, ""
+        elif c not in "[()":
+            return self._done() if c in _PLAIN else self._dropped()
+        return ""
+
+    def _done(self) -> str:
+        whole, self._sequence = self._sequence, ""
+        return whole
+
+    def _dropped(self) -> str:
+        self._sequence = ""
+        return ""
+
+
+def harmless(text: str) -> str:
+    """Lines of text with every control character shown as an escape."""
+    return "\n".join(safe(line.removesuffix("\r")) for line in text.split("\n"))
+
+
+def cast_lines(frames: Iterable[Frame]) -> Iterator[str]:
+    """The frames of an SSH session as an asciicast file."""
+    return to_asciicast((frame.kind, frame.at(), frame.payload) for frame in joined(frames))
+
+
+def play(frames: Iterable[Frame], speed: float, sleep: Callable[[float], None] = time.sleep) -> bool:
+    """Show a terminal session in its own time (at once and harmless elsewhere). False when it has no terminal."""
+    lines = cast_lines(frames)
+    header = next(lines, None)
+    if header is None:
+        return False
+    is_drawn = sys.stdout.isatty() and "env" in json.loads(header)
+    shown, last = TerminalFilter(), 0.0
+    try:
+        for line in lines:
+            at, kind, text = json.loads(line)
+            if kind != "o":
+                continue
+            if sys.stdout.isatty():
+                sleep(min(max(at - last, 0.0), LONGEST_PAUSE_S) / speed)
+            last = at
+            sys.stdout.write(shown.clean(text) if is_drawn else harmless(text))
+            sys.stdout.flush()
+    finally:
+        if is_drawn:
+            sys.stdout.write(RESTORE)
+    return True
+
+
+# ---------------------------------------------------------------- one line per record
+
+
+def transcript(frames: Iterable[Frame]) -> Iterator[str]:
+    """A readable line or more per record: statements with what they did, commands, facts; octets as text."""
+    for frame in joined(frames):
+        clock = f"{frame.at().astimezone():%H:%M:%S}"
+        try:
+            fields = json.loads(frame.payload)
+        except ValueError:
+            fields = None
+        if isinstance(fields, dict):
+            yield f"{clock}  {safe(_sentence(frame.kind, fields))}"
+        elif frame.kind in ("out", "err"):
+            yield from (f"{clock}  {frame.kind:>4} | {line}" for line in _text_lines(frame.payload[4:]))
+        else:
+            yield f"{clock}  {safe(frame.kind)}: {len(frame.payload)} bytes"
+
+
+def _text_lines(octets: bytes) -> list[str]:
+    return harmless(octets.decode(errors="backslashreplace")).splitlines()
+
+
+def _sentence(kind: str, fields: dict[str, Any]) -> str:
+    match kind:
+        case "session":
+            who, target, level = (fields.get(key) for key in ("holder_name", "target", "level"))
+            return f"{who} on {target} as {level} ({fields.get('protocol')})"
+        case "statement":
+            return f"[{fields.get('n')}] {fields.get('sql') or '(text not on the wire)'}"
+        case "result":
+            went = f"ERROR {fields['sqlstate']}" if fields.get("sqlstate") else fields.get("tag") or fields.get("state")
+            did = f"{fields.get('rows')} rows, {fields.get('bytes')} bytes, {fields.get('ms')} ms"
+            return f"[{fields.get('n')}]   -> {went}, {did}"
+        case _:
+            return f"{kind}: " + ", ".join(f"{key}={value}" for key, value in fields.items())
+
+
+def as_object(frame: Frame) -> dict[str, object]:
+    """A record for `--json`: its payload as JSON where it is JSON, else as text."""
+    try:
+        payload = json.loads(frame.payload)
+    except ValueError:
+        payload = frame.payload.decode(errors="backslashreplace")
+    return {"seq": frame.seq, "at": frame.at().isoformat(), "kind": frame.kind, "payload": payload}
+
+
+def opens_privately(path: str, flags: int) -> int:
+    """For `open(opener=…)`: a recording is as sensitive as the session."""
+    return os.open(path, flags, stat.S_IRUSR | stat.S_IWUSR)

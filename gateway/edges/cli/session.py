@@ -1,0 +1,213 @@
+"""Sessions: who is connected, ending one, playing what was recorded."""
+
+import json
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, Any
+
+import click
+
+from gateway.audit.recording import BrokenRecordingError, Frame, MalformedRecordingError, verified
+from gateway.audit.recording_json import Announced, frame_from_json, from_json_lines
+from gateway.edges.cli import client, output, playback
+from gateway.edges.cli.output import moment, safe, say
+
+LARGEST = 4 * 1024 * 1024 * 1024  # bytes of a recording as JSON lines
+_IN_MEMORY = 8 * 1024 * 1024
+_SILENCE_S = 60.0
+
+
+@click.command()
+@click.option("--all", "everybody", is_flag=True, help="Everybody's, if you may see the log.")
+@click.option("--live/--ended", default=None, help="Only those that run, or only those that are over.")
+@output.json_option
+def sessions(everybody: bool, live: bool | None, as_json: bool) -> None:
+    """List sessions, newest first."""
+    found = client.api().get("/api/sessions", all=everybody, live=live)
+    if as_json:
+        output.print_json(found)
+        return
+    rows = [
+        (s["id"], s["target"], s["level"], s["holder"], moment(s["started_at"]), _ended(s)) for s in found
+    ]  # fmt: skip
+    output.table(("session", "target", "level", "who", "started", "ended"), rows, empty="No sessions.")
+
+
+@click.group()
+def session() -> None:
+    """Replay, watch or end one session."""
+
+
+@session.command()
+@click.argument("session_id")
+@output.json_option
+def show(session_id: str, as_json: bool) -> None:
+    """What is known about a session, without its recording."""
+    found = client.api().get(f"/api/sessions/{client.segment(session_id)}")
+    if as_json:
+        output.print_json(found)
+        return
+    for label, value in (
+        ("session", found["id"]),
+        ("target", f"{found['target']}, level {found['level']} ({found['protocol']})"),
+        ("who", f"{found['holder']} from {found['client']}, under grant {found['grant']}"),
+        ("started", moment(found["started_at"])),
+        ("ended", _ended(found)),
+        ("recording", found["recording_digest"] or "still growing"),
+    ):
+        say(f"{label:>10}  {safe(value)}")
+
+
+@session.command()
+@click.argument("session_id")
+@click.option("--reason", default="", help="For the log.")
+@output.json_option
+def kill(session_id: str, reason: str, as_json: bool) -> None:
+    """End a session within a second. Its grant stays as it is; gw revoke ends that."""
+    ended = client.api().post(f"/api/sessions/{client.segment(session_id)}/kill", {"reason": reason})
+    if as_json:
+        output.print_json(ended)
+    else:
+        say(f"Session {safe(session_id)} is being ended.")
+
+
+@session.command()
+@click.argument("session_id")
+@click.option("--speed", type=click.FloatRange(0.1, 100), default=1.0, show_default=True, help="Times as fast.")
+@click.option("--export", type=click.Path(dir_okay=False), help="Write an asciicast file, for any player.")
+@click.option("--statements", is_flag=True, help="One line per record instead of a picture.")
+@click.option("--expect", default="", metavar="COUNT:DIGEST", help="What the recording must be, from the log.")
+@output.json_option
+def replay(session_id: str, speed: float, export: str | None, statements: bool, expect: str, as_json: bool) -> None:
+    """Play a session that is over. That you looked is in the log first; the recording is verified here too."""
+    with _fetched(session_id) as fetched:
+        _verify(fetched, session_id, expect)
+        if as_json:
+            _print_records(fetched)
+        elif export:
+            _export(fetched, export)
+        elif statements or fetched.announced.protocol != "ssh" or not playback.play(fetched.frames(), speed):
+            for line in playback.transcript(fetched.frames()):
+                say(line)
+        if not as_json:
+            _tell_verified(fetched.announced)
+
+
+@session.command()
+@click.argument("session_id")
+@output.json_option
+def watch(session_id: str, as_json: bool) -> None:
+    """Look on while a session runs. That you look is in the log; Ctrl-C stops looking, not the session."""
+    lines = client.api().lines(f"/api/sessions/{client.segment(session_id)}/watch", _SILENCE_S)
+    frames = _watched(lines)
+    if as_json:
+        for frame in frames:
+            output.print_json(playback.as_object(frame))
+        return
+    for line in playback.transcript(frames):
+        say(line)
+    say("The session is over.", err=True)
+
+
+def _ended(found: Any) -> str:
+    return f"{moment(found['ended_at'])}, {found['end_reason']}" if found["ended_at"] else "live"
+
+
+# ---------------------------------------------------------------- a recording, fetched and verified
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A recording in a file that has no name; `frames` verifies it again each time."""
+
+    announced: Announced
+    lines: IO[bytes]
+
+    def frames(self) -> Iterator[Frame]:
+        """From the beginning."""
+        self.lines.seek(0)
+        told, frames = from_json_lines(self.lines)
+        return verified(told.session, frames, told.records, told.digest, told.evidence)
+
+
+@contextmanager
+def _fetched(session_id: str) -> Iterator[Fetched]:
+    with tempfile.SpooledTemporaryFile(_IN_MEMORY) as lines:
+        size = 0
+        for part in client.api().stream(f"/api/sessions/{client.segment(session_id)}/recording", _SILENCE_S):
+            size += len(part)
+            if size > LARGEST:
+                output.fail("The recording is too large for this command.")
+            lines.write(part)
+        lines.seek(0)
+        try:
+            announced, _ = from_json_lines(lines)
+        except MalformedRecordingError as error:
+            output.fail(f"The server's answer is no recording: {error}.", code="recording-broken")
+        yield Fetched(announced, lines)
+
+
+def _verify(fetched: Fetched, session_id: str, expect: str) -> None:
+    """Before anything of it is shown."""
+    announced = fetched.announced
+    if announced.session != session_id:
+        output.fail("The server sent the recording of another session.", code="recording-broken")
+    if expect and expect != f"{announced.records}:{announced.digest}":
+        output.fail(
+            f"The recording is {announced.records}:{announced.digest}, not what you expected.", code="recording-broken"
+        )
+    try:
+        for _ in fetched.frames():
+            pass
+    except BrokenRecordingError as broken:
+        output.fail(
+            f"The recording is not what was sealed. Record {broken.seq}: {broken.why}.", output.EXIT_ERROR,
+            "Nothing is played. Tell the gateway's operators.", code="recording-broken",
+        )  # fmt: skip
+
+
+def _tell_verified(announced: Announced) -> None:
+    said = f"{announced.records} records, verified against {announced.digest}"
+    if not announced.complete:
+        said += "; the gateway died during this session, and this is what can be proved of it"
+    say(said, err=True)
+
+
+def _print_records(fetched: Fetched) -> None:
+    announced = fetched.announced
+    output.print_json(
+        {
+            "session": announced.session,
+            "protocol": announced.protocol,
+            "records": [playback.as_object(frame) for frame in fetched.frames()],
+            "digest": announced.digest,
+            "complete": announced.complete,
+            "verified": True,
+        }
+    )
+
+
+def _export(fetched: Fetched, path: str) -> None:
+    lines = playback.cast_lines(fetched.frames())
+    first = next(lines, None)
+    if first is None:
+        output.fail("This session has no terminal to export.", output.EXIT_USAGE, "--statements prints what it has.")
+    with open(path, "w", encoding="utf-8", opener=playback.opens_privately) as file:
+        file.write(first + "\n")
+        file.writelines(line + "\n" for line in lines)
+    say(f"{safe(path)} plays in asciinema and its web player.")
+
+
+def _watched(lines: Iterable[str]) -> Iterator[Frame]:
+    """The frames in a stream of server-sent events (one `data` line each, comments between)."""
+    for line in lines:
+        if line == "event: end":
+            return
+        if line.startswith("data: "):
+            try:
+                yield frame_from_json(json.loads(line[6:]))
+            except ValueError as error:
+                output.fail(f"The server's answer is no recording: {error}.")
+    output.fail("The connection to the gateway ended; the session may still run.")

@@ -1,0 +1,193 @@
+import json
+import stat
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
+from pytest_httpserver import HTTPServer
+
+from gateway.audit.recording import Chain, Frame, encode, unix_ns
+from gateway.audit.recording_json import Announced, frame_to_json, to_json_lines
+from gateway.edges.cli import output, playback, session
+from gateway.edges.cli.playback import TerminalFilter, harmless
+from tests.unit.adapters.recordings.stage import AT
+
+SHELL = [
+    ("session", b'{"holder_name": "oncall", "target": "web-1", "level": "shell", "protocol": "ssh"}'),
+    ("channel", b'{"channel": 0, "type": "shell", "command": "", "term": "xterm", "columns": 80, "rows": 24}'),
+    ("out", b"\0\0\0\0$ ls\r\n\x1b[31mred\x1b[0m\x1b]52;c;ZXZpbA==\x07"),
+]
+SQL = [
+    ("session", b'{"holder_name": "oncall", "target": "orders-db", "level": "read", "protocol": "postgres"}'),
+    ("statement", b'{"n": 1, "sql": "select \'\\u001b[2J\'"}'),
+    ("result", b'{"n": 1, "tag": "SELECT 1", "rows": 1, "bytes": 12, "ms": 0.5, "sqlstate": ""}'),
+    ("statement", b'{"n": 2, "sql": "drop table t"}'),
+    ("result", b'{"n": 2, "tag": "", "rows": 0, "bytes": 0, "ms": 0.5, "sqlstate": "42501"}'),
+]
+
+
+def recording(records: list[tuple[str, bytes]], protocol: str) -> tuple[Announced, list[Frame]]:
+    chain, frames = Chain("ses_1"), []
+    for seq, (kind, payload) in enumerate(records):
+        link = chain.extend(encode(seq, unix_ns(AT), kind, payload))
+        frames.append(Frame(seq, unix_ns(AT), kind, payload, False, link))
+    return Announced("ses_1", protocol, chain.count, chain.digest.hex(), (), True), frames
+
+
+@pytest.fixture
+def server(httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HTTPServer]:
+    monkeypatch.setenv("GW_URL", httpserver.url_for("").rstrip("/"))
+    monkeypatch.setenv("GW_TOKEN", "gwc_test")
+    monkeypatch.setenv("GW_HOME", str(tmp_path / "home"))
+    yield httpserver
+    httpserver.check()
+
+
+def serve(server: HTTPServer, announced: Announced, frames: list[Frame]) -> None:
+    body = b"".join(to_json_lines(announced, frames))
+    server.expect_request("/api/sessions/ses_1/recording").respond_with_data(body)
+
+
+def run(*args: str) -> Result:
+    group: click.Command = session.sessions if args[0] == "sessions" else session.session
+    return CliRunner().invoke(group, args[1:] if args[0] == "sessions" else args)
+
+
+def test_a_database_session_is_a_transcript(server: HTTPServer):
+    serve(server, *recording(SQL, "postgres"))
+    result = run("replay", "ses_1")
+    assert result.exit_code == 0
+    assert "[1] select '\\x1b[2J'" in result.stdout
+    assert "[1]   -> SELECT 1, 1 rows, 12 bytes, 0.5 ms" in result.stdout
+    assert "[2]   -> ERROR 42501" in result.stdout
+    assert "\x1b" not in result.stdout
+    assert "5 records, verified" in result.stderr
+
+
+def test_a_shell_away_from_a_terminal_is_harmless(server: HTTPServer):
+    serve(server, *recording(SHELL, "ssh"))
+    result = run("replay", "ses_1")
+    assert result.stdout.startswith("$ ls\n\\x1b[31mred")
+    assert "\x1b" not in result.stdout
+
+
+def test_a_shell_is_exported(server: HTTPServer, tmp_path: Path):
+    serve(server, *recording(SHELL, "ssh"))
+    path = tmp_path / "x.cast"
+    assert run("replay", "ses_1", "--export", str(path)).exit_code == 0
+    header, event = (json.loads(line) for line in path.read_text().splitlines())
+    assert (header["version"], header["width"], event[1]) == (2, 80, "o")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    serve(server, *recording(SHELL, "ssh"))
+    assert "red" in run("replay", "ses_1", "--statements").stdout
+
+
+def test_scripts_get_one_value(server: HTTPServer):
+    announced, frames = recording(SQL, "postgres")
+    serve(server, announced, frames)
+    told = json.loads(run("replay", "ses_1", "--json", "--expect", f"5:{announced.digest}").stdout)
+    assert (told["verified"], told["digest"], told["records"][3]["payload"]["n"]) == (True, announced.digest, 2)
+
+
+@pytest.mark.parametrize("wrong", ["changed", "dropped", "other", "expect", "rubbish"])
+def test_nothing_is_played_of_what_does_not_verify(server: HTTPServer, wrong: str):
+    announced, frames = recording(SQL, "postgres")
+    args = ["replay", "ses_1"]
+    if wrong == "changed":
+        frames[3] = frames[3]._replace(payload=b'{"n": 2, "sql": "select 1"}')
+    elif wrong == "dropped":
+        del frames[4]
+    elif wrong == "other":
+        announced = announced._replace(session="ses_2")
+    elif wrong == "expect":
+        args += ["--expect", "5:00"]
+    serve(server, announced, frames)
+    if wrong == "rubbish":
+        server.clear()
+        server.expect_request("/api/sessions/ses_1/recording").respond_with_data(b"<html>")
+    result = run(*args)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert {"changed": "Record 3", "dropped": "Record 4"}.get(wrong, "recording") in result.stderr
+
+
+def test_watching_ends_with_the_session(server: HTTPServer):
+    _, frames = recording(SQL, "postgres")
+    events = b"".join(f": still here\n\ndata: {json.dumps(frame_to_json(f))}\n\n".encode() for f in frames)
+    path = "/api/sessions/ses_1/watch"
+    server.expect_oneshot_request(path).respond_with_data(events + b"event: end\ndata: {}\n\n")
+    result = run("watch", "ses_1")
+    assert result.exit_code == 0
+    assert "[2] drop table t" in result.stdout
+    server.expect_oneshot_request(path).respond_with_data(events)
+    result = run("watch", "ses_1", "--json")
+    assert result.exit_code == 1
+    assert len(result.stdout.splitlines()) == 6, "five records and the failure"
+
+
+def test_lists_and_kills(server: HTTPServer):
+    one = {
+        "id": "ses_1", "target": "web-1", "level": "shell", "holder": "on\x1bcall", "protocol": "ssh", "client": "x",
+        "grant": "grt_1", "started_at": AT.isoformat(), "ended_at": None, "end_reason": "", "recording_digest": "",
+    }  # fmt: skip
+    server.expect_request("/api/sessions", query_string="all=false").respond_with_json([one])
+    server.expect_request("/api/sessions/ses_1").respond_with_json(one)
+    server.expect_request("/api/sessions/ses_1/kill", method="POST", json={"reason": "r"}).respond_with_json(one)
+    listed = run("sessions")
+    assert "on\\x1bcall" in listed.stdout
+    assert "live" in listed.stdout
+    assert json.loads(run("sessions", "--json").stdout) == [one]
+    assert "still growing" in run("show", "ses_1").stdout
+    assert "being ended" in run("kill", "ses_1", "--reason", "r").stdout
+    with pytest.raises(output.Failure):
+        CliRunner().invoke(session.session, ["show", ".."], standalone_mode=False, catch_exceptions=False)
+
+
+# ---------------------------------------------------------------- the terminal is the viewer's
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("plain \x1b[1;31mred\x1b[0m\r\n", "plain \x1b[1;31mred\x1b[0m\r\n"),
+        ("\x1b[2J\x1b[H\x1b[?1049h\x1b(B\x1b7", "\x1b[2J\x1b[H\x1b[?1049h\x1b(B\x1b7"),
+        ("a\x1b]0;title\x07b", "ab"),
+        ("a\x1b]52;c;ZXZpbA==\x1b\\b", "ab"),
+        ("a\x1bP$qm\x1b\\b", "ab"),
+        ("a\x1b[6n\x1b[c\x1b[>c\x1b[21tb", "ab"),
+        ("a\x9b6n\x9d0;x\x07\x00\x05b", "a6n0;xb"),
+        ("a\x1bcb\x1b#8\x1b[u\x1b[?u", "a\x1bcb8\x1b[u"),
+        ("a\x1b[1\r2mb", "a2mb"),
+        ("\x1b[" + "1" * 300 + "m", "1" * 45 + "m"),
+    ],
+)
+def test_drawing_passes_and_commands_do_not(written: str, shown: str):
+    assert TerminalFilter().clean(written) == shown
+    cut = TerminalFilter()
+    assert "".join(cut.clean(c) for c in written) == shown
+
+
+@given(st.text())
+def test_harmless_text_has_no_control_characters(text: str):
+    assert all(c.isprintable() or c == "\n" for c in harmless(text))
+
+
+def test_a_terminal_is_played_in_its_own_time_and_restored(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    _, frames = recording([*SHELL, ("out", b"\0\0\0\0later")], "ssh")
+    frames[3] = frames[3]._replace(at_ns=frames[2].at_ns + 500_000_000)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    slept: list[float] = []
+    assert playback.play(frames, 2.0, slept.append)
+    shown = capsys.readouterr().out
+    assert slept == [0.0, 0.25]
+    assert "\x1b[31mred" in shown
+    assert "]52" not in shown
+    assert shown.endswith(playback.RESTORE)
+    assert not playback.play([], 1.0)

@@ -1,0 +1,48 @@
+import re
+from dataclasses import replace
+from datetime import timedelta
+from hashlib import sha256
+from pathlib import Path
+
+from gateway.adapters.recordings import RecordingFiles
+from gateway.app.replay_session import Replay
+from gateway.core.session import EndReason, Session
+from gateway.edges.web.player import CSP, MOST_LINES, replay_page
+from tests.unit.adapters.recordings.stage import AT, session
+
+STATIC = Path(__file__).parents[4] / "gateway" / "edges" / "web" / "static"
+
+
+def found(**changes: object) -> Replay:
+    over: Session = replace(session(), ended_at=AT + timedelta(minutes=5), end_reason=EndReason.KILLED, **changes)  # type: ignore[arg-type]
+    return Replay(over, 3, "ab" * 32, (), True, RecordingFiles(Path("never")))
+
+
+def test_the_page_plays_the_cast_and_runs_nothing_inline():
+    page = replay_page(found(), "auditor")
+    assert 'data-cast="/api/sessions/ses_1/cast"' in page
+    assert re.findall(r"<script[^>]*>[^<]", page) == []
+    assert " on" not in re.findall(r"<script[^>]*>|<div[^>]*>", page)
+    assert "style=" not in page
+    assert "'unsafe-inline'" not in CSP
+    assert "'unsafe-eval'" not in CSP
+    for name in re.findall(r'(?:src|href)="/static/([^"]+)"', page):
+        assert (STATIC / name).is_file()
+
+
+def test_what_somebody_typed_is_only_text():
+    evil = "<script>alert(1)</script>\" onload='x'"
+    page = replay_page(found(target=evil), evil, [evil])
+    assert "<script>alert" not in page
+    assert "onload='" not in page
+
+
+def test_a_long_transcript_is_cut_and_says_so():
+    page = replay_page(found(), "auditor", [f"line {n}" for n in range(MOST_LINES + 7)])
+    assert "7 lines more: gw session replay ses_1" in page
+
+
+def test_vendored_files_are_as_published():
+    written = (STATIC / "VENDORED.md").read_text()
+    for name in STATIC.glob("asciinema-player*"):
+        assert f"{sha256(name.read_bytes()).hexdigest()} |" in written
