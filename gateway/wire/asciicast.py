@@ -20,7 +20,8 @@ def to_asciicast(records: Iterable[Record], channel: int | None = None) -> Itera
     """The lines of the file, without line ends: a header, then one event each. Nothing when there is no such channel.
 
     `channel` None takes the first channel with a terminal, else the first channel of all. Times are seconds since the
-    channel began; all records are held while it works. Output of a command without a terminal gets the carriage returns that a terminal would have added.
+    channel began; all records are held while it works. Output of a command without a terminal gets the carriage
+    returns that a terminal would have added.
     """
     kept = list(records)
     if channel is None:

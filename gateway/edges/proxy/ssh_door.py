@@ -26,11 +26,15 @@ _CLOSE_WITHIN = 5.0
 
 @dataclass(frozen=True, slots=True)
 class DoorLimits:
-    """`unauthenticated` and `connections` are numbers held at once; `login_seconds` from TCP accept to login."""
+    """`unauthenticated` and `connections` are numbers held at once; seconds count from TCP accept.
+
+    `login_seconds` to log in, `idle_seconds` to open a session: `ssh -N` and a refused person do not stay for ever.
+    """
 
     unauthenticated: int = 100
     connections: int = 1000
     login_seconds: float = 20.0
+    idle_seconds: float = 90.0
 
 
 def doorkeeper(ctx: Context) -> Doorkeeper:
@@ -127,13 +131,18 @@ class SshDoor:
             self._held.pop(connection, None)
 
     def _watch_logins(self) -> None:
-        """Cut whoever has not logged in in time, however slowly it trickles."""
+        """Cut whoever has not logged in, or opened nothing, in time, however slowly it trickles."""
         while not self._closing.wait(_LOOK_EVERY):
-            before = time.monotonic() - self._limits.login_seconds
+            now = time.monotonic()
             with self._lock:
-                late = [held for held, since in self._held.items() if since < before and not held.is_logged_in()]
+                late = [held for held, since in self._held.items() if self._is_late(held, now - since)]
             for connection in late:
                 connection.cut()
+
+    def _is_late(self, held: Connection, age: float) -> bool:
+        if not held.is_logged_in():
+            return age > self._limits.login_seconds
+        return not held.holds_session() and age > self._limits.idle_seconds
 
 
 def serve_ssh(

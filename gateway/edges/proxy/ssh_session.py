@@ -108,6 +108,10 @@ class Connection:
         """False while nobody has authenticated."""
         return self._is.user is not None
 
+    def holds_session(self) -> bool:
+        """False while nothing is opened: such a connection may do nothing and need not stay."""
+        return self._is.opened is not None
+
     # ---------------------------------------------------------------- called by the person's transport
 
     def _judge(self, blob: bytes) -> str | Refusal:
