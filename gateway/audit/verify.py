@@ -22,11 +22,12 @@ Fetch = Callable[[str], bytes | None]
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What the auditor kept from before: a signed note, all entries then seen, receipts. All optional."""
+    """What the auditor kept from before: a signed note, all entries then seen, receipts, more notes. All optional."""
 
     checkpoint: str = ""
     entries: Sequence[Seen] = ()
     receipts: Sequence[str] = ()
+    checkpoints: Sequence[str] = ()
 
 
 _NOTHING: Final = Kept()
@@ -82,6 +83,8 @@ class _Run:
         """Verify what was kept and learn from it."""
         if kept.checkpoint:
             self._take_checkpoint(kept.checkpoint, kept.entries)
+        for note in kept.checkpoints:
+            self._take_checkpoint(note, ())
         for text in kept.receipts:
             try:
                 proved = verify_receipt(text, self._key)
@@ -98,6 +101,7 @@ class _Run:
         except BadNoteError as error:
             self._add(Fault.CHECKPOINT, f"The checkpoint kept from before is unusable: {error}.")
             return
+        entries = entries[: earlier.size]  # those kept may be newer than the checkpoint
         if len(entries) == earlier.size and root_of(entry.hash for entry in entries) == earlier.root:
             self._known.update(enumerate(entries))
         self._require_growth(earlier, "the checkpoint kept from before")
