@@ -61,7 +61,10 @@ def write_private(path: Path, content: bytes, mode: int = 0o600) -> None:
 def base_url(wanted: str | None = None) -> str:
     """The API's address (`wanted`, else GW_URL, else the last one) without a trailing slash; https if not loopback."""
     url = (wanted or os.environ.get("GW_URL") or str(_state().get("url", "")) or DEFAULT_URL).rstrip("/")
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
         output.fail(
             f"{url!r} is not an API address.", output.EXIT_USAGE, "Set GW_URL, for example https://gw.example.org"

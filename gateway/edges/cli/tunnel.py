@@ -1,9 +1,10 @@
 """For a psql without TLS: psql speaks plainly to a private unix socket, this side does verified TLS to the door.
 
 The socket lies in a fresh 0700 directory, so only the same user can reach it; what leaves the machine is TLS.
+One event loop in one thread: an SSL object must not be read and written by two threads at once.
 """
 
-import os
+import asyncio
 import shutil
 import socket
 import ssl
@@ -17,7 +18,7 @@ from types import TracebackType
 from gateway.edges.cli import output
 
 PORT = 5432  # only names the socket file: .s.PGSQL.5432
-_SSL_REQUEST = struct.pack(">II", 8, 80877103)  # PostgreSQL protocol §54.2.10
+_SSL_REQUEST = struct.pack(">II", 8, 80877103)  # PostgreSQL protocol, message SSLRequest
 _CHUNK = 64 * 1024
 _CONNECT_S = 10.0
 
@@ -30,69 +31,84 @@ class Tunnel:
         self._tls = ssl.create_default_context(cafile=str(ca_file))  # verifies chain and host name
         self._tls.minimum_version = ssl.TLSVersion.TLSv1_2
         self._folder = ""
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._loop = asyncio.new_event_loop()
+        self._thread = Thread(target=self._loop.run_forever, daemon=True)
+        self._server: asyncio.Server | None = None
 
     def __enter__(self) -> str:
         self._folder = tempfile.mkdtemp(prefix="gw-")  # 0700
-        self._listener.bind(os.path.join(self._folder, f".s.PGSQL.{PORT}"))  # noqa: PTH118  a str for bind
-        self._listener.listen(16)
-        Thread(target=self._accept, daemon=True).start()
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(_CONNECT_S)
         return self._folder
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the accepting thread
-        self._listener.close()
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(_CONNECT_S)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(_CONNECT_S)
+        self._loop.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                near, _ = self._listener.accept()
-            except OSError:
-                return  # closed
-            Thread(target=self._serve, args=(near,), daemon=True).start()
+    async def _listen(self) -> None:
+        path = str(Path(self._folder) / f".s.PGSQL.{PORT}")
+        self._server = await asyncio.start_unix_server(self._serve, path, limit=_CHUNK)
 
-    def _serve(self, near: socket.socket) -> None:
-        with near:
-            try:
-                far = self._reach()
-            except OSError as why:  # ssl errors are OSErrors
-                output.say(f"gw: the database door cannot be reached: {output.safe(why)}", err=True)
-                return
-            with far:
-                back = Thread(target=_pump, args=(far, near), daemon=True)
-                back.start()
-                _pump(near, far)
-                back.join()
+    async def _end(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        serving = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in serving:
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
 
-    def _reach(self) -> ssl.SSLSocket:
-        raw = socket.create_connection(self._door, _CONNECT_S)
+    async def _serve(self, near_in: asyncio.StreamReader, near_out: asyncio.StreamWriter) -> None:
         try:
-            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            _ask_for_tls(raw)
-            far = self._tls.wrap_socket(raw, server_hostname=self._door[0])
+            far_in, far_out = await self._reach()
+        except OSError as why:  # ssl errors are OSErrors
+            output.say(f"gw: the database door cannot be reached: {output.safe(why)}", err=True)
+            near_out.close()
+            return
+        pumps = [asyncio.create_task(_pump(near_in, far_out)), asyncio.create_task(_pump(far_in, near_out))]
+        try:
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for end in (near_out, far_out):
+                end.close()  # what is buffered still goes out
+            for pump in pumps:
+                pump.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
+
+    async def _reach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        raw = await asyncio.to_thread(self._ask_for_tls)
+        try:
+            return await asyncio.open_connection(
+                sock=raw, ssl=self._tls, server_hostname=self._door[0], limit=_CHUNK, ssl_handshake_timeout=_CONNECT_S
+            )
         except BaseException:
             raw.close()
             raise
-        far.settimeout(None)  # a session may be silent for long; the door ends it at its deadline
-        return far
+
+    def _ask_for_tls(self) -> socket.socket:
+        """Connected, with the door's consent: one byte, read alone, so nothing slips in before TLS (CVE-2021-23222)."""
+        raw = socket.create_connection(self._door, _CONNECT_S)
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            raw.sendall(_SSL_REQUEST)
+            consent = raw.recv(1)
+        except OSError:
+            raw.close()
+            raise
+        if consent != b"S":
+            raw.close()
+            raise ConnectionError("the door does not speak TLS")
+        raw.setblocking(False)
+        return raw
 
 
-def _ask_for_tls(raw: socket.socket) -> None:
-    """One byte of answer, read alone: what follows it unencrypted would be an injection (CVE-2021-23222)."""
-    raw.sendall(_SSL_REQUEST)
-    if raw.recv(1) != b"S":
-        raise ConnectionError("the door does not speak TLS")
-
-
-def _pump(source: socket.socket, sink: socket.socket) -> None:
-    """Copy until either side ends, then let the other side know."""
+async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    """Copy until either side ends; a slow reader slows the writer."""
     with suppress(OSError):
-        while part := source.recv(_CHUNK):
-            sink.sendall(part)
-    for end in (source, sink):
-        with suppress(OSError):
-            end.shutdown(socket.SHUT_RDWR)
+        while part := await source.read(_CHUNK):
+            sink.write(part)
+            await sink.drain()
