@@ -19,7 +19,8 @@ from gateway.wire.asciicast import to_asciicast
 
 LONGEST_PAUSE_S = 2.0
 LONGEST_SEQUENCE = 256  # a longer one is no drawing
-RESTORE = "\x1b[?1049l\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1004l\x1b[?2004l\x1b[0m\x1b[?25h\r\n"  # screen, mouse, paste, cursor
+# Main screen, no mouse or focus reports, no bracketed paste, plain colours, a cursor.
+RESTORE = "\x1b[?1049l\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1004l\x1b[?2004l\x1b[0m\x1b[?25h\r\n"
 _STRINGS = frozenset("]P^_X")  # OSC, DCS, PM, APC, SOS (ECMA-48 §5.6): they end with ST, or BEL
 _DRAWS = frozenset("ABCDEFGHIJKLMPSTXZ@`abdefghlmrs")  # final bytes of CSI sequences that only draw or set modes
 _PLAIN = frozenset("78DEHMc=>")  # two-character sequences that only draw
