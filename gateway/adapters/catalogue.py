@@ -27,7 +27,7 @@ _LEVEL_KEYS = {
     Kind.SSH: {"force_command"},
 }
 # The name of a login on the target. No comma or space: a certificate's principals are a list (CVE-2026-35414).
-_ACCOUNT = re.compile(r"[a-z_][a-z0-9_-]{0,62}")
+_ACCOUNT = re.compile(r"[a-z_][a-z0-9_.-]{0,62}")
 
 
 class CatalogueFile:

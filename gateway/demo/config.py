@@ -194,7 +194,7 @@ def _incidents(now: datetime) -> str:
 # Written by gw demo at each start. Give an incident a closed_at, and access under it ends.
 version: 1
 incidents:
-  INC-1042:
+  - id: INC-1042
     service: orders
     title: Customer search takes 8 s at the 99th percentile
     opened_at: {(now - timedelta(minutes=40)).isoformat(timespec="seconds")}

@@ -98,7 +98,7 @@ class StatementAccount:
 
     def _execute(self, portal: bytes, at: float) -> None:
         run = self._portals.look(portal)
-        if run is None:  # a cursor that SQL declared
+        if run is None and not self._skipping:  # a cursor that SQL declared
             run = self._new()
             self.entries.append(attempt(run, "extended", None, portal=portal.decode(errors="backslashreplace")))
         self._owe(Step(_EXECUTE, at, run, name=portal))

@@ -111,7 +111,6 @@ class FileRecorder(RecordingFiles):
         self._writer: SpoolWriter | None = None
         self._first = 1  # number of this process's first segment
         self._lanes: dict[str, Lane] = {}  # guarded by the writer's lock
-        self._reported: dict[str, int] = {}
         self._to_seal: queue.SimpleQueue[Lane | None] = queue.SimpleQueue()
         self._stopping = Event()
         self._threads: list[Thread] = []
@@ -212,7 +211,7 @@ class FileRecorder(RecordingFiles):
     def _report_grown(self) -> None:
         with self._running().lock:
             grown = [
-                lane for lane in self._lanes.values() if lane.durable_count > self._reported.get(lane.session_id, 0)
+                lane for lane in self._lanes.values() if lane.durable_count > lane.reported
             ]
         for lane in grown:
             self._report(lane)
@@ -222,7 +221,7 @@ class FileRecorder(RecordingFiles):
     def _report(self, lane: Lane) -> None:
         with self._running().lock:
             count, digest, counts = lane.durable_count, lane.durable_digest.hex(), dict(lane.counts)
-            if count <= self._reported.get(lane.session_id, 0):
+            if count <= lane.reported:
                 return
         try:
             if self._evidence is not None:
@@ -230,7 +229,7 @@ class FileRecorder(RecordingFiles):
         except Exception:  # the thread must live: the next second brings the next try
             log.exception("the evidence of %s could not be handed on", lane.session_id)
         else:
-            self._reported[lane.session_id] = count
+            lane.reported = count
 
     def _seal_for_ever(self) -> None:
         again: list[Lane] = []
@@ -260,7 +259,6 @@ class FileRecorder(RecordingFiles):
         with writer.lock:
             self._lanes.pop(lane.session_id, None)
             self._remove_empty_segments(below=writer.current_number())
-        self._reported.pop(lane.session_id, None)
         if self._index is not None and self._index.is_behind(lane.session_id):
             self._reindex([lane.session_id])
         return True

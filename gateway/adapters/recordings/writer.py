@@ -48,6 +48,7 @@ class Lane:
         self.durable_digest = self.chain.digest
         self.counts: Counter[str] = Counter()
         self.stretches: list[Stretch] = []
+        self.reported = 0  # records that evidence was given for
         self.failure = ""
         self.closed = False
         self.frozen = False  # nothing becomes durable any more

@@ -5,34 +5,41 @@ Reading takes a `RowMapping` keyed by the columns themselves, so that a row of a
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
-from sqlalchemy import RowMapping
+from sqlalchemy import RowMapping, Table
 
 from gateway.adapters.store.tables import (
     APPROVALS,
-    CREDENTIALS,
     GRANTS,
-    INCIDENTS,
-    LEASES,
     REQUESTS,
     REVIEWS,
     SESSIONS,
-    SHIFTS,
     USERS,
 )
-from gateway.app.ports import Credential, Lease
 from gateway.core.grant import Grant, Review
-from gateway.core.incident import Incident
 from gateway.core.obligation import Obligations, Record
 from gateway.core.principal import User
 from gateway.core.request import Approval, Request, RequestKind, RequestState, Verdict
-from gateway.core.rota import Shift
 from gateway.core.session import EndReason, Protocol, Session
 from gateway.core.window import Window
 
 Columns = dict[str, Any]
 _MICROSECOND = timedelta(microseconds=1)
+
+
+def columns_of(table: Table) -> SimpleNamespace:
+    """The columns by name. `Table.c` looks each one up in Python, which a thousand live sessions make felt."""
+    return SimpleNamespace(**{column.name: column for column in table.columns})
+
+
+_USERS = columns_of(USERS)
+_REQUESTS = columns_of(REQUESTS)
+_APPROVALS = columns_of(APPROVALS)
+_GRANTS = columns_of(GRANTS)
+_REVIEWS = columns_of(REVIEWS)
+_SESSIONS = columns_of(SESSIONS)
 
 
 def obligations_columns(duties: Obligations) -> Columns:
@@ -74,7 +81,7 @@ def user_columns(user: User) -> Columns:
 
 
 def user_of(row: RowMapping) -> User:
-    c = USERS.c
+    c = _USERS
     return User(
         id=row[c.id],
         issuer=row[c.issuer],
@@ -108,7 +115,7 @@ def request_columns(request: Request) -> Columns:
 
 
 def request_of(row: RowMapping, approvals: Sequence[Approval]) -> Request:
-    c = REQUESTS.c
+    c = _REQUESTS
     return Request(
         id=row[c.id],
         requester=row[c.requester],
@@ -143,7 +150,7 @@ def approval_columns(approval: Approval, place: int) -> Columns:
 
 
 def approval_of(row: RowMapping) -> Approval:
-    c = APPROVALS.c
+    c = _APPROVALS
     return Approval(
         id=row[c.id],
         request=row[c.request],
@@ -178,7 +185,7 @@ def revocation_columns(grant: Grant) -> Columns:
 
 
 def grant_of(row: RowMapping) -> Grant:
-    c = GRANTS.c
+    c = _GRANTS
     return Grant(
         id=row[c.id],
         request=row[c.request],
@@ -218,7 +225,7 @@ def signature_columns(review: Review) -> Columns:
 
 
 def review_of(row: RowMapping) -> Review:
-    c = REVIEWS.c
+    c = _REVIEWS
     return Review(
         id=row[c.id],
         grant=row[c.grant],
@@ -260,7 +267,7 @@ def end_columns(session: Session) -> Columns:
 
 
 def session_of(row: RowMapping) -> Session:
-    c = SESSIONS.c
+    c = _SESSIONS
     reason = row[c.end_reason]
     return Session(
         id=row[c.id],
@@ -279,117 +286,4 @@ def session_of(row: RowMapping) -> Session:
         end_detail=row[c.end_detail],
         recording_digest=row[c.recording_digest],
         kill_requested_by=row[c.kill_requested_by],
-    )
-
-
-def lease_columns(lease: Lease) -> Columns:
-    return {
-        "id": lease.id,
-        "grant": lease.grant,
-        "target": lease.target,
-        "level": lease.level,
-        "name": lease.name,
-        "gateway": lease.gateway,
-        "state": lease.state,
-        "created_at": lease.created_at,
-        "expires_at": lease.expires_at,
-        "attempts": lease.attempts,
-        "last_error": lease.last_error,
-        "next_attempt_at": lease.next_attempt_at,
-    }
-
-
-def lease_of(row: RowMapping) -> Lease:
-    c = LEASES.c
-    return Lease(
-        id=row[c.id],
-        grant=row[c.grant],
-        target=row[c.target],
-        level=row[c.level],
-        name=row[c.name],
-        gateway=row[c.gateway],
-        state=row[c.state],
-        created_at=row[c.created_at],
-        expires_at=row[c.expires_at],
-        attempts=row[c.attempts],
-        last_error=row[c.last_error],
-        next_attempt_at=row[c.next_attempt_at],
-    )
-
-
-def credential_columns(credential: Credential) -> Columns:
-    return {
-        "digest": credential.digest,
-        "purpose": credential.purpose,
-        "subject": credential.subject,
-        "issued_at": credential.issued_at,
-        "expires_at": credential.expires_at,
-        "single_use": credential.single_use,
-        "used_at": credential.used_at,
-        "data": credential.data,
-    }
-
-
-def credential_of(row: RowMapping) -> Credential:
-    c = CREDENTIALS.c
-    return Credential(
-        digest=row[c.digest],
-        purpose=row[c.purpose],
-        subject=row[c.subject],
-        issued_at=row[c.issued_at],
-        expires_at=row[c.expires_at],
-        single_use=row[c.single_use],
-        used_at=row[c.used_at],
-        data=row[c.data],
-    )
-
-
-def shift_columns(shift: Shift) -> Columns:
-    return {
-        "service": shift.service,
-        "subject": shift.subject,
-        "level": shift.level,
-        "not_before": shift.window.not_before,
-        "not_after": shift.window.not_after,
-        "source": shift.source,
-        "fetched_at": shift.fetched_at,
-        "source_hash": shift.source_hash,
-    }
-
-
-def shift_of(row: RowMapping) -> Shift:
-    c = SHIFTS.c
-    return Shift(
-        service=row[c.service],
-        subject=row[c.subject],
-        level=row[c.level],
-        window=Window(row[c.not_before], row[c.not_after]),
-        source=row[c.source],
-        fetched_at=row[c.fetched_at],
-        source_hash=row[c.source_hash],
-    )
-
-
-def incident_columns(incident: Incident) -> Columns:
-    return {
-        "id": incident.id,
-        "service": incident.service,
-        "title": incident.title,
-        "opened_at": incident.opened_at,
-        "closed_at": incident.closed_at,
-        "source": incident.source,
-        "fetched_at": incident.fetched_at,
-    }
-
-
-def incident_of(row: RowMapping) -> Incident:
-    c = INCIDENTS.c
-    return Incident(
-        id=row[c.id],
-        service=row[c.service],
-        title=row[c.title],
-        opened_at=row[c.opened_at],
-        closed_at=row[c.closed_at],
-        source=row[c.source],
-        fetched_at=row[c.fetched_at],
     )

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import delete, func, insert, select, update
 
-from gateway.adapters.store import rows
+from gateway.adapters.store import short_lived_rows as rows
 from gateway.adapters.store.tables import CREDENTIALS, GATEWAYS, INCIDENTS, LEASES, SHIFTS
 from gateway.adapters.store.transaction import Transaction
 from gateway.app.ports import Credential, Lease

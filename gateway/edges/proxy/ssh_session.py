@@ -22,11 +22,12 @@ from gateway.core.obligation import Record
 from gateway.core.principal import User
 from gateway.core.session import EndReason, Session
 from gateway.edges.proxy.ssh_channels import LOST, REQUEST, ChannelEnd
+from gateway.edges.proxy.ssh_client import TargetTransport
 from gateway.edges.proxy.ssh_fields import ProtocolViolationError
 from gateway.edges.proxy.ssh_record import ChannelRecord, SessionRecord
 from gateway.edges.proxy.ssh_relay import CONNECTION_GONE, Relay
+from gateway.edges.proxy.ssh_server import DoorEvents, DoorTransport
 from gateway.edges.proxy.ssh_target import Authority, dial
-from gateway.edges.proxy.ssh_transport import DoorEvents, DoorTransport, TargetTransport
 
 LOG = logging.getLogger("gateway.ssh")
 REFUSED_STATUS = 254

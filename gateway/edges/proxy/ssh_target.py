@@ -17,7 +17,7 @@ from paramiko import AuthenticationException, SSHException
 from gateway.app.open_session import Opened
 from gateway.core.errors import Refusal, Unavailable
 from gateway.core.target import Target
-from gateway.edges.proxy.ssh_transport import HostKeyChangedError, TargetTransport
+from gateway.edges.proxy.ssh_client import HostKeyChangedError, TargetTransport
 
 CONNECT_TIMEOUT = 10.0
 HANDSHAKE_TIMEOUT = 15.0
