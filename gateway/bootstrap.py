@@ -1,0 +1,170 @@
+"""Wiring: the only place that knows every adapter. Builds one `Context` from `Settings`."""
+
+import fcntl
+import os
+import secrets
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.adapters.catalogue import CatalogueFile
+from gateway.adapters.cedar import CedarPolicy
+from gateway.adapters.credentials.postgres import PostgresRoles
+from gateway.adapters.credentials.ssh_ca import SshAuthorities
+from gateway.adapters.event_log import EventLogReader, Sequencer
+from gateway.adapters.incidents_file import IncidentsFile
+from gateway.adapters.notify.webhook import WebhookNotifier
+from gateway.adapters.oidc import OidcProvider
+from gateway.adapters.oncall.ical import IcalFeed
+from gateway.adapters.oncall.static import StaticRota
+from gateway.adapters.recordings import FileRecorder, StatementIndex
+from gateway.adapters.signer import Signer
+from gateway.adapters.store import SqlStore, upgrade
+from gateway.adapters.system import SystemClock, SystemIds
+from gateway.app import journal
+from gateway.app.context import Context
+from gateway.app.identity import ClaimNames
+from gateway.app.live import LiveSessions
+from gateway.app.ports import IncidentSource, ShiftSource
+from gateway.app.record_evidence import Evidence
+from gateway.edges.supervisor import Supervisor
+from gateway.settings import Settings
+
+
+class AlreadyRunningError(Exception):
+    """Another process holds the state directory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """Everything that runs in one process, not yet started."""
+
+    settings: Settings
+    ctx: Context
+    supervisor: Supervisor
+    sequencer: Sequencer
+    audit_key: str
+    authorities: SshAuthorities
+    recorder: FileRecorder
+    notifier: WebhookNotifier
+    provider: OidcProvider | None
+    lock: int
+
+
+def build(settings: Settings) -> Gateway:
+    """Open the state directory, bring the database up to date, wire the adapters.
+
+    Raises AlreadyRunningError, ValueError (a file that is wrong, named with line and key) or Unavailable (database).
+    """
+    state = private_directory(settings.state_dir.expanduser())
+    lock = hold(state)
+    name = gateway_name(settings, state)
+    clock = SystemClock()
+    url = settings.store_url()
+    upgrade(url)
+    signer = Signer(private_directory(state / "keys") / "log.key")
+    sequencer = Sequencer(url, signer, settings.log_origin, name, clock.now)
+    recorded = state / "recordings"
+    evidence = Evidence()
+    recorder = FileRecorder(
+        private_directory(recorded), name, evidence=evidence.note, index=StatementIndex(recorded / "statements.sqlite")
+    )
+    authorities = SshAuthorities(state / "ssh")
+    notifier = WebhookNotifier(
+        settings.notify.webhook_url_files,
+        settings.notify.timeout_seconds,
+        lambda channel, why: _note_undelivered(ctx, channel, why),
+    )
+    ctx = Context(
+        gateway=name,
+        clock=clock,
+        ids=SystemIds(clock),
+        store=SqlStore(url),
+        log=EventLogReader(url, sequencer),
+        policy=CedarPolicy(settings.policy_dir, {g: frozenset(r) for g, r in settings.role_groups.items()}),
+        catalogue=CatalogueFile(settings.catalogue_file),
+        roles=PostgresRoles(),
+        ssh=authorities,
+        recorder=recorder,
+        notifier=notifier,
+        live=LiveSessions(),
+        limits=settings.limits.limits(),
+        rota=settings.rota.rules(),
+        wake=lambda: supervisor.wake(),
+    )
+    supervisor = Supervisor(
+        ctx, shift_sources(settings), incident_sources(settings), evidence, settings.rota.refresh_seconds
+    )
+    provider = identity_provider(settings, clock)
+    return Gateway(
+        settings=settings,
+        ctx=ctx,
+        supervisor=supervisor,
+        sequencer=sequencer,
+        audit_key=signer.verifier(settings.log_origin).text(),
+        authorities=authorities,
+        recorder=recorder,
+        notifier=notifier,
+        provider=provider,
+        lock=lock,
+    )
+
+
+def shift_sources(settings: Settings) -> list[ShiftSource]:
+    """Files first, then feeds, in the order given."""
+    files: list[ShiftSource] = [StaticRota(path) for path in settings.rota.files]
+    feeds = (feed.partition("=") for feed in settings.rota.ical_feeds)
+    return [*files, *(IcalFeed(service, place, settings.rota.ical_people) for service, _, place in feeds)]
+
+
+def incident_sources(settings: Settings) -> list[IncidentSource]:
+    """The incidents file, if there is one."""
+    return [IncidentsFile(settings.incidents_file)] if settings.incidents_file else []
+
+
+def identity_provider(settings: Settings, clock: SystemClock) -> OidcProvider | None:
+    """The provider; None while none is configured, and then nobody can sign in."""
+    oidc = settings.oidc
+    if not oidc.issuer:
+        return None
+    return OidcProvider(
+        issuer=oidc.issuer,
+        client_id=oidc.client_id,
+        client_secret=oidc.client_secret_file.read_text().strip() if oidc.client_secret_file else "",
+        redirect_uri=f"{settings.api_url()}/callback",
+        clock=clock,
+        names=ClaimNames(name=oidc.name_claim, groups=oidc.groups_claim),
+        scopes=tuple(oidc.scopes.split()),
+    )
+
+
+def private_directory(path: Path) -> Path:
+    """The directory, 0700, made if need be."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.chmod(0o700)
+    return path
+
+
+def hold(state: Path) -> int:
+    """Lock the state directory for the life of this process: recovery would end another one's live sessions."""
+    lock = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise AlreadyRunningError(f"another gateway runs in {state}; stop it, or give this one a state_dir") from None
+    return lock
+
+
+def gateway_name(settings: Settings, state: Path) -> str:
+    """A name that survives restarts, so that this process finds what it left open."""
+    if settings.name:
+        return settings.name
+    kept = state / "gateway-name"
+    if not kept.exists():
+        kept.write_text(f"{socket.gethostname()[:40]}-{secrets.token_hex(3)}")
+    return kept.read_text().strip()
+
+
+def _note_undelivered(ctx: Context, channel: str, why: str) -> None:
+    journal.record(ctx, "notification:failed", "failed", {"channel": channel, "message": why})

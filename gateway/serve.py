@@ -1,0 +1,205 @@
+"""`gw serve`: the API, the doors and the upkeep in one process, from start-up recovery to an orderly end."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import resource
+import signal
+import ssl
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import uvicorn
+import uvloop
+from pydantic import ValidationError
+
+from gateway.adapters.door_tls import ensure_door_certificate
+from gateway.app import journal
+from gateway.app.lease_role import reap_leases
+from gateway.app.recover import recover
+from gateway.bootstrap import AlreadyRunningError, Gateway, build
+from gateway.core.errors import GatewayError
+from gateway.edges.http.app import DoorFacts, create_app
+from gateway.edges.proxy.postgres import PostgresDoor, serve_postgres
+from gateway.edges.proxy.ssh_door import SshDoor, doorkeeper, serve_ssh
+from gateway.settings import Settings, load_settings
+
+LOG = logging.getLogger("gateway")
+STOP_SECONDS = 10.0
+
+
+@click.command()
+@click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    envvar="GATEWAY_CONFIG",
+    help="TOML file of settings; GATEWAY_… environment variables override it.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON line when everything is ready.")
+def serve(config: Path | None, *, as_json: bool) -> None:
+    """Run the gateway: API, SSH door, database door and upkeep in one process.
+
+    Needs a catalogue, policies and an identity provider; see docs/install.md and docs/configure.md.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("paramiko").setLevel(logging.CRITICAL)  # its INFO lines repeat what strangers send
+    _raise_open_files()
+    try:
+        gateway = build(load_settings(config))
+    except ValidationError as wrong:
+        for error in wrong.errors(include_url=False, include_input=False):
+            click.echo(f"setting {'.'.join(map(str, error['loc'])) or '(all)'}: {error['msg']}", err=True)
+        raise SystemExit(2) from wrong
+    except (AlreadyRunningError, ValueError) as wrong:
+        click.echo(f"gw serve: {wrong}", err=True)
+        raise SystemExit(1) from wrong
+    except GatewayError as wrong:
+        click.echo(f"gw serve: {wrong.refusal.sentence()}", err=True)
+        raise SystemExit(1) from wrong
+    uvloop.run(_run(gateway, as_json=as_json))
+
+
+@dataclass(slots=True)
+class _Doors:
+    api: "_Api"
+    postgres: PostgresDoor | None
+    ssh: SshDoor | None
+
+
+class _Api(uvicorn.Server):
+    """uvicorn in our loop: signals are ours."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def _run(gateway: Gateway, *, as_json: bool) -> None:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for each in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(each, stopping.set)
+    ctx = gateway.ctx
+    gateway.sequencer.start()
+    interrupted = await asyncio.to_thread(recover, ctx)
+    await asyncio.to_thread(gateway.supervisor.run_once)
+    doors = await _open_doors(gateway)
+    gateway.supervisor.start()
+    await asyncio.to_thread(journal.record, ctx, "gateway:started", "ok", {"interrupted_sessions": interrupted})
+    _tell_ready(gateway, doors, as_json=as_json)
+    serving = asyncio.create_task(doors.api.serve())
+    stopped = asyncio.create_task(stopping.wait())
+    await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    await _close(gateway, doors, serving)
+
+
+async def _open_doors(gateway: Gateway) -> _Doors:
+    settings, ctx = gateway.settings, gateway.ctx
+    cert, key, ca = _door_files(settings, gateway)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.minimum_version = ssl.TLSVersion.TLSv1_2
+    tls.load_cert_chain(cert, key)
+    postgres = None
+    if settings.postgres.enabled:
+        postgres = await serve_postgres(ctx, settings.postgres.host, settings.postgres.port, tls)
+    ssh = None
+    if settings.ssh.enabled:
+        ssh = await asyncio.to_thread(
+            serve_ssh,
+            doorkeeper(ctx),
+            settings.ssh.host,
+            settings.ssh.port,
+            gateway.authorities,
+            gateway.authorities.host_key(),
+        )
+    facts = DoorFacts(
+        ssh_host=settings.ssh.public_host or settings.ssh.host,
+        ssh_port=ssh.port if ssh else 0,
+        ssh_host_key=gateway.authorities.host_key_public,
+        postgres_host=settings.postgres.public_host or settings.postgres.host,
+        postgres_port=postgres.port if postgres else 0,
+        postgres_ca_pem=ca.read_text(),
+        audit_key=gateway.audit_key,
+    )
+    app = create_app(ctx, gateway.provider, facts, public_url=settings.api_url())
+    return _Doors(_api(settings, app), postgres, ssh)
+
+
+def _api(settings: Settings, app: object) -> _Api:
+    config = uvicorn.Config(
+        app,  # type: ignore[arg-type]  # ASGI app; uvicorn's union of shapes is narrower than FastAPI's type
+        host=settings.api.host,
+        port=settings.api.port,
+        ssl_certfile=settings.api.tls_cert_file,
+        ssl_keyfile=settings.api.tls_key_file,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # the client's address is the socket's: a header is anybody's word (ASVS 4.1.3)
+        timeout_keep_alive=15,
+        limit_concurrency=1000,
+        lifespan="off",
+    )
+    return _Api(config)
+
+
+def _door_files(settings: Settings, gateway: Gateway) -> tuple[Path, Path, Path]:
+    own = settings.postgres
+    if own.tls_cert_file and own.tls_key_file:
+        return own.tls_cert_file, own.tls_key_file, own.tls_ca_file or own.tls_cert_file
+    hosts = tuple(dict.fromkeys((own.public_host or own.host, own.host, "localhost")))
+    return ensure_door_certificate(settings.state_dir.expanduser() / "tls", hosts, gateway.ctx.clock.now())
+
+
+def _tell_ready(gateway: Gateway, doors: _Doors, *, as_json: bool) -> None:
+    settings = gateway.settings
+    ready = {
+        "api": settings.api_url(),
+        "ssh": {"host": settings.ssh.public_host or settings.ssh.host, "port": doors.ssh.port if doors.ssh else 0},
+        "postgres": {
+            "host": settings.postgres.public_host or settings.postgres.host,
+            "port": doors.postgres.port if doors.postgres else 0,
+        },
+        "audit_key": gateway.audit_key,
+    }
+    if as_json:
+        click.echo(json.dumps(ready))
+    else:
+        LOG.info("ready: %s", json.dumps(ready))
+
+
+async def _close(gateway: Gateway, doors: _Doors, serving: asyncio.Task[None]) -> None:
+    """Doors first, so that every session has its end and reason; the log last, so that they are all in it."""
+    doors.api.should_exit = True
+    if doors.postgres is not None:
+        await doors.postgres.close()
+    if doors.ssh is not None:
+        await asyncio.to_thread(doors.ssh.close)
+    with contextlib.suppress(TimeoutError, SystemExit):  # uvicorn exits the process when its port is taken
+        await asyncio.wait_for(asyncio.shield(serving), STOP_SECONDS)
+    await asyncio.to_thread(_drop_and_drain, gateway)
+
+
+def _drop_and_drain(gateway: Gateway) -> None:
+    ctx = gateway.ctx
+    gateway.supervisor.stop()
+    ctx.logins.clear()  # a role whose password nobody knows is not needed: the reaper drops it
+    try:
+        left = reap_leases(ctx, ctx.clock.now())
+        journal.record(ctx, "gateway:stopped", "ok", {"roles_left": left})
+    except GatewayError as wrong:
+        LOG.warning("stopped without a last event: %s", wrong.refusal.message)
+    gateway.sequencer.stop()
+    gateway.recorder.close()
+    gateway.notifier.close()
+
+
+def _raise_open_files() -> None:
+    """Each session needs a few descriptors; the soft limit of 1,024 is for interactive shells."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
