@@ -21,6 +21,8 @@ from gateway.app.search_statements import FoundStatement, StatementQuery
 from gateway.audit.recording import LINK, Frame, decode, is_piece, joined, unix_ns
 
 log = logging.getLogger(__name__)
+# What a database says, and what it cannot hold: lone surrogates, numbers beyond 64 bits.
+NOT_INDEXED = (sqlite3.Error, ValueError, OverflowError)
 FEED_BYTES = 16 * 1024 * 1024  # waiting for the next second
 FEED_RECORDS = 5000  # taken in per second, so that a busy session does not starve the proxy of this processor
 LONGEST_TEXT = 64 * 1024  # characters of a statement that are searchable
@@ -100,7 +102,7 @@ class StatementIndex:
             with self._transaction() as database:
                 for session_id, frames in by_session.items():
                     self._store(database, session_id, frames)
-        except sqlite3.Error:
+        except NOT_INDEXED:
             log.exception("statements could not be indexed; their sessions are indexed when they are over")
             with self._fed_lock:
                 self._behind.update(by_session)

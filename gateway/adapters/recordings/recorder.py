@@ -3,7 +3,6 @@
 import json
 import logging
 import queue
-import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -11,7 +10,7 @@ from threading import Event, Lock, Thread
 
 from gateway.adapters.recordings import recovery
 from gateway.adapters.recordings.files import RecordingFiles
-from gateway.adapters.recordings.index import StatementIndex
+from gateway.adapters.recordings.index import NOT_INDEXED, StatementIndex
 from gateway.adapters.recordings.spool import (
     Disk,
     Stretch,
@@ -107,6 +106,7 @@ class FileRecorder(RecordingFiles):
         self._disk = disk or Disk()
         self._evidence_every = evidence_every
         self._starting = Lock()
+        self._reporting = Lock()
         self._lock: recovery.SpoolLock | None = None
         self._writer: SpoolWriter | None = None
         self._first = 1  # number of this process's first segment
@@ -210,26 +210,23 @@ class FileRecorder(RecordingFiles):
 
     def _report_grown(self) -> None:
         with self._running().lock:
-            grown = [
-                lane for lane in self._lanes.values() if lane.durable_count > lane.reported
-            ]
+            grown = [lane for lane in self._lanes.values() if lane.durable_count > lane.reported]
         for lane in grown:
             self._report(lane)
         if self._index is not None:
             self._index.store_fed()
 
     def _report(self, lane: Lane) -> None:
-        with self._running().lock:
-            count, digest, counts = lane.durable_count, lane.durable_digest.hex(), dict(lane.counts)
-            if count <= lane.reported:
+        with self._reporting:  # the clerk and the sealer both report, and never an older count after a newer one
+            with self._running().lock:
+                count, digest, counts = lane.durable_count, lane.durable_digest.hex(), dict(lane.counts)
+            if self._evidence is None or count <= lane.reported:
                 return
-        try:
-            if self._evidence is not None:
+            try:
                 self._evidence(lane.session_id, count, digest, {"records": count, **counts})
-        except Exception:  # the thread must live: the next second brings the next try
-            log.exception("the evidence of %s could not be handed on", lane.session_id)
-        else:
-            lane.reported = count
+                lane.reported = count
+            except Exception:  # the thread must live: the next second brings the next try
+                log.exception("the evidence of %s could not be handed on", lane.session_id)
 
     def _seal_for_ever(self) -> None:
         again: list[Lane] = []
@@ -310,7 +307,7 @@ class FileRecorder(RecordingFiles):
         for session_id in session_ids:
             try:
                 self._index.rebuild_session(session_id, self.read(session_id))
-            except (LookupError, OSError, sqlite3.Error, MalformedRecordingError, BrokenRecordingError):
+            except (LookupError, OSError, MalformedRecordingError, BrokenRecordingError, *NOT_INDEXED):
                 log.exception("the statements of %s could not be indexed", session_id)
 
     def rebuild_index(self) -> int:

@@ -110,6 +110,12 @@ def test_it_can_be_thrown_away(tmp_path: Path):
     made.close()
 
 
+def test_what_no_database_can_hold_costs_only_the_index(statements: StatementIndex):
+    statements.feed([record("statement", n=1, sql="\ud800"), record("statement", n=1 << 70, sql="x")])
+    statements.store_fed()
+    assert statements.behind() == {"ses_1"}
+
+
 def test_a_broken_index_does_not_stop_a_recording(tmp_path: Path):
     path = tmp_path / "statements.sqlite"
     path.write_bytes(b"this is no database" * 1000)
