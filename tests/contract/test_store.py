@@ -7,7 +7,8 @@ import pytest
 from sqlalchemy.exc import StatementError
 
 from gateway.adapters.store import SqlStore
-from gateway.adapters.store.failures import InconsistentError, WroteWhileReadingError
+from gateway.adapters.store.failures import WroteWhileReadingError
+from gateway.adapters.store.transaction import InconsistentError
 from gateway.app.ports import Credential, LiveView, Store
 from gateway.core.errors import Conflict, NotFound
 from gateway.core.grant import revoke, sign_review

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from errno import ENOSPC
 from typing import Final
 
-from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from gateway.core.errors import Refusal, Unavailable
@@ -52,10 +52,6 @@ class WroteWhileReadingError(RuntimeError):
     """A bug: something was written through `Store.read()`. Nothing was stored."""
 
 
-class InconsistentError(RuntimeError):
-    """A bug: the database refused a row that contradicts what it holds (a constraint, named in the text)."""
-
-
 @contextmanager
 def outages_as_unavailable(*, read_only: bool = False, committing: bool = False) -> Iterator[None]:
     """Turn failures of the database into `Unavailable`; bugs pass as they are."""
@@ -68,9 +64,6 @@ def outages_as_unavailable(*, read_only: bool = False, committing: bool = False)
     except DBAPIError as error:
         if read_only and _is_write_refused(error):
             raise WroteWhileReadingError("this unit of work is for reading") from error
-        if isinstance(error, IntegrityError):
-            # PostgreSQL quotes the whole row in the details, and with it what nobody may read in a log.
-            raise InconsistentError(_constraint(error)) from None
         sentence = _sentence(error)
         if sentence is None:
             raise
@@ -80,11 +73,6 @@ def outages_as_unavailable(*, read_only: bool = False, committing: bool = False)
 
 def _unavailable(sentence: str) -> Unavailable:
     return Unavailable(Refusal("store-unavailable", sentence, ("the database",)))
-
-
-def _constraint(error: IntegrityError) -> str:
-    diagnosis = getattr(error.orig, "diag", None)
-    return str(error.orig if diagnosis is None else diagnosis.message_primary)
 
 
 def _is_write_refused(error: DBAPIError) -> bool:

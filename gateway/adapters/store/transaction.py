@@ -1,11 +1,22 @@
 """One transaction on one connection, as the repositories see it."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import Connection, CursorResult, Delete, Executable, Insert, RowMapping, Update
+from sqlalchemy.exc import IntegrityError
 
 from gateway.adapters.store.failures import outages_as_unavailable
+
+
+class InconsistentError(RuntimeError):
+    """A bug: the database refused a row that contradicts what it holds (the constraint is named in the text)."""
+
+    @classmethod
+    def without_values(cls, error: IntegrityError) -> Self:
+        """PostgreSQL's details quote the row, and with it what nobody may read in a log."""
+        diagnosis = getattr(error.orig, "diag", None)
+        return cls(str(error.orig if diagnosis is None else diagnosis.message_primary))
 
 
 class Transaction:
@@ -39,6 +50,9 @@ class Transaction:
         try:
             with outages_as_unavailable(read_only=self._read_only):
                 return self._connection.execute(statement, parameters)
+        except IntegrityError as error:
+            self.has_failed = True
+            raise InconsistentError.without_values(error) from None
         except BaseException:
             self.has_failed = True
             raise
