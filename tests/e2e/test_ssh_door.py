@@ -17,6 +17,7 @@ import pytest
 from gateway.adapters.credentials.ssh_ca import SshAuthorities
 from gateway.core.errors import Refusal
 from gateway.core.session import EndReason
+from gateway.edges.proxy import ssh_packets
 from tests.e2e.ssh_stage import ONCALL, Stage, make_stage
 from tests.e2e.ssh_stage import authorities as authorities
 from tests.e2e.ssh_stage import sshd as sshd
@@ -93,6 +94,47 @@ def test_binary_is_carried_unchanged_both_ways(stage: Stage) -> None:
         assert stream["sha256"] == hashlib.sha256(BLOB).hexdigest()
     kept = b"".join(piece[4:] for piece in stage.recordings[0].of("out"))
     assert kept == BLOB[: 1 << 20]
+
+
+def test_the_client_may_change_keys_under_load(stage: Stage) -> None:
+    stage.config("me", "RekeyLimit 1M")
+    assert stage.ssh("web-1.gw", "cat", input=BLOB).stdout == BLOB
+
+
+def test_the_gateway_changes_keys_under_load(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ssh_packets, "REKEY_OCTETS", 1 << 20)
+    assert stage.ssh("web-1.gw", "cat", input=BLOB).stdout == BLOB
+
+
+def test_a_client_without_gcm_is_served(stage: Stage) -> None:
+    stage.config("me", "Ciphers aes256-ctr", "MACs hmac-sha2-256-etm@openssh.com")
+    assert stage.ssh("web-1.gw", "cat", input=BLOB[:1_000_000]).stdout == BLOB[:1_000_000]
+
+
+@pytest.mark.parametrize(
+    "weak",
+    [
+        "Ciphers aes128-cbc",
+        "Ciphers 3des-cbc",
+        "MACs hmac-sha1",
+        "KexAlgorithms ecdh-sha2-nistp256",
+        "HostKeyAlgorithms ssh-rsa",
+    ],
+)
+def test_weak_algorithms_are_not_spoken(stage: Stage, weak: str) -> None:
+    extra = ["Ciphers aes128-ctr"] if weak.startswith("MACs") else []
+    stage.config("me", weak, *extra)
+    done = stage.ssh("-o", "LogLevel=INFO", "web-1.gw", "true")
+    assert (done.returncode, b"no matching" in done.stderr) == (255, True)
+
+
+def test_an_idle_session_takes_four_threads(stage: Stage) -> None:
+    before = threading.active_count()
+    person = Terminal(stage, "echo rea''dy; read line")
+    person.expect("ready")
+    assert threading.active_count() - before <= 4
+    person.type("\n")
+    person.close()
 
 
 def test_input_ends_where_the_person_ends_it(stage: Stage) -> None:

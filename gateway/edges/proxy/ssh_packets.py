@@ -40,6 +40,7 @@ READ_BEFORE_LOGIN = 16_384
 READ_AFTER_LOGIN = 262_144
 REKEY_OCTETS = 1 << 29  # half of the 1 GB that RFC 4253 §9 recommends as the most
 REKEY_PACKETS = 1 << 29
+OVERDUE_OCTETS = 1 << 28  # what may still come after a change of keys was asked for: more than all open windows
 _U32 = struct.Struct(">I")
 _MASK32 = 0xFFFFFFFF
 _MASK64 = 0xFFFFFFFFFFFFFFFF
@@ -268,7 +269,7 @@ class PacketLayer:
     def _watch_wear(self, octets: int) -> None:
         if self._need_rekey:
             self._overdue += octets
-            if self._overdue > REKEY_OCTETS:
+            if self._overdue > OVERDUE_OCTETS:
                 raise SSHException("the peer ignores requests for new keys")
         elif self._in.is_worn():
             self._need_rekey = True
