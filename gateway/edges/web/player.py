@@ -26,7 +26,7 @@ def replay_page(found: Replay, viewer: str, lines: Sequence[str] | None = None) 
     """
     shown = lines
     if lines is not None and len(lines) > MOST_LINES:
-        shown = [*lines[:MOST_LINES], f"… {len(lines) - MOST_LINES} lines more: gw session replay {found.session.id}"]
+        shown = [*lines[:MOST_LINES], f"… there is more: gw session replay {found.session.id}"]
     return _templates.get_template("replay.html").render(
         session=found.session,
         viewer=viewer,
