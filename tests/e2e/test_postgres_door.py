@@ -179,9 +179,8 @@ def test_pipelined_and_prepared_statements(stage: Stage) -> None:
         with session.pipeline():
             cursors = [session.execute("SELECT %s::int", (n,), prepare=True) for n in range(50)]
             assert [cursor.fetchone() for cursor in cursors] == [(n,) for n in range(50)]
-        with pytest.raises(psycopg.errors.UndefinedTable), session.pipeline():
-            session.execute("SELECT 1 WHERE %s", (True,))
-            session.execute("SELECT * FROM nowhere WHERE %s", (True,))
+        with pytest.raises(psycopg.errors.UndefinedTable):
+            fail_in_pipeline(session)
         assert session.execute("SELECT 1").fetchone() == (1,)
     texts = stage.statements()
     assert texts.count("SELECT $1::int") == 50
@@ -190,6 +189,12 @@ def test_pipelined_and_prepared_statements(stage: Stage) -> None:
     (failed,) = [each["n"] for each in attempts if each["sql"].startswith("SELECT * FROM nowhere")]
     assert results[failed]["sqlstate"] == "42P01"
     assert len(results) == len({each["n"] for each in attempts})
+
+
+def fail_in_pipeline(session: psycopg.Connection[tuple[object, ...]]) -> None:
+    with session.pipeline():
+        session.execute("SELECT 1 WHERE %s", (True,))
+        session.execute("SELECT * FROM nowhere WHERE %s", (True,))
 
 
 def test_a_server_side_cursor(stage: Stage) -> None:

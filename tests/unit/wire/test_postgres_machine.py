@@ -102,7 +102,7 @@ def test_startup_packets_that_make_no_sense(packet: bytes) -> None:
 def test_only_a_password_before_authentication(sent: bytes) -> None:
     machine = greeted(STARTUP)
     machine.step()
-    with pytest.raises(ProtocolViolation):
+    with pytest.raises(ProtocolViolation):  # noqa: PT012 - too much is refused when fed, nonsense when read
         machine.feed(sent)
         machine.step()
 
@@ -268,9 +268,11 @@ def test_an_error_without_its_fields() -> None:
 def test_a_greeting_without_end() -> None:
     machine, server = login(), FakeServer()
     machine.feed(server.final(machine.feed(server.first(machine.feed(SASL)))) + authentication(0))
+    endless = pg.message(b"S", bytes(60_000))
+    for _ in range(17):
+        machine.feed(endless)
     with pytest.raises(ProtocolViolation):
-        for _ in range(100):
-            machine.feed(pg.message(b"S", bytes(60_000)))
+        machine.feed(endless)
     with pytest.raises(ProtocolViolation):
         machine.feed(pg.message(b"K", b"\0\0\0\1" + b"k" * 300))
 
