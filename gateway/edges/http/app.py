@@ -5,7 +5,8 @@ from starlette.staticfiles import StaticFiles
 
 from gateway.app.context import Context
 from gateway.app.identity import IdentityProvider
-from gateway.edges.http import problems, routes_access, routes_login, routes_sessions
+from gateway.app.search_statements import StatementSearch
+from gateway.edges.http import problems, routes_access, routes_audit, routes_login, routes_policy, routes_sessions
 from gateway.edges.http.deps import DoorFacts, Wired, Wiring
 from gateway.edges.http.guard import Guard
 from gateway.edges.http.schemas import DoorOut, PostgresDoorOut, ProblemOut, SshDoorOut
@@ -14,8 +15,15 @@ from gateway.edges.web.views import STATIC
 __all__ = ["DoorFacts", "create_app"]
 
 
-def create_app(ctx: Context, provider: IdentityProvider | None, doors: DoorFacts, *, public_url: str) -> FastAPI:
-    """The application. `public_url` is what browsers and clients type, without a trailing slash."""
+def create_app(
+    ctx: Context,
+    provider: IdentityProvider | None,
+    doors: DoorFacts,
+    *,
+    public_url: str,
+    statements: StatementSearch | None = None,
+) -> FastAPI:
+    """The application. `public_url` is what browsers and clients type; `statements` the index over recordings."""
     app = FastAPI(
         title="Production access gateway",
         summary="Time-limited, recorded, provable access to production, decided by who is on call.",
@@ -26,10 +34,11 @@ def create_app(ctx: Context, provider: IdentityProvider | None, doors: DoorFacts
         redirect_slashes=False,
         responses={503: {"model": ProblemOut, "description": "Something that the gateway depends on failed."}},
     )
-    app.state.wiring = Wiring(ctx, provider, doors, public_url.rstrip("/"))
+    app.state.wiring = Wiring(ctx, provider, doors, public_url.rstrip("/"), statements)
     problems.install(app)
-    for routes in (routes_login, routes_access, routes_sessions):
+    for routes in (routes_login, routes_access, routes_sessions, routes_audit, routes_policy):
         app.include_router(routes.router)
+    app.include_router(routes_sessions.pages)
     app.get("/healthz", tags=["public"])(healthz)
     app.get("/api/door", tags=["public"])(door)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")

@@ -8,7 +8,8 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from gateway.app.context import Context
 from gateway.app.identity import IdentityProvider, NotSignedIn
-from gateway.app.sign_in import CLI_PREFIX, authenticate
+from gateway.app.search_statements import StatementSearch
+from gateway.app.sign_in import CLI_PREFIX, authenticate, authenticate_web
 from gateway.core.errors import Refusal, Unavailable
 from gateway.core.principal import User
 
@@ -28,12 +29,13 @@ class DoorFacts:
 
 @dataclass(frozen=True, slots=True)
 class Wiring:
-    """Set once on `app.state`; `provider` None keeps sign-in closed."""
+    """Set once on `app.state`; `provider` None keeps sign-in closed, `statements` None the search in recordings."""
 
     ctx: Context
     provider: IdentityProvider | None
     doors: DoorFacts
     public_url: str
+    statements: StatementSearch | None = None
 
     def is_https(self) -> bool:
         """True when browsers reach the API over TLS."""
@@ -80,7 +82,30 @@ def current_user(request: Request, token: Annotated[str, Depends(bearer)]) -> Us
     return authenticate(context(request), token)
 
 
+def cookie_name(wired: Wiring, name: str) -> str:
+    """The name of a cookie: __Host- needs Secure, which a browser keeps off plain http (ASVS 3.3.1, 3.3.3)."""
+    return f"__Host-gw-{name}" if wired.is_https() else f"gw-{name}"
+
+
+def web_session(request: Request) -> str:
+    """The browser session's secret, "" without one."""
+    return request.cookies.get(cookie_name(wiring(request), "session"), "")
+
+
+def viewer(
+    request: Request,
+    session: Annotated[str, Depends(web_session)],
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+) -> User:
+    """Whoever calls, by token or by browser session: only for reading, as a cookie comes along by itself."""
+    if credentials is not None:
+        return authenticate(context(request), credentials.credentials)
+    return authenticate_web(context(request), session)
+
+
 Ctx = Annotated[Context, Depends(context)]
 Wired = Annotated[Wiring, Depends(wiring)]
 Caller = Annotated[User, Depends(current_user)]
 Client = Annotated[str, Depends(client_address)]
+Session = Annotated[str, Depends(web_session)]
+Viewer = Annotated[User, Depends(viewer)]

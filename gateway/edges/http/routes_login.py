@@ -20,7 +20,7 @@ from gateway.app.sign_in import (
 )
 from gateway.core.errors import Denied, Refusal
 from gateway.core.principal import User
-from gateway.edges.http.deps import Caller, Client, Ctx, Wired, Wiring, bearer, wiring
+from gateway.edges.http.deps import Caller, Client, Ctx, Session, Wired, Wiring, bearer, cookie_name, web_session
 from gateway.edges.http.schemas import ReasonIn, UserOut, problems
 from gateway.edges.web import views
 
@@ -32,24 +32,17 @@ _SECRET = Query(max_length=4096)
 # ---------------------------------------------------------------- cookies
 
 
-def _cookie(wired: Wiring, name: str) -> str:
-    # __Host- needs Secure, which a browser keeps off plain http (ASVS 3.3.1, 3.3.3).
-    return f"__Host-gw-{name}" if wired.is_https() else f"gw-{name}"
-
-
 def _set_cookie(wired: Wiring, response: Response, name: str, value: str, max_age: int) -> None:
-    # Lax, not Strict: the provider's redirect back is a cross-site navigation that must bring the login cookie.
+    """Set a cookie; one with `max_age` 0 is removed."""
     response.set_cookie(
-        _cookie(wired, name), value, max_age=max_age, path="/", secure=wired.is_https(), httponly=True, samesite="lax"
+        cookie_name(wired, name),
+        value,
+        max_age=max_age,
+        path="/",
+        secure=wired.is_https(),
+        httponly=True,
+        samesite="lax",  # not strict: the provider's redirect back is cross-site and must bring the login cookie
     )
-
-
-def web_session(request: Request) -> str:
-    """The browser session's secret, "" without one."""
-    return request.cookies.get(_cookie(wiring(request), "session"), "")
-
-
-Session = Annotated[str, Depends(web_session)]
 
 
 def _same_site_post(wired: Wiring, request: Request, session: str, csrf: str) -> None:
@@ -100,11 +93,11 @@ def callback(
     if error or not code:
         refusal = Refusal("login-refused", "The identity provider did not let you in.", (), ("Sign in again.",))
         return views.error_page(request, HTTPStatus.FORBIDDEN, refusal)
-    secret = request.cookies.get(_cookie(wired, "login"), "")
+    secret = request.cookies.get(cookie_name(wired, "login"), "")
     done = complete_web_login(ctx, wired.open_provider(), secret=secret, state=state, code=code, issuer=iss)
     sign_out(ctx, web_session(request))  # whoever was signed in here before is not any more
     response = RedirectResponse(done.next, HTTPStatus.SEE_OTHER)
-    response.delete_cookie(_cookie(wired, "login"), path="/", secure=wired.is_https(), httponly=True, samesite="lax")
+    _set_cookie(wired, response, "login", "", 0)
     _set_cookie(wired, response, "session", done.secret, int((done.expires_at - ctx.clock.now()).total_seconds()))
     return response
 
@@ -115,7 +108,7 @@ def logout(ctx: Ctx, wired: Wired, request: Request, session: Session, csrf: Ann
     _same_site_post(wired, request, session, csrf)
     sign_out(ctx, session)
     response = RedirectResponse("/", HTTPStatus.SEE_OTHER)
-    response.delete_cookie(_cookie(wired, "session"), path="/", secure=wired.is_https(), httponly=True, samesite="lax")
+    _set_cookie(wired, response, "session", "", 0)
     return response
 
 

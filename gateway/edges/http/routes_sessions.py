@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Annotated
 
 from fastapi import APIRouter, Query
-from fastapi.responses import StreamingResponse
+from fastapi.responses import HTMLResponse, StreamingResponse
+from starlette.responses import Response
 
 from gateway.app import list_access
 from gateway.app.kill_session import kill_session
@@ -13,10 +15,14 @@ from gateway.app.replay_session import replay, watch
 from gateway.app.show_access import show_session
 from gateway.audit.recording import Frame
 from gateway.audit.recording_json import Announced, frame_to_json, to_json_lines
-from gateway.edges.http.deps import Caller, Ctx
+from gateway.core.session import Protocol
+from gateway.edges.cli.playback import cast_lines, transcript
+from gateway.edges.http.deps import Caller, Ctx, Viewer
 from gateway.edges.http.schemas import ReasonIn, SessionOut, problems
+from gateway.edges.web import player
 
 router = APIRouter(prefix="/api/sessions", tags=["sessions"])
+pages = APIRouter()
 
 
 @router.get("", responses=problems())
@@ -54,6 +60,27 @@ def recording(ctx: Ctx, user: Caller, session_id: str) -> StreamingResponse:
         session_id, found.session.protocol.value, found.count, found.digest, found.evidence, found.is_complete
     )
     return StreamingResponse(to_json_lines(announced, found.frames()), media_type="application/x-ndjson")
+
+
+@router.get(
+    "/{session_id}/cast",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"application/x-asciicast": {}}}, **problems(403, 404, 409)},
+)
+def cast(ctx: Ctx, user: Viewer, session_id: str) -> StreamingResponse:
+    """A terminal session as an asciicast file, for the player. That you looked is in the log."""
+    lines = cast_lines(replay(ctx, user, session_id).frames())
+    return StreamingResponse((f"{line}\n".encode() for line in lines), media_type="application/x-asciicast")
+
+
+@pages.get("/sessions/{session_id}/replay", include_in_schema=False)
+def replay_in_browser(ctx: Ctx, user: Viewer, session_id: str) -> Response:
+    """The recording in a page: terminals in the player, everything else as a transcript."""
+    found = replay(ctx, user, session_id)
+    is_terminal = found.session.protocol is Protocol.SSH and next(cast_lines(found.frames()), None) is not None
+    lines = None if is_terminal else list(islice(transcript(found.frames()), player.MOST_LINES + 1))
+    page = player.replay_page(found, user.name, lines)
+    return HTMLResponse(page, headers={"content-security-policy": player.CSP})
 
 
 @router.get(

@@ -1,5 +1,6 @@
 """The API's shapes. Unknown fields are refused on the way in, so nobody can set what is not theirs to set."""
 
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
@@ -7,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from gateway.app.list_access import TargetView
 from gateway.app.request_access import Ask, Outcome
+from gateway.app.search_statements import FoundStatement
 from gateway.core.decision import Decision, Permit
 from gateway.core.grant import Grant, Review
 from gateway.core.obligation import Obligations, parse_duration
@@ -389,6 +391,49 @@ class DoorOut(Schema):
     ssh: SshDoorOut | None
     postgres: PostgresDoorOut | None
     audit_key: str
+
+
+class EventOut(Schema):
+    """One event of the audit log. `index` is its place in the tree, null until it is sequenced."""
+
+    index: int | None
+    id: str
+    at: datetime
+    type: str
+    source: str
+    outcome: str
+    principal: str
+    target: str
+    request: str
+    grant: str
+    session: str
+    data: dict[str, Any]
+
+
+class StatementOut(Schema):
+    """One statement of a session. What it returned is null until it has; `ms` from first to last byte."""
+
+    session: str
+    n: int
+    at: datetime
+    sql: str
+    tag: str | None
+    rows: int | None
+    bytes: int | None
+    ms: float | None
+    sqlstate: str | None
+    target: str
+    principal: str
+
+    @classmethod
+    def of(cls, found: FoundStatement) -> "StatementOut":
+        """Rendered."""
+        return cls(**asdict(found))
+
+
+class StatementsOut(Schema):
+    statements: list[StatementOut]
+    incomplete: list[str]
 
 
 class ProblemOut(BaseModel):
