@@ -6,6 +6,7 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -13,8 +14,10 @@ from gateway.app import journal
 from gateway.app.context import Context
 from gateway.app.open_session import end_session, grant_for, open_session
 from gateway.core.errors import Refusal
+from gateway.core.grant import Grant
 from gateway.core.principal import User
 from gateway.core.session import EndReason
+from gateway.core.target import Kind
 from gateway.edges.proxy.ssh_session import Connection, Doorkeeper
 from gateway.edges.proxy.ssh_target import Authority, paramiko_key
 
@@ -22,6 +25,9 @@ LOG = logging.getLogger("gateway.ssh")
 _STACK = 1024 * 1024
 _LOOK_EVERY = 1.0
 _CLOSE_WITHIN = 5.0
+_STRANGERS_EVERY = timedelta(seconds=1)
+# Refusals that anybody who can reach the port can cause.
+STRANGERS = frozenset({"certificate-unreadable", "certificate-foreign", "certificate-forged"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,27 @@ class DoorLimits:
     idle_seconds: float = 90.0
 
 
+class _Refusals:
+    """Events of refused logins. A stranger's certificate costs one event a second at most, however many knock."""
+
+    def __init__(self, ctx: Context) -> None:
+        self._ctx = ctx
+        self._lock = threading.Lock()
+        self._quiet_until = ctx.clock.now()
+        self._untold = 0
+
+    def __call__(self, user_name: str, client: str, refusal: Refusal) -> None:
+        now = self._ctx.clock.now()
+        with self._lock:
+            if refusal.code in STRANGERS and now < self._quiet_until:
+                self._untold += 1
+                return
+            untold, self._untold = self._untold, 0
+            self._quiet_until = now + _STRANGERS_EVERY
+        data = {"client": client, "code": refusal.code, "message": refusal.message, "untold": untold}
+        journal.record(self._ctx, "ssh:refused", "denied", target=user_name, data=data)
+
+
 def doorkeeper(ctx: Context) -> Doorkeeper:
     """The real use cases."""
 
@@ -44,19 +71,23 @@ def doorkeeper(ctx: Context) -> Doorkeeper:
         with ctx.store.read() as uow:
             return uow.users.get(user_id)
 
-    def refused(user_name: str, client: str, refusal: Refusal) -> None:
-        data = {"client": client, "code": refusal.code, "message": refusal.message}
-        journal.record(ctx, "ssh:refused", "denied", target=user_name, data=data)
+    def grant(who: User, target: str, level: str) -> Grant:
+        found = grant_for(ctx, who, target, level)
+        known = ctx.catalogue.current().targets.get(target)
+        if known is None or known.kind is not Kind.SSH:  # before a session is opened and a database role is made
+            no = Refusal("not-a-server", f"{target} is not a server.", next_steps=(f"Run gw connect {target}.",))
+            raise journal.refuse(ctx, "session:denied", no, **journal.about_grant(found))
+        return found
 
     return Doorkeeper(
         now=ctx.clock.now,
         user=user,
-        grant_for=lambda who, target, level: grant_for(ctx, who, target, level),
-        open=lambda who, grant, client: open_session(ctx, who, grant, client),
+        grant_for=grant,
+        open=lambda who, granted, client: open_session(ctx, who, granted, client),
         end=lambda session, recording, reason, detail: end_session(ctx, session, recording, reason, detail),
         hold=ctx.live.add,
         release=ctx.live.discard,
-        refused=refused,
+        refused=_Refusals(ctx),
     )
 
 
