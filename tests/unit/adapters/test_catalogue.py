@@ -1,0 +1,157 @@
+import contextlib
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.adapters.catalogue import CatalogueFile, read_catalogue
+from gateway.adapters.yaml_source import MAX_BYTES, SourceError
+from gateway.core.target import Kind
+
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJqGfWkC1kpqDSBq8ZUQ0i4vbJ1rOnH6kJX0vUb3rQ9k"
+GOOD = f"""\
+version: 1
+services:
+  orders:
+    owners: [lead]
+    description: The shop's orders
+targets:
+  orders-db:
+    kind: postgres
+    service: orders
+    environment: production
+    host: 10.0.0.5
+    port: 5432
+    database: orders
+    admin_dsn_file: secrets/orders.dsn
+    levels:
+      read: {{account: orders_read, statement_timeout: 5m, connection_limit: 3}}
+      admin: {{account: orders_admin}}
+  web-1:
+    kind: ssh
+    service: orders
+    environment: production
+    host: web-1.internal
+    port: 22
+    owners: [ops]
+    labels: [web]
+    host_keys: ["{KEY}"]
+    levels:
+      shell: {{account: deploy}}
+"""
+
+
+def read(text: str):
+    return read_catalogue(text.encode(), Path("/etc/gw/catalogue.yaml"))
+
+
+def test_a_whole_catalogue():
+    catalogue = read(GOOD)
+    db, web = catalogue.targets["orders-db"], catalogue.targets["web-1"]
+    assert (db.kind, db.host, db.port, db.database, db.tls) == (
+        Kind.POSTGRES,
+        "10.0.0.5",
+        5432,
+        "orders",
+        "verify-full",
+    )
+    assert db.admin_dsn_file == "/etc/gw/secrets/orders.dsn"
+    assert db.owners == ("lead",)
+    assert [(x.name, x.account, x.rank) for x in db.levels.values()] == [
+        ("read", "orders_read", 0),
+        ("admin", "orders_admin", 1),
+    ]
+    assert db.levels["read"].statement_timeout == timedelta(minutes=5)
+    assert db.levels["read"].connection_limit == 3
+    assert web.host_keys == (KEY,)
+    assert web.owners == ("ops",)
+    assert web.labels == {"web"}
+    assert len(catalogue.version) == 64
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("version: 1", "version: 2", "catalogue.yaml:1: version: must be a number from 1 to 1"),
+        ("version: 1\n", "", "catalogue.yaml:1: version is missing"),
+        ("kind: postgres", "kind: mysql", "catalogue.yaml:8: targets.orders-db.kind: must be postgres or ssh"),
+        ("service: orders\n    environment: production\n    host: 10", "service: x\n    environment: production\n    host: 10",
+         "catalogue.yaml:9: targets.orders-db.service: must be orders, not 'x'"),
+        ("port: 5432", "port: 0", "catalogue.yaml:12: targets.orders-db.port: must be a number"),
+        ("port: 5432", "port: '5432'", "catalogue.yaml:12: targets.orders-db.port: must be a number"),
+        ("host: 10.0.0.5", "host: -oProxyCommand=x", "catalogue.yaml:11: targets.orders-db.host: .* not a host name"),
+        ("host: 10.0.0.5", "host: ''", "not a host name"),
+        ("account: orders_admin", "acount: orders_admin", "catalogue.yaml:17: targets.orders-db.levels.admin.acount: unknown key"),
+        ("{account: orders_admin}", "{}", "catalogue.yaml:17: targets.orders-db.levels.admin: account is missing"),
+        ("account: deploy", "account: ''", "targets.web-1.levels.shell.account: '' is not the name of a login"),
+        ("account: deploy", "account: 'a,root'", "is not the name of a login"),
+        ("account: deploy", "account:", "must be text"),
+        (f'host_keys: ["{KEY}"]', "host_keys: []", "targets.web-1.host_keys: must not be empty"),
+        (f'    host_keys: ["{KEY}"]\n', "", "targets.web-1: host_keys is missing"),
+        (KEY, "ssh-ed25519 AAAA", r"targets.web-1.host_keys\[0\]: is not an OpenSSH public key"),
+        ("  web-1:", "  orders-db:", "catalogue.yaml:18: targets.orders-db: appears twice"),
+        ("  web-1:", "  'web 1':", "is not a name"),
+        ("  web-1:", "  Web-1:", "lower case"),
+        ("labels: [web]", "labels: &a [web]", "aliases and anchors"),
+        ("labels: [web]", "labels: *a", "aliases and anchors"),
+        ("labels: [web]", "labels: !!python/name:os.system []", "tags are not used"),
+        ("labels: [web]", "labels: [", "catalogue.yaml:"),
+        ("database: orders\n", "database: orders\n    tls: disable\n", "disable is for loopback addresses only"),
+        ("connection_limit: 3", "force_command: ls", "unknown key"),
+        ("environment: production\n    host: 10", "environment: prod\n    host: 10", "must be development or staging or production"),
+    ],
+)  # fmt: skip
+def test_a_fault_is_told_with_file_line_and_key(old: str, new: str, said: str):
+    assert old in GOOD
+    with pytest.raises(SourceError, match=said):
+        read(GOOD.replace(old, new, 1))
+
+
+def test_bombs_are_refused():
+    bomb = "a: &a [x,x]\n" + "".join(f"{b}: &{b} [*{a},*{a}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
+    for text in (bomb, "[" * 100_000, "{a: " * 5000, "- " * 5000 + "x", "", "---\na: 1\n---\nb: 2\n", "\x00", "\t- a"):
+        with pytest.raises(SourceError, match=r"catalogue\.yaml"):
+            read(text)
+
+
+def test_a_large_file_is_refused(tmp_path: Path):
+    path = tmp_path / "catalogue.yaml"
+    path.write_bytes(b"#" * (MAX_BYTES + 1))
+    with pytest.raises(SourceError, match="larger than"):
+        CatalogueFile(path)
+
+
+def test_a_broken_reload_keeps_the_old(tmp_path: Path):
+    path = tmp_path / "catalogue.yaml"
+    path.write_text(GOOD)
+    source = CatalogueFile(path)
+    before = source.current()
+    path.write_text(GOOD.replace("kind: ssh", "kind: telnet"))
+    why = source.reload()
+    assert why is not None
+    assert "catalogue.yaml:19: targets.web-1.kind" in why
+    path.unlink()
+    assert source.reload() is not None
+    assert source.current() is before
+    path.write_text(GOOD.replace("port: 22", "port: 2222"))
+    assert source.reload() is None
+    assert source.current().targets["web-1"].port == 2222
+    now = source.current()
+    assert source.reload() is None
+    assert source.current() is now
+
+
+@settings(max_examples=300)
+@given(st.integers(0, len(GOOD)), st.integers(0, 30), st.text(max_size=8))
+def test_mangled_text_never_raises_anything_else(start: int, length: int, junk: str):
+    text = GOOD[:start] + junk + GOOD[start + length :]
+    with contextlib.suppress(SourceError):
+        read_catalogue(text.encode("utf-8", "surrogatepass"), Path("/etc/gw/catalogue.yaml"))
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_never_raise_anything_else(content: bytes):
+    with contextlib.suppress(SourceError):
+        read_catalogue(content, Path("/etc/gw/catalogue.yaml"))
