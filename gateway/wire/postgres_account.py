@@ -99,20 +99,18 @@ def attempt(run: Run, protocol: str, text: Text | None, **more: object) -> Entry
 
 def outcome(run: Run, ms: float, state: str) -> Entry:
     """The record that follows a statement. `state`: done, suspended, failed, skipped or unknown."""
-    untagged = run.returned - run.returned_before
-    fields = {
-        "n": run.number,
-        "tag": "; ".join(run.tags),
-        "rows": run.affected + untagged,
-        "returned": run.returned,
-        "bytes": run.bytes_out,
-        "bytes_in": run.bytes_in,
-        "ms": round(ms, 3),
-        "sqlstate": run.sqlstate,
-        "state": "failed" if run.sqlstate else state,
-    }
-    return Entry("result", _json(fields))
+    rows = run.affected + run.returned - run.returned_before
+    # Written out: this runs once per statement, and the encoder would take several times as long.
+    text = (
+        f'{{"n":{run.number},"tag":{_encode("; ".join(run.tags))},"rows":{rows},"returned":{run.returned},'
+        f'"bytes":{run.bytes_out},"bytes_in":{run.bytes_in},"ms":{ms:.3f},"sqlstate":{_encode(run.sqlstate)},'
+        f'"state":"{"failed" if run.sqlstate else state}"}}'
+    )
+    return Entry("result", text.encode())
 
 
 def _json(fields: dict[str, object]) -> bytes:
-    return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
+    return _encode(fields).encode()
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
