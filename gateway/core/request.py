@@ -92,6 +92,8 @@ def validate_ask(duration: timedelta, reason: str, longest: timedelta) -> Refusa
     """Bounds on what a person may type, before any policy is asked."""
     if not reason.strip():
         return Refusal("reason-missing", "A reason is required: one sentence an auditor will read.", ("reason",))
+    if not reason.isprintable():
+        return Refusal("reason-unprintable", "The reason must be one line of plain text, without control characters.")
     if len(reason) > MAX_REASON:
         return Refusal("reason-too-long", f"The reason is longer than {MAX_REASON} characters.")
     if duration <= timedelta(0):

@@ -13,6 +13,7 @@ from datetime import timedelta
 from time import monotonic
 
 from gateway.app.context import Context
+from gateway.app.lapse_requests import lapse_requests
 from gateway.app.lease_role import reap_leases
 from gateway.app.ports import IncidentSource, ShiftSource
 from gateway.app.reconcile import Reconciliation
@@ -64,6 +65,7 @@ class Supervisor:
             _Job("facts", refresh_seconds, lambda: self._refresh(shifts, incidents)),
             _Job("silent", 10.0, lambda: end_sessions_of_the_silent(ctx, clock.now())),
             _Job("reconcile", 60.0, lambda: reconciliation.step(ctx)),
+            _Job("lapse", 30.0, lambda: lapse_requests(ctx, clock.now())),
             _Job("purge", 600.0, self._purge),
         ]
         self._threads = [

@@ -68,7 +68,7 @@ class FaultyRoles:
     def roles_of(self, target: Target, prefix: str) -> Sequence[str]:
         return self.real.roles_of(target, prefix)
 
-    def _with_fault(self, call: Callable[[], object]):
+    def _with_fault(self, call: Callable[[], object]) -> object:
         fault = self.faults.pop(0) if self.faults else ""
         if fault == "refuse":
             raise LOST

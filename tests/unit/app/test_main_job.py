@@ -11,10 +11,11 @@ from gateway.app.break_glass import break_glass
 from gateway.app.end_session import end_session
 from gateway.app.issue_ticket import issue_ticket
 from gateway.app.kill_session import kill_session
+from gateway.app.lapse_requests import lapse_requests
 from gateway.app.lease_role import reap_leases
 from gateway.app.open_session import Opened, grant_for, open_session, user_of_ticket
-from gateway.app.recover import recover
 from gateway.app.reconcile import Reconciliation
+from gateway.app.recover import recover
 from gateway.app.reevaluate import Reevaluation
 from gateway.app.request_access import Ask, request_access
 from gateway.app.review_grant import open_reviews, sign
@@ -78,6 +79,7 @@ def test_who_is_not_on_call_learns_who_is_and_that_deploys_go_through_ci(house: 
         (replace(READ, level="god"), NotFound),
         (replace(READ, reason="  "), Denied),
         (replace(READ, reason="x" * 501), Denied),
+        (replace(READ, reason="\x1b[31mred\nalert"), Denied),
         (replace(READ, duration=timedelta(0)), Denied),
         (replace(READ, duration=timedelta(hours=13)), Denied),
         (replace(READ, incident="INC-0"), Denied),
@@ -135,6 +137,16 @@ def test_what_has_changed_while_it_waited_counts(house: House):
         answer(house.ctx, house.people["lead"], asked.request.id, Verdict.APPROVE)
     with house.ctx.store.read() as uow:
         assert not uow.grants.list()
+
+
+def test_a_request_that_nobody_answers_lapses(house: House):
+    asked = request_access(house.ctx, house.people["oncall"], ADMIN)
+    assert lapse_requests(house.ctx, house.later(timedelta(hours=7))) == 0
+    assert lapse_requests(house.ctx, house.later(HOUR)) == 1
+    assert lapse_requests(house.ctx, house.clock.now()) == 0
+    assert house.types()[-1] == ("request:lapsed", "ok")
+    with pytest.raises(Conflict):
+        answer(house.ctx, house.people["lead"], asked.request.id, Verdict.APPROVE)
 
 
 # ---------------------------------------------------------------- break-glass
