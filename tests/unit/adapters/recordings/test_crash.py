@@ -120,7 +120,7 @@ def test_a_torn_tail_costs_only_itself(
     directory = tmp_path_factory.mktemp("torn")
     content = good[: int(cut * len(good))]
     _, counts, is_kept = recover(directory, name, content + tail)
-    assert counts == whole_blocks(content, directory / "check")
+    assert {name: count for name, count in counts.items() if count} == whole_blocks(content, directory / "check")
     assert not is_kept or tail, "only what fills up a block looks like damage"
 
 
