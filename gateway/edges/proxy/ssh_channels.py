@@ -27,7 +27,8 @@ MAX_PACKET = 32_768
 SLICE = 32_704  # what OpenSSH sends at most; paramiko keeps 64 octets of a packet for its header
 _ACK_AFTER = WINDOW // 16
 _MOST_ITEMS = 65_536
-_MOST_WAITING_REQUESTS = 1_024
+_MOST_REQUEST_OCTETS = 1024 * 1024  # of requests that wait, each with what it costs to keep
+_REQUEST_COST = 512
 _JOIN_BELOW = 1_024
 _JOIN_UP_TO = 32_768
 _PATIENCE = 30.0  # seconds between looks at a peer that does not read; it is woken earlier by every change
@@ -83,7 +84,7 @@ class ChannelEnd:
         self._arrived = Condition(Lock())
         self._granted = WINDOW
         self._unacknowledged = 0
-        self._requests_waiting = 0
+        self._request_octets = 0
         self._eof_received = False
         self._close_received = False
         self._room = Condition(Lock())
@@ -162,8 +163,8 @@ class ChannelEnd:
         item = Item(REQUEST, b"", fields.text(), fields.boolean())
         item.octets = fields.rest()
         with self._arrived:
-            self._requests_waiting += 1
-            if self._requests_waiting > _MOST_WAITING_REQUESTS:
+            self._request_octets += _REQUEST_COST + len(item.octets)
+            if self._request_octets > _MOST_REQUEST_OCTETS:
                 raise ProtocolViolationError("too many requests on one channel")
             self._append(item)
             self._arrived.notify()
@@ -213,7 +214,7 @@ class ChannelEnd:
                 self._arrived.wait(_PATIENCE)
             items = list(self._inbox)
             self._inbox.clear()
-            self._requests_waiting = 0
+            self._request_octets = 0
             return items
 
     def consumed(self, octets: int) -> None:

@@ -155,7 +155,11 @@ class SshDoor:
         connection = Connection(sock, client, self._keeper, self._authority, self._host_key, self._forget)
         with self._lock:
             self._held[connection] = time.monotonic()
-        connection.serve()
+        try:
+            connection.serve()
+        except RuntimeError:  # no thread to be had: nobody else would free its place
+            self._forget(connection)
+            raise
 
     def _forget(self, connection: Connection) -> None:
         with self._lock:
