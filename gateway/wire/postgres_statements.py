@@ -45,6 +45,11 @@ class StatementAccount:
         """True while the server owes so many answers that the client must wait."""
         return len(self._owed) > CROWDED
 
+    @property
+    def owes_answers(self) -> bool:
+        """True while the server has not answered everything."""
+        return bool(self._owed)
+
     # ------------------------------------------------------------ from the client
 
     def asked(self, kind: int, head: bytes, at: float) -> None:

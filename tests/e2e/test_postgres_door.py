@@ -238,13 +238,7 @@ def test_termination_cuts_a_running_statement_and_says_why(stage: Stage, postgre
         killer.join()
         assert session.closed
     assert stage.end_of() is EndReason.GRANT_REVOKED
-    with psycopg.connect(postgres_server.url(), autocommit=True) as admin:
-        admin.execute("SET statement_timeout = '10s'")
-        # pg_terminate_backend's own wait is not ours to use here: the door's cancel must have ended the statement.
-        busy = "SELECT count(*) FROM pg_stat_activity WHERE usename = %s AND state = 'active'"
-        until = threading.Event()
-        while (admin.execute(busy, (stage.login.role,)).fetchone() or (0,))[0]:
-            assert not until.wait(0.05)
+    wait_until_idle(postgres_server, stage.login.role)  # it was cancelled, not only cut off
 
 
 def test_termination_in_the_middle_of_a_large_result(stage: Stage) -> None:
@@ -321,11 +315,36 @@ def test_a_failing_recorder_ends_the_session(stage: Stage) -> None:
     assert stage.end_of() is EndReason.RECORDING_FAILED
 
 
-def test_a_client_that_vanishes_ends_its_session(stage: Stage) -> None:
+def test_a_client_that_vanishes_leaves_nothing_running(stage: Stage, postgres_server: PostgresServer) -> None:
     session = stage.connect()
-    os.close(os.dup(session.fileno()))
-    session.pgconn.finish()
+    session.pgconn.send_query(b"SELECT pg_sleep(60)")
+    recording = stage.recording()
+    recording.wait(lambda: len(recording.of("statement")) == 1)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, session.fileno())  # gone without a Terminate
+    os.close(nothing)
     assert stage.end_of() is EndReason.CLIENT_CLOSED
+    assert recording.of("result")[0]["state"] == "unknown"
+    wait_until_idle(postgres_server, stage.login.role)
+    session.close()
+
+
+def test_answers_after_a_goodbye_are_recorded(stage: Stage) -> None:
+    session = stage.connect()
+    session.pgconn.send_query(b"SELECT pg_sleep(0.3)")
+    session.pgconn.finish()  # sends Terminate and closes without reading
+    assert stage.end_of() is EndReason.CLIENT_CLOSED
+    assert stage.recording().of("result")[0]["tag"] == "SELECT 1"
+
+
+def wait_until_idle(server: PostgresServer, role: str) -> None:
+    busy = "SELECT count(*) FROM pg_stat_activity WHERE usename = %s AND state = 'active'"
+    pause, tries = threading.Event(), 0
+    with psycopg.connect(server.url(), autocommit=True) as admin:
+        while (admin.execute(busy, (role,)).fetchone() or (0,))[0]:
+            tries += 1
+            assert tries < 300
+            pause.wait(0.05)
 
 
 def test_the_door_closes_with_a_word_to_everybody(target: Target, tmp_path: Path) -> None:

@@ -159,8 +159,8 @@ class PostgresDoor:
             reason, detail = await session.over
         finally:
             self._sessions.discard(session)
-            self._keeper.live.discard(opened.session.id)
             await self._call(self._keeper.end, opened.session, opened.recording, reason, detail)
+            self._keeper.live.discard(opened.session.id)
 
     async def _run(
         self, visitor: Visitor, opened: Opened, parameters: dict[str, str], session: PostgresSession
@@ -212,8 +212,8 @@ class PostgresDoor:
             reason, _ = await session.wait_over()
         finally:
             self._keys.forget(key)
-        if reason not in (EndReason.CLIENT_CLOSED, EndReason.TARGET_CLOSED):
-            # A backend does not notice a closed connection while it works on a statement.
+        if session.left_work or reason not in (EndReason.CLIENT_CLOSED, EndReason.TARGET_CLOSED):
+            # A backend does not notice a closed connection while it works, and nothing may go on after a session.
             chore = asyncio.create_task(cancel(target, machine.pid, machine.secret, self._scratch))
             self._chores.add(chore)
             chore.add_done_callback(self._chores.discard)

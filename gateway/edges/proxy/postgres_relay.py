@@ -46,6 +46,7 @@ class PostgresSession:
         self._warnings: list[str] = []
         self._ending: tuple[EndReason, str] | None = None
         self._client_is_gone = False
+        self.left_work = False  # the client went away while the target worked for it
         self._last_words = b""
 
     # ------------------------------------------------------------ LiveSession: from any thread
@@ -207,14 +208,18 @@ class PostgresSession:
 
     def _client_lost(self) -> None:
         self._client_is_gone = True
-        if not self._held:
+        if self._account.said_goodbye and self._target is not None and not self._target.is_lost:
+            # The target closes when it has done what it was sent; its answers still belong into the record.
+            self._loop.call_later(_DRAIN_S, self._leave)
+        elif not self._held:
             self._leave()
 
     def _leave(self) -> None:
         """The client is gone: let the target read what it was sent, then close."""
         if self._ending is not None:
             return
-        self._ending = (EndReason.CLIENT_CLOSED, "")
+        self.left_work = self._account.owes_answers
+        self._ending = (EndReason.CLIENT_CLOSED, "a statement was under way" if self.left_work else "")
         if self._target is not None:
             self._target.close()
         self._close_account()
