@@ -1,8 +1,7 @@
 """Asking for access, answering, reviewing, revoking."""
 
-import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import click
@@ -18,13 +17,14 @@ _POLL_S = 2.0
 
 
 def _ask_options(command: _F) -> _F:
-    for option in (
+    options = (
         click.argument("target"),
         click.option("--level", required=True, help="How much power: for example read, write, admin, shell, root."),
         click.option("--reason", required=True, help="One sentence that an auditor will read."),
         click.option("--incident", default="", help="The incident that this is about."),
         click.option("--for", "duration", default="1h", show_default=True, help="How long: 30m, 1h, …"),
-    ):
+    )
+    for option in reversed(options):  # as if stacked
         command = option(command)
     return command
 
@@ -107,9 +107,22 @@ def _connect_command(target: str, level: str) -> str:
 
 def _tell_decision(decision: Mapping[str, Any]) -> None:
     say(f"  decided by: {safe(', '.join(decision['policies']))} (policy set {safe(decision['policy_set'][:12])})")
-    for fact, value in decision["facts"].items():
-        shown = value if isinstance(value, str) else json.dumps(value)
-        say(f"  fact: {safe(fact)} = {safe(shown)}")
+    for fact in _facts(decision["facts"]):
+        say(f"  fact: {safe(fact)}")
+
+
+def _facts(facts: Mapping[str, Any]) -> Iterator[str]:
+    """The facts that a person weighs, in words; --json has them all."""
+    duty, incident = facts.get("on_call"), facts.get("incident")
+    if isinstance(duty, dict):
+        told = f"on call for {duty.get('service')}" if duty.get("is_on_call") else "not on call"
+        until = f" until {moment(duty['until'])}" if duty.get("until") else ""
+        yield f"{told}{until} ({duty.get('source', 'no rota')}, {duty.get('freshness')})"
+    if isinstance(incident, dict):
+        yield f"incident {incident.get('id')} of {incident.get('service')} is {incident.get('state')}"
+    for name, value in facts.items():
+        if name not in ("on_call", "incident", "at", "action", "level") and value not in (None, "", False, 0):
+            yield f"{name}: {', '.join(map(str, value)) if isinstance(value, list) else value}"
 
 
 # ---------------------------------------------------------------- lists

@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "ssh-cert": (f"{_HERE}.connect:ssh_cert", "Fetch the certificate for the SSH door."),
     "sessions": (f"{_HERE}.session:sessions", "List sessions."),
     "session": (f"{_HERE}.session:session", "Replay, watch or end one session."),
+    "statements": (f"{_HERE}.statements:statements", "Search what was said to databases."),
     "audit": (f"{_HERE}.audit:audit", "Search and verify the audit log."),
     "policy": (f"{_HERE}.policy:policy", "Check, test and question the policies."),
     "users": (f"{_HERE}.login:users", "Shut people out, or let them in again."),

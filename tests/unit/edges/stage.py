@@ -32,7 +32,9 @@ class ToldPolicy:
     obligations: Obligations = field(default_factory=Obligations)
 
     def decide(self, query: Query) -> Decision:
-        facts = {"level": query.facts.level}
+        duty = {"is_on_call": True, "service": "orders", "until": "2026-03-02T18:00:00+00:00", "source": "rota.yaml"}
+        incident = {"id": "INC-1042", "service": "orders", "state": "open"}
+        facts = {"level": query.facts.level, "on_call": {**duty, "freshness": "fresh"}, "incident": incident}
         if self.permits(query):
             return Permit(("told-yes",), "0" * 64, self.obligations, facts)
         return Deny(NO, (), "0" * 64, facts)

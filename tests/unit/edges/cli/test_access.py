@@ -24,7 +24,9 @@ def test_a_grant_is_explained_and_the_next_command_named(gw: Gw) -> None:
     assert told.exit_code == 0, told.output
     assert "Granted: read on orders-db until " in told.output
     assert "decided by: told-yes" in told.output
-    assert "fact: level = read" in told.output
+    assert "fact: on call for orders until " in told.output
+    assert "(rota.yaml, fresh)" in told.output
+    assert "fact: incident INC-1042 of orders is open" in told.output
     assert "connect: gw psql orders-db --level read" in told.output
 
 
