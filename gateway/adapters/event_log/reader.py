@@ -89,8 +89,8 @@ class EventLogReader(EventLog):
         with self._database.view() as connection:
             if not filter.text:
                 return [_stored(row) for row in connection.execute(query.limit(limit))]
-            rows = connection.execution_options(yield_per=500).execute(query.limit(MOST_SCANNED + 1))
-            return list(_containing(rows, filter.text.casefold(), limit))
+            with connection.execution_options(yield_per=500).execute(query.limit(MOST_SCANNED + 1)) as rows:
+                return list(_containing(rows, filter.text.casefold(), limit))
 
     def get(self, event_id: str) -> StoredEvent | None:
         """The event as stored, sequenced or not."""

@@ -1,0 +1,51 @@
+from pathlib import Path
+
+import pytest
+
+from gateway.adapters.signer import Signer
+from gateway.audit.checkpoint import Checkpoint, open_checkpoint
+from gateway.audit.merkle import EMPTY_ROOT
+
+ORIGIN = "gw.test/audit"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "keys" / "log.key"
+
+
+def test_the_key_is_made_once_and_private(path: Path):
+    key = Signer(path).verifier(ORIGIN)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    assert Signer(path).verifier(ORIGIN) == key
+    assert path.read_bytes().hex() not in repr(vars(Signer(path)))
+
+
+@pytest.mark.parametrize("what", ["file", "directory"])
+def test_looser_permissions_are_refused_with_the_remedy(path: Path, what: str):
+    Signer(path)
+    loose = path if what == "file" else path.parent
+    loose.chmod(0o640 if what == "file" else 0o750)
+    with pytest.raises(PermissionError, match="chmod go="):
+        Signer(path)
+
+
+def test_a_damaged_key_is_not_replaced(path: Path):
+    Signer(path)
+    path.write_bytes(b"short")
+    with pytest.raises(ValueError, match="backup"):
+        Signer(path)
+    assert path.read_bytes() == b"short"
+
+
+def test_it_remembers_what_it_signed(path: Path):
+    signer = Signer(path)
+    checkpoint = Checkpoint(ORIGIN, 0, EMPTY_ROOT)
+    assert signer.remembered(ORIGIN) is None
+    note = signer.sign(checkpoint)
+    assert open_checkpoint(note, signer.verifier(ORIGIN))[0] == checkpoint
+    signer.remember(note)
+    assert Signer(path).remembered(ORIGIN) == checkpoint
+    with pytest.raises(ValueError):
+        signer.remembered("another.test/log")
