@@ -46,6 +46,7 @@ class Gateway:
     audit_key: str
     authorities: SshAuthorities
     recorder: FileRecorder
+    statements: StatementIndex
     notifier: WebhookNotifier
     provider: OidcProvider | None
     lock: int
@@ -66,9 +67,8 @@ def build(settings: Settings) -> Gateway:
     sequencer = Sequencer(url, signer, settings.log_origin, name, clock.now)
     recorded = state / "recordings"
     evidence = Evidence()
-    recorder = FileRecorder(
-        private_directory(recorded), name, evidence=evidence.note, index=StatementIndex(recorded / "statements.sqlite")
-    )
+    statements = StatementIndex(private_directory(recorded) / "statements.sqlite")
+    recorder = FileRecorder(recorded, name, evidence=evidence.note, index=statements)
     authorities = SshAuthorities(state / "ssh")
     notifier = WebhookNotifier(
         settings.notify.webhook_url_files,
@@ -104,6 +104,7 @@ def build(settings: Settings) -> Gateway:
         audit_key=signer.verifier(settings.log_origin).text(),
         authorities=authorities,
         recorder=recorder,
+        statements=statements,
         notifier=notifier,
         provider=provider,
         lock=lock,

@@ -126,7 +126,7 @@ async def _open_doors(gateway: Gateway) -> _Doors:
         postgres_ca_pem=ca.read_text(),
         audit_key=gateway.audit_key,
     )
-    app = create_app(ctx, gateway.provider, facts, public_url=settings.api_url())
+    app = create_app(ctx, gateway.provider, facts, public_url=settings.api_url(), statements=gateway.statements)
     return _Doors(_api(settings, app), postgres, ssh)
 
 
@@ -196,6 +196,7 @@ def _drop_and_drain(gateway: Gateway) -> None:
         LOG.warning("stopped without a last event: %s", wrong.refusal.message)
     gateway.sequencer.stop()
     gateway.recorder.close()
+    gateway.statements.close()
     gateway.notifier.close()
 
 

@@ -414,6 +414,14 @@ class Recorder(Protocol):
         """After a crash: seal every unfinished recording of this gateway; (session id, count, digest) of each."""
         ...
 
+    def recover_all(self) -> Sequence[tuple[str, int, str]]:
+        """The same for every other gateway on the same disk of which no process lives."""
+        ...
+
+    def sealed_digest(self, session_id: str) -> tuple[int, str] | None:
+        """(count, digest) of a sealed recording, computed from its records; None when there is none."""
+        ...
+
 
 class LiveSession(Protocol):
     """A connection held by this process. Both calls come from another thread and return at once."""

@@ -159,6 +159,10 @@ class FileRecorder(RecordingFiles):
         self._reindex(session_id for session_id, _, _ in results)
         return results
 
+    def sealed_digest(self, session_id: str) -> tuple[int, str] | None:
+        """(count, digest) of a sealed recording; None when it is not sealed or damaged."""
+        return self.sealed.digest(session_id)
+
     def close(self, timeout: timedelta = timedelta(seconds=30)) -> None:
         """Write what is queued, seal what is over, stop the threads. What is not over is found by `recover`."""
         with self._starting:
