@@ -1,6 +1,8 @@
 import json
 from threading import Thread
 
+import pytest
+
 from gateway.core.decision import Action
 from gateway.core.obligation import Obligations
 from tests.unit.edges.cli.conftest import Gw
@@ -142,15 +144,19 @@ def test_targets_say_why_not(gw: Gw) -> None:
     assert "orders-db\tpostgres\tproduction\tadmin\tno\tNo policy permits that." in lines
 
 
-def test_text_of_others_cannot_draw_on_the_terminal(gw: Gw) -> None:
-    reason = "\x1b[2Jgone\r\nGRANT\tlead\u202e"
+def test_text_of_others_cannot_draw_on_the_terminal(gw: Gw, monkeypatch: pytest.MonkeyPatch) -> None:
+    evil = "\x1b[2Jgone\r\nGRANT\tlead\u202e"
     oncall = gw.as_("oncall")
-    oncall("request", "orders-db", "--level", "read", "--reason", reason)
-    for command in (("requests",), ("request", "no\x1b[2Jsuch", "--level", "read", "--reason", "x")):
-        shown = oncall(*command)
-        assert "\x1b" not in shown.output
-        assert "\u202e" not in shown.output
-        assert "\\x1b[2J" in shown.output
+    told = oncall.json(*ASK)
+    shown = [oncall("request", "no\x1b[2Jsuch", "--level", "read", "--reason", "x").output]
+    rows = [{**told["request"], "requester": evil, "reason": evil}]
+    monkeypatch.setattr("gateway.edges.cli.client.Api.get", lambda *_, **__: rows)
+    shown.append(oncall("requests").output)
+    assert len(shown[1].splitlines()) == 2
+    for text in shown:
+        assert "\x1b" not in text
+        assert "\u202e" not in text
+        assert "\\x1b[2J" in text
 
 
 def test_wrong_use_is_two(gw: Gw) -> None:
