@@ -92,6 +92,10 @@ class OidcProvider:
         self._keys = _Keys()
         _demand_safe(issuer)
 
+    def close(self) -> None:
+        """Close the connections that are kept open."""
+        self._transport.close()
+
     def authorization_url(self, *, state: str, nonce: str, challenge: str) -> str:
         """See the port."""
         return str(
@@ -299,6 +303,9 @@ class _BoundedTransport(httpx2.BaseTransport):
         if not isinstance(stream, httpx2.SyncByteStream):
             raise httpx2.ProtocolError("not a synchronous answer")
         return httpx2.Response(answer.status_code, headers=answer.headers, stream=_BoundedStream(stream))
+
+    def close(self) -> None:
+        self._inner.close()
 
 
 class _BoundedStream(httpx2.SyncByteStream):
