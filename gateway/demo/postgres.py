@@ -101,7 +101,7 @@ def _init(binaries: Path, cluster: Path, passwords: Path, owner: Owner | None) -
     if owner is not None:
         os.fchown(reader, owner.uid, owner.gid)  # initdb opens it anew, as its own user
     try:
-        subprocess.run(
+        made = subprocess.run(
             [
                 str(binaries / "initdb"), "-D", str(cluster), "--username=postgres", "--encoding=UTF8",
                 "--locale=C.UTF-8",
@@ -110,7 +110,7 @@ def _init(binaries: Path, cluster: Path, passwords: Path, owner: Owner | None) -
             pass_fds=[reader],
             cwd="/",
             env=_environment(),
-            check=True,
+            check=False,
             capture_output=True,
             timeout=120,
             user=owner.uid if owner else None,
@@ -119,6 +119,8 @@ def _init(binaries: Path, cluster: Path, passwords: Path, owner: Owner | None) -
         )  # fmt: skip
     finally:
         os.close(reader)
+    if made.returncode:
+        raise StageError(f"initdb failed: {made.stderr.decode(errors='replace').strip()}")
 
 
 def _password(passwords: Path, role: str) -> str:

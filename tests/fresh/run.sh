@@ -29,6 +29,7 @@ exec_inside() {
         root=$1; shift
         mount --make-rprivate / && mount -t proc proc "$root/proc" && mount --bind /dev "$root/dev"
         mount -t devpts -o newinstance,ptmxmode=0666,mode=620,gid=5 devpts "$root/dev/pts"
+        mount -t tmpfs -o mode=1777 tmpfs "$root/dev/shm"
         mount -t tmpfs tmpfs "$root/run"
         exec chroot "$root" "$@"' sh "$root" "$@"
 }
