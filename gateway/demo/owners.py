@@ -74,12 +74,17 @@ def _may_pass(directory: Path, owner: Owner) -> bool:
     return bool(status.st_mode & (0o010 if status.st_gid == owner.gid else 0o001))
 
 
-def reachable_copy(source: Path, owner: Owner | None, name: str) -> Path:
-    """`source`, or a copy of the tree where `owner` can read it (a virtual environment below /root, say)."""
-    place = reachable_directory(source, owner, name)
-    if place != source and not place.exists():
+def reachable_copy(site: Path, parts: tuple[str, ...], owner: Owner | None, name: str) -> Path:
+    """`site`, or a directory with copies of its `parts` where `owner` can read them (a venv below /root, say)."""
+    place = reachable_directory(site / parts[0], owner, name)
+    if place == site / parts[0]:
+        return site
+    if not place.exists():
         with tempfile.TemporaryDirectory(dir=place.parent) as half:
-            shutil.copytree(source, Path(half) / name, symlinks=True)
-            Path(half).chmod(0o755)
+            for part in filter(lambda part: (site / part).exists(), parts):
+                shutil.copytree(site / part, Path(half) / name / part, symlinks=True)
+            for each in (Path(half) / name).rglob("*"):
+                each.chmod(0o755 if each.is_dir() or each.stat().st_mode & 0o100 else 0o644)
+            (Path(half) / name).chmod(0o755)
             (Path(half) / name).rename(place)
     return place

