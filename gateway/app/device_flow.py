@@ -82,12 +82,12 @@ def find_device(ctx: Context, user: User, user_code: str) -> DeviceView:
 
 def confirm_device(ctx: Context, user: User, user_code: str) -> DeviceView:
     """Let the CLI that shows this code act as `user`."""
-    return _answer(ctx, user, user_code, "confirmed")
+    return _answer(ctx, user, user_code, "confirmed", "device:confirmed")
 
 
 def deny_device(ctx: Context, user: User, user_code: str) -> DeviceView:
     """Refuse: the CLI that shows this code stays out."""
-    return _answer(ctx, user, user_code, "denied")
+    return _answer(ctx, user, user_code, "denied", "device:denied")
 
 
 def poll_device(ctx: Context, device_code: str) -> SignedIn | NotYet:
@@ -136,7 +136,7 @@ def _wait(uow: UnitOfWork, device: Credential, at: datetime) -> NotYet:
     return NotYet.SLOW_DOWN if too_fast else NotYet.AUTHORIZATION_PENDING
 
 
-def _answer(ctx: Context, user: User, user_code: str, state: str) -> DeviceView:
+def _answer(ctx: Context, user: User, user_code: str, state: str, event: str) -> DeviceView:
     """Settle a waiting sign-in, once, by one person."""
     device = _waiting(ctx, user, user_code)
     with ctx.store.begin() as uow:
@@ -145,7 +145,7 @@ def _answer(ctx: Context, user: User, user_code: str, state: str) -> DeviceView:
             raise Conflict(Refusal("device-answered", "This sign-in has been answered already."))
         uow.credentials.save(replace(fresh, subject=user.id, data={**(fresh.data or {}), "state": state}))
         data = {"client": (fresh.data or {}).get("client", "")}
-        journal.append(ctx, uow, f"device:{state}", principal=user.name, data=data)
+        journal.append(ctx, uow, event, principal=user.name, data=data)
     return _view(device)
 
 
