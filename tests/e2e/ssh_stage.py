@@ -178,10 +178,10 @@ class Stage:
         return ["ssh", "-F", str(self.directory / f"ssh_config.{key}"), *args]
 
     def ssh(self, *args: str, key: str = "me", **kwargs: Any) -> "subprocess.CompletedProcess[bytes]":
-        kwargs = {"timeout": 60, **kwargs}
+        kwargs = {"timeout": 60, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **kwargs}
         if "input" not in kwargs:
             kwargs["stdin"] = subprocess.DEVNULL
-        return subprocess.run(self.ssh_args(*args, key=key), capture_output=True, check=False, **kwargs)
+        return subprocess.run(self.ssh_args(*args, key=key), check=False, **kwargs)
 
     def with_target(self, **changes: Any) -> None:
         self.target = replace(self.target, **changes)

@@ -401,6 +401,14 @@ def test_a_target_that_is_down(stage: Stage) -> None:
     assert (done.returncode, b"cannot be reached" in done.stderr) == (254, True)
 
 
+def test_a_shared_connection_to_a_target_that_is_down_does_not_stay(stage: Stage, tmp_path: Path) -> None:
+    stage.with_target(port=1)
+    stage.config("me", f"ControlPath {tmp_path / 'mux'}", "ControlMaster auto", "ControlPersist 300")
+    assert stage.ssh("web-1.gw", "true", stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL).returncode == 254
+    stage.wait(lambda: stage.ended, 10)
+    assert stage.ended == [("ses_0", EndReason.TARGET_UNREACHABLE, "target-unreachable")]
+
+
 def test_a_target_that_does_not_trust_the_gateway(tmp_path: Path, authorities: SshAuthorities) -> None:
     stranger = SshAuthorities(tmp_path / "stranger")
     with Sshd(tmp_path / "sshd", stranger.target_ca_public) as other:

@@ -58,6 +58,8 @@ class TargetTransport(HardTransport):
                 self._register(channel)
             answered, reasons = Event(), list[str]()
             self._answers[channel.number] = (answered, reasons)
+            if not self.is_active():  # what is posted now would be dropped without a word
+                raise SSHException("the connection is closed")
             self.post(b"\x5a" + string(b"session") + u32(channel.number) + u32(WINDOW) + u32(MAX_PACKET))
             ok = answered.wait(timeout)
             self._answers.pop(channel.number, None)

@@ -170,7 +170,11 @@ class SshDoor:
         while not self._closing.wait(_LOOK_EVERY):
             now = time.monotonic()
             with self._lock:
-                late = [held for held, since in self._held.items() if self._is_late(held, now - since)]
+                late = [
+                    held
+                    for held, since in self._held.items()
+                    if held.is_overdue(now) or self._is_late(held, now - since)
+                ]
             for connection in late:
                 connection.cut()
 

@@ -5,14 +5,15 @@ by the connection's own thread, when everything that could still write to its re
 """
 
 import logging
+import math
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from threading import Lock, Thread, Timer
 
 import paramiko
-from paramiko import SSHException
 
 from gateway.app.open_session import Opened
 from gateway.app.ports import LiveSession, Recording, RecordingFailed
@@ -32,6 +33,7 @@ from gateway.edges.proxy.ssh_target import Authority, dial
 LOG = logging.getLogger("gateway.ssh")
 REFUSED_STATUS = 254
 LAST_WORDS_TIME = 0.5  # seconds for a client to read why its session ends
+LEAVE_WITHIN = 5.0  # for a client whose target could not be reached
 PUMP_TIME = 5.0
 CHANNEL_TIMEOUT = 20.0
 
@@ -60,6 +62,7 @@ class _Progress:
     record: SessionRecord | None = None
     leg: TargetTransport | None = None
     ending: tuple[EndReason, str] | None = None
+    ending_since: float = math.inf
     over: bool = False
     told_of_refusal: bool = False
     relays: list[Relay] = field(default_factory=list)
@@ -113,6 +116,10 @@ class Connection:
         """False while nothing is opened: such a connection may do nothing and need not stay."""
         return self._is.opened is not None
 
+    def is_overdue(self, now: float) -> bool:
+        """True when it should have ended by now (`now` is monotonic): the client was told and stays."""
+        return now - self._is.ending_since > LEAVE_WITHIN
+
     # ---------------------------------------------------------------- called by the person's transport
 
     def _judge(self, blob: bytes) -> str | Refusal:
@@ -149,8 +156,7 @@ class Connection:
     def _over(self) -> None:
         """The last thing that the connection's thread does."""
         self._cutter.cancel()
-        with self._lock:
-            self._is.ending = self._is.ending or (self._natural_end(), "")
+        self._ends(self._natural_end(), "")
         with self._opening:
             self._is.over = True
         self.cut()
@@ -177,10 +183,8 @@ class Connection:
 
     def terminate(self, reason: EndReason, detail: str) -> None:
         """See `LiveSession`."""
-        with self._lock:
-            if self._is.ending is not None:
-                return
-            self._is.ending = (reason, detail)
+        if not self._ends(reason, detail):
+            return
         self._cutter.start()
         Thread(target=self._say_why, args=(reason.sentence(detail),), name="ssh-goodbye", daemon=True).start()
 
@@ -238,8 +242,8 @@ class Connection:
         except GatewayError as no:
             self._turn_away(channel, no.refusal)
             return
-        except SSHException as no:
-            reason = f"The target opens no session: {no}."
+        except CONNECTION_GONE as no:
+            reason = f"The target opens no session: {str(no) or 'the connection is gone'}."
             self._turn_away(channel, Refusal("target-refused", reason, next_steps=("Try again.",)))
             return
         self._start(lambda _channel: relay.outward(), channel)
@@ -289,14 +293,24 @@ class Connection:
         try:
             leg = dial(opened, self._authority, self._keeper.now(), self._target_over)
         except Unavailable as no:
-            with self._lock:
-                self._is.ending = self._is.ending or (EndReason.TARGET_UNREACHABLE, no.refusal.code)
+            self._ends(EndReason.TARGET_UNREACHABLE, no.refusal.code)  # the person is told on the channel
             raise
         with self._lock:
             self._is.leg = leg
+        if not leg.is_active():  # it was over before anybody could be told
+            self._target_over()
         if self._is.ending is not None:
             leg.close()
             self._still_wanted()
+
+    def _ends(self, reason: EndReason, detail: str) -> bool:
+        """Note why it ends; False when that is settled already: the first reason stands."""
+        with self._lock:
+            if self._is.ending is not None:
+                return False
+            self._is.ending = (reason, detail)
+            self._is.ending_since = time.monotonic()
+            return True
 
     def _target_over(self) -> None:
         """Called by the thread of the upstream connection, whoever ended it; a failed dial tells its own story."""

@@ -63,8 +63,9 @@ def dial(opened: Opened, authority: Authority, at: datetime, when_over: Callable
         transport.start_client(timeout=HANDSHAKE_TIMEOUT)
         transport.log_in(opened.level.account, key)
     except (SSHException, HostKeyChangedError, EOFError, OSError, ValueError) as why:
+        root = transport.why_over()
         transport.close()
-        raise _why_not(target, transport.why_over() or why) from why
+        raise _why_not(target, root if isinstance(root, HostKeyChangedError) else why) from why
     return transport
 
 
