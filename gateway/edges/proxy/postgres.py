@@ -106,24 +106,33 @@ class PostgresDoor:
     # ------------------------------------------------------------ one connection
 
     async def _serve(self, sock: socket.socket, admission: Admission) -> None:
-        leg = Leg(self._scratch)
         try:
             client = _address(sock)
-            async with asyncio.timeout(self._handshake_s):
-                visitor = await greet(leg, sock, self._tls, allow_plaintext=self._allow_plaintext)
+        except OSError:  # gone already
+            sock.close()
+            return
+        leg = Leg(self._scratch)
+        try:
+            visitor = await self._meet(leg, sock)
             if isinstance(visitor, CancelRequest):
                 await self._cancel(visitor)
-            else:
+            elif visitor is not None:
                 await self._admit(leg, visitor, client, admission)
         except Turned as no:
             leg.write(pg.error_response(no.report))
-        except ProtocolViolation as why:
-            leg.write(pg.error_response(refuse.fatal(refuse.PROTOCOL_VIOLATION, f"Protocol violation: {why}.")))
-        except (LegClosed, TimeoutError, OSError):
-            pass  # gone, or too slow to be told anything
         finally:
             leg.close()
             await leg.wait_closed()
+
+    async def _meet(self, leg: Leg, sock: socket.socket) -> Visitor | CancelRequest | None:
+        """Who comes; None when nobody stayed long enough, or in time, to be told anything."""
+        try:
+            async with asyncio.timeout(self._handshake_s):
+                return await greet(leg, sock, self._tls, allow_plaintext=self._allow_plaintext)
+        except ProtocolViolation as why:
+            raise Turned(refuse.fatal(refuse.PROTOCOL_VIOLATION, f"Protocol violation: {why}.")) from why
+        except (LegClosed, TimeoutError, OSError):
+            return None
 
     async def _cancel(self, request: CancelRequest) -> None:
         backend = self._keys.find(request)
