@@ -149,7 +149,9 @@ def _stale_sentence(_facts: Facts, target: Target) -> str:
 def _incident_sentence(facts: Facts, target: Target) -> str:
     incident = facts.incident
     if incident is None:
-        return f"No incident of {target.service} was named that is known here."
+        if facts.incident_named:
+            return f"No incident {facts.incident_named[:40]!r} is known here."
+        return f"An open incident of {target.service} is needed, and none was named."
     if incident.service != target.service:
         return f"{incident.id} is about {incident.service}, not about {target.service}."
     return f"There is no open incident {incident.id} for {target.service}."

@@ -29,6 +29,7 @@ def gather(
         at=at,
         level=level,
         on_call=on_call(shifts, target.service, user.name, at, ctx.rota),
+        incident_named=incident_id,
         incident=_believed(incident, at, ctx.rota),
         break_glass=break_glass,
         approvals=approvals,

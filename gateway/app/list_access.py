@@ -38,27 +38,41 @@ def targets(ctx: Context, user: User, incident: str = "") -> Sequence[TargetView
 
 
 def grants(ctx: Context, user: User, *, all: bool = False) -> Sequence[Grant]:
-    """One's own grants, or everybody's for those who may see the log."""
+    """One's own grants, or also others' where one may watch."""
     with ctx.store.read() as uow:
-        return uow.grants.list(holder="" if all and may_see_all(ctx, user) else user.id)
+        found = uow.grants.list(holder="" if all else user.id)
+    watched = _watched(ctx, user, {grant.target for grant in found if grant.holder != user.id})
+    return [grant for grant in found if grant.holder == user.id or grant.target in watched]
 
 
 def requests(ctx: Context, user: User, *, all: bool = False) -> Sequence[Request]:
-    """One's own requests, or everybody's for those who may see the log."""
+    """One's own requests, or also others' where one may watch."""
     with ctx.store.read() as uow:
-        return uow.requests.list(requester="" if all and may_see_all(ctx, user) else user.id)
+        found = uow.requests.list(requester="" if all else user.id)
+    watched = _watched(ctx, user, {request.target for request in found if request.requester != user.id})
+    return [request for request in found if request.requester == user.id or request.target in watched]
 
 
 def sessions(ctx: Context, user: User, *, all: bool = False, live: bool | None = None) -> Sequence[Session]:
-    """One's own sessions, or everybody's for those who may see the log."""
+    """One's own sessions, or also others' where one may watch."""
     with ctx.store.read() as uow:
-        return uow.sessions.list(holder="" if all and may_see_all(ctx, user) else user.id, live=live)
+        found = uow.sessions.list(holder="" if all else user.id, live=live)
+    watched = _watched(ctx, user, {session.target for session in found if session.holder != user.id})
+    return [session for session in found if session.holder == user.id or session.target in watched]
 
 
-def may_see_all(ctx: Context, user: User) -> bool:
-    """True for whoever may read the audit log."""
-    decision = ctx.policy.decide(Query(user, Action.AUDIT, None, Facts(ctx.clock.now())))
-    return isinstance(decision, Permit)
+def sees(ctx: Context, user: User, holder: str, target: str) -> bool:
+    """True for one's own, and for whoever may watch sessions on that target."""
+    return holder == user.id or target in _watched(ctx, user, {target})
+
+
+def _watched(ctx: Context, user: User, targets: set[str]) -> frozenset[str]:
+    known, at = ctx.catalogue.current().targets, ctx.clock.now()
+    return frozenset(
+        name
+        for name in targets
+        if isinstance(ctx.policy.decide(Query(user, Action.WATCH, known.get(name), Facts(at))), Permit)
+    )
 
 
 def _would(ctx: Context, user: User, target: Target, level: Level, incident: str) -> Decision:

@@ -2,7 +2,7 @@
 
 from gateway.app.approve_request import pending_for
 from gateway.app.context import Context
-from gateway.app.list_access import may_see_all
+from gateway.app.list_access import sees
 from gateway.core.errors import NotFound, Refusal
 from gateway.core.grant import Grant
 from gateway.core.principal import User
@@ -11,33 +11,32 @@ from gateway.core.session import Session
 
 
 def show_request(ctx: Context, user: User, request_id: str) -> Request:
-    """One's own request, one that waits for one's answer, or any for those who may see the log; else NotFound."""
+    """One's own request, one that waits for one's answer, or any where one may watch; else NotFound."""
     with ctx.store.read() as uow:
         request = uow.requests.get(request_id)
     if request is None or not (
-        request.requester == user.id
+        sees(ctx, user, request.requester, request.target)
         or any(a.approver == user.id for a in request.approvals)
         or any(r.id == request_id for r in pending_for(ctx, user))
-        or may_see_all(ctx, user)
     ):
         raise NotFound(Refusal("unknown-request", "There is no such request.", (), ("gw requests lists yours.",)))
     return request
 
 
 def show_grant(ctx: Context, user: User, grant_id: str) -> Grant:
-    """One's own grant, or any for those who may see the log; else NotFound."""
+    """One's own grant, or any where one may watch; else NotFound."""
     with ctx.store.read() as uow:
         grant = uow.grants.get(grant_id)
-    if grant is None or not (grant.holder == user.id or may_see_all(ctx, user)):
+    if grant is None or not sees(ctx, user, grant.holder, grant.target):
         raise NotFound(Refusal("unknown-grant", "There is no such grant.", (), ("gw grants lists yours.",)))
     return grant
 
 
 def show_session(ctx: Context, user: User, session_id: str) -> Session:
-    """One's own session, or any for those who may see the log; else NotFound."""
+    """One's own session, or any where one may watch; else NotFound."""
     with ctx.store.read() as uow:
         session = uow.sessions.get(session_id)
-    if session is None or not (session.holder == user.id or may_see_all(ctx, user)):
+    if session is None or not sees(ctx, user, session.holder, session.target):
         raise NotFound(Refusal("unknown-session", "There is no such session.", (), ("gw sessions lists yours.",)))
     return session
 

@@ -38,6 +38,7 @@ class Facts:
     at: datetime
     level: str = ""
     on_call: OnCall | None = None
+    incident_named: str = ""  # what the person typed, known or not
     incident: Incident | None = None
     break_glass: bool = False
     approvals: int = 0

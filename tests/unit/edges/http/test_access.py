@@ -58,7 +58,7 @@ def test_a_request_that_waits_is_202_and_somebody_else_answers(client: TestClien
 
 def test_another_persons_things_do_not_exist(client: TestClient, as_: People, stage: Stage) -> None:
     told = client.post("/api/requests", json=ASK, headers=as_("oncall")).json()
-    stage.forbid(Action.AUDIT, Action.APPROVE, Action.REVOKE, Action.KILL)
+    stage.forbid(Action.WATCH, Action.APPROVE, Action.REVOKE, Action.KILL)
     mallory = as_("mallory")
     for path in (f"grants/{told['grant']['id']}", f"requests/{told['request']['id']}", "grants/grt_none"):
         answer = client.get(f"/api/{path}", headers=mallory)
