@@ -391,6 +391,22 @@ def test_tampering_with_events_is_named(house: House, statements: list[str], fau
     assert len(house.log.search(EventFilter(limit=300))) >= 290  # the others can still be looked at
 
 
+def test_leaves_of_any_length_hide_nothing(house: House):
+    house.sequenced(3)
+    is_sqlite = house.url.startswith("sqlite")
+    huge = "zeroblob(70000)" if is_sqlite else "convert_to(repeat('x', 70000), 'UTF8')"
+    house.tamper(f"UPDATE event SET leaf = {huge} WHERE position = 1")
+    first = house.verified().first
+    assert first is not None
+    assert (first.fault, first.index) == (Fault.CHANGED, 1)
+    assert "unreadable" in house.log.search(EventFilter())[1].event.data
+    if is_sqlite:  # which keeps text and numbers in a column of bytes
+        house.tamper("UPDATE event SET leaf = 7 WHERE position = 1", "UPDATE event SET leaf = 'x' WHERE position = 2")
+        first = house.verified().first
+        assert first is not None
+        assert (first.fault, first.index) == (Fault.CHANGED, 1)
+
+
 def test_a_replaced_tile_is_found_and_ends_sequencing(house: House):
     house.sequenced(300)
     house.tamper(

@@ -11,7 +11,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Connection, Row, func, select
 
 from gateway.adapters.event_log.sequencer import Sequencer
-from gateway.adapters.event_log.tree import EVENTS, newest_head, tile_bytes, tile_loader
+from gateway.adapters.event_log.tree import EVENTS, newest_head, stored_bytes, tile_bytes, tile_loader
 from gateway.adapters.store.log_tables import column_text, instant_of, unix_microseconds
 from gateway.adapters.store.readonly import ReadOnlyDatabase
 from gateway.app.ports import EventFilter, EventLog, StoredEvent
@@ -134,7 +134,7 @@ def _receipt(connection: Connection, event_id: str) -> str:
         )
     with _damage_as_unavailable():
         steps = inclusion_proof(row.position, head.size, nodes_of(tile_loader(connection)))
-    return build_receipt(bytes(row.leaf), row.position, steps, head.note)
+    return build_receipt(stored_bytes(row.leaf), row.position, steps, head.note)
 
 
 @contextmanager
@@ -172,7 +172,7 @@ def _containing(rows: Any, needle: str, limit: int) -> Iterator[StoredEvent]:
             raise Unavailable(
                 Refusal("search-too-wide", text, next_steps=("Narrow it down by target, person or time.",))
             )
-        if needle in row.type.casefold() or written in bytes(row.leaf).decode(errors="replace").casefold():
+        if needle in row.type.casefold() or written in stored_bytes(row.leaf).decode(errors="replace").casefold():
             stored = _stored(row)
             if _holds(stored.event, needle):
                 yield stored
@@ -198,7 +198,7 @@ def _texts(value: object) -> Iterator[str]:
 
 
 def _stored(row: Row[Any]) -> StoredEvent:
-    leaf = bytes(row.leaf)
+    leaf = stored_bytes(row.leaf)
     try:
         fields = decode_event(leaf)
     except ValueError as error:

@@ -25,6 +25,7 @@ from gateway.adapters.event_log.tree import (
     newest_head,
     root_at,
     store_tiles,
+    stored_bytes,
     tile_loader,
 )
 from gateway.adapters.signer import Signer
@@ -193,7 +194,7 @@ class Sequencer:
         tree = self._checked_tree(connection)
         _give_positions(connection, waiting, tree.size)
         for row in waiting:
-            tree.append(leaf_hash(bytes(row.leaf)))
+            tree.append(leaf_hash(stored_bytes(row.leaf)))
         store_tiles(connection, tree.changed)
         return self._sign(connection, Checkpoint(self._key.name, tree.size, tree.root())), len(waiting)
 
