@@ -153,7 +153,7 @@ def _would(decision: Mapping[str, Any]) -> str:
 
 
 @click.command()
-@click.option("--all", "everybody", is_flag=True, help="Everybody's, for those who may see the log.")
+@click.option("--all", "everybody", is_flag=True, help="Also others', where you may watch.")
 @output.json_option
 def grants(everybody: bool, as_json: bool) -> None:
     """List your grants, newest first."""
@@ -166,7 +166,7 @@ def grants(everybody: bool, as_json: bool) -> None:
 
 
 @click.command()
-@click.option("--all", "everybody", is_flag=True, help="Everybody's, for those who may see the log.")
+@click.option("--all", "everybody", is_flag=True, help="Also others', where you may watch.")
 @click.option("--pending", is_flag=True, help="Those of others that wait for your answer.")
 @output.json_option
 def requests(everybody: bool, pending: bool, as_json: bool) -> None:

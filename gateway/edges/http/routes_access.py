@@ -37,7 +37,7 @@ from gateway.edges.http.schemas import (
 )
 
 router = APIRouter(prefix="/api", tags=["access"])
-Everybody = Annotated[bool, Query(alias="all", description="Everybody's, for those who may see the log.")]
+Everybody = Annotated[bool, Query(alias="all", description="Also others', where you may watch.")]
 
 
 @router.get("/targets", responses=problems(403))

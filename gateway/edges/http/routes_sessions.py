@@ -29,7 +29,7 @@ pages = APIRouter()
 def list_sessions(
     ctx: Ctx,
     user: Caller,
-    everybody: Annotated[bool, Query(alias="all", description="Everybody's, for those who may see the log.")] = False,
+    everybody: Annotated[bool, Query(alias="all", description="Also others', where you may watch.")] = False,
     live: Annotated[bool | None, Query(description="Only live (true) or only ended (false) ones.")] = None,
 ) -> list[SessionOut]:
     """Your sessions, newest first."""
