@@ -35,6 +35,7 @@ class Opened:
     target: Target
     level: Level
     recording: Recording
+    record: Record  # the strictest of what the grant was given under and what policy says now
     login: DatabaseLogin | None
 
 
@@ -96,13 +97,14 @@ def open_session(ctx: Context, user: User, grant: Grant, client: str) -> Opened:
     permit = decide_connection(ctx, grant, target)
     session = _begin(ctx, grant, target, client)
     login = lease_role(ctx, grant, target, level) if target.kind is Kind.POSTGRES else None
-    recording = _record(ctx, session, merge((grant.obligations, permit.obligations)).record)
+    mode = merge((grant.obligations, permit.obligations)).record
+    recording = _record(ctx, session, mode)
     try:
         _start(ctx, session, permit)
     except GatewayError:
         recording.seal()
         raise
-    return Opened(session, grant, target, level, recording, login)
+    return Opened(session, grant, target, level, recording, mode, login)
 
 
 def _begin(ctx: Context, grant: Grant, target: Target, client: str) -> Session:

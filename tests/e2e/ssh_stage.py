@@ -111,7 +111,7 @@ class Stage:
             f"ses_{len(self.opened)}", grant.id, user.id, user.name, grant.target, grant.level, Protocol.SSH,
             client, "gw-test", datetime.now(UTC), grant.window.not_after,
         )  # fmt: skip
-        opened = Opened(session, grant, self.target, self.level, recording, None)
+        opened = Opened(session, grant, self.target, self.level, recording, grant.obligations.record, None)
         self.recordings.append(recording)
         with self.changed:
             self.opened.append(opened)

@@ -155,7 +155,7 @@ class PostgresDoor:
 
     async def _hold(self, leg: Leg, visitor: Visitor, opened: Opened, parameters: dict[str, str]) -> None:
         """A session is open: whatever happens from here on, it is ended exactly once."""
-        is_strict = opened.grant.obligations.record is Record.REQUIRE
+        is_strict = opened.record is Record.REQUIRE
         session = PostgresSession(leg, opened.recording, self._keeper.now, is_strict=is_strict)
         self._sessions.add(session)
         reason, detail = EndReason.INTERRUPTED, ""

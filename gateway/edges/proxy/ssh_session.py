@@ -284,7 +284,7 @@ class Connection:
         level, _, target = self._is.asked_for.rpartition("%")
         grant = self._keeper.grant_for(user, target, level)
         opened = self._keeper.open(user, grant, self.client)
-        require = grant.obligations.record is Record.REQUIRE
+        require = opened.record is Record.REQUIRE
         self._is.opened = opened
         self._is.record = SessionRecord(opened.recording, self._keeper.now, require=require)
         self._keeper.hold(opened.session.id, self)
