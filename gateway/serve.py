@@ -18,6 +18,7 @@ import uvloop
 from pydantic import ValidationError
 
 from gateway.adapters.door_tls import ensure_door_certificate
+from gateway.adapters.event_log import TreeMismatchError
 from gateway.app import journal
 from gateway.app.lease_role import reap_leases
 from gateway.app.recover import recover
@@ -84,7 +85,12 @@ async def _run(gateway: Gateway, *, as_json: bool) -> None:
     for each in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(each, stopping.set)
     ctx = gateway.ctx
-    gateway.sequencer.start()
+    try:
+        await asyncio.to_thread(gateway.sequencer.start)
+    except (TreeMismatchError, GatewayError) as wrong:
+        told = wrong.refusal.sentence() if isinstance(wrong, GatewayError) else str(wrong)
+        click.echo(f"gw serve: {told}\nSee docs/runbooks for what to do.", err=True)
+        raise SystemExit(1) from wrong
     interrupted = await asyncio.to_thread(recover, ctx)
     await asyncio.to_thread(gateway.supervisor.run_once)
     doors = await _open_doors(gateway)
@@ -198,6 +204,8 @@ def _drop_and_drain(gateway: Gateway) -> None:
     gateway.recorder.close()
     gateway.statements.close()
     gateway.notifier.close()
+    if gateway.provider is not None:
+        gateway.provider.close()
 
 
 def _raise_open_files() -> None:

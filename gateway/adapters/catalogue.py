@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 
 from gateway.adapters.yaml_source import Place, SourceError, digest, document, read_bytes
 from gateway.core.obligation import BadObligationError, parse_duration
-from gateway.core.target import Catalogue, Kind, Level, Service, Target
+from gateway.core.target import Catalogue, FileRule, Kind, Level, Service, SshRules, Target
 
 _ENVIRONMENTS = {name: name for name in ("development", "staging", "production")}
 _KINDS = {kind.value: kind for kind in Kind}
@@ -24,7 +24,18 @@ _OF_KIND = {
 }
 _LEVEL_KEYS = {
     Kind.POSTGRES: {"statement_timeout", "idle_in_transaction_timeout", "connection_limit"},
-    Kind.SSH: {"force_command"},
+    Kind.SSH: {
+        "force_command",
+        "shell",
+        "commands",
+        "files",
+        "forwards",
+        "remote_forwards",
+        "agent_forwarding",
+        "x11_forwarding",
+        "env",
+        "idle_timeout",
+    },
 }
 # The name of a login on the target. No comma or space: a certificate's principals are a list (CVE-2026-35414).
 _ACCOUNT = re.compile(r"[a-z_][a-z0-9_.-]{0,62}")
@@ -172,7 +183,34 @@ def _level(name: str, place: Place, kind: Kind, rank: int) -> Level:
         idle_in_transaction_timeout=_duration(keys, "idle_in_transaction_timeout"),
         connection_limit=keys["connection_limit"].number(1, 1000) if "connection_limit" in keys else 20,
         force_command=keys["force_command"].text() if "force_command" in keys else None,
+        ssh=_ssh_rules(keys),
     )
+
+
+def _ssh_rules(keys: Mapping[str, Place]) -> SshRules:
+    default = SshRules()
+    return SshRules(
+        shell=keys["shell"].truth() if "shell" in keys else default.shell,
+        commands=_texts(keys, "commands"),
+        files=tuple(_file_rule(item) for item in keys["files"].items()) if "files" in keys else (),
+        forwards=_texts(keys, "forwards"),
+        remote_forwards=_texts(keys, "remote_forwards"),
+        agent_forwarding=keys["agent_forwarding"].truth() if "agent_forwarding" in keys else False,
+        x11_forwarding=keys["x11_forwarding"].truth() if "x11_forwarding" in keys else False,
+        env=_texts(keys, "env") or default.env,
+        idle_timeout=_duration(keys, "idle_timeout"),
+    )
+
+
+def _file_rule(place: Place) -> FileRule:
+    keys = place.keys({"path"}, {"effect", "direction"})
+    allow = keys["effect"].one_of({"allow": True, "deny": False}) if "effect" in keys else True
+    ways = {way: way for way in ("download", "upload", "both")}
+    return FileRule(allow, keys["path"].text(), keys["direction"].one_of(ways) if "direction" in keys else "both")
+
+
+def _texts(keys: Mapping[str, Place], key: str) -> tuple[str, ...]:
+    return tuple(item.text() for item in keys[key].items()) if key in keys else ()
 
 
 def _duration(keys: Mapping[str, Place], key: str) -> timedelta | None:

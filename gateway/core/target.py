@@ -12,6 +12,38 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class FileRule:
+    """Whether files matching `path` (a glob: * within a component, ** across) may be moved that way; first match wins.
+
+    `direction` is seen from the person: `download`, `upload` or `both`.
+    """
+
+    allow: bool
+    path: str
+    direction: str = "both"
+
+
+@dataclass(frozen=True, slots=True)
+class SshRules:
+    """What a level lets through besides a shell. Forwards and agents are closed unless opened here.
+
+    `commands`: globs of allowed exec command lines, empty for any. `files`: rules for sftp and scp, empty for any.
+    `forwards` and `remote_forwards`: `host:port` globs of -L/-D destinations and -R listening addresses; a `/path`
+    glob is a unix socket. `env`: names (globs) of variables that are passed on.
+    """
+
+    shell: bool = True
+    commands: tuple[str, ...] = ()
+    files: tuple[FileRule, ...] = ()
+    forwards: tuple[str, ...] = ()
+    remote_forwards: tuple[str, ...] = ()
+    agent_forwarding: bool = False
+    x11_forwarding: bool = False
+    env: tuple[str, ...] = ("LANG", "LC_*", "TERM", "COLORTERM")
+    idle_timeout: timedelta | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Level:
     """How much power on a target.
 
@@ -27,6 +59,7 @@ class Level:
     idle_in_transaction_timeout: timedelta | None = None
     connection_limit: int = 20
     force_command: str | None = None
+    ssh: SshRules = field(default_factory=SshRules)
 
 
 @dataclass(frozen=True, slots=True)
