@@ -17,7 +17,7 @@ from gateway.adapters.notify.webhook import WebhookNotifier
 from gateway.adapters.oidc import OidcProvider
 from gateway.adapters.oncall.ical import IcalFeed
 from gateway.adapters.oncall.static import StaticRota
-from gateway.adapters.recordings import FileRecorder, StatementIndex
+from gateway.adapters.recordings import FileRecorder, Keyring, StatementIndex
 from gateway.adapters.signer import Signer
 from gateway.adapters.store import SqlStore, upgrade
 from gateway.adapters.system import SystemClock, SystemIds
@@ -68,7 +68,8 @@ def build(settings: Settings) -> Gateway:
     recorded = state / "recordings"
     evidence = Evidence()
     statements = StatementIndex(private_directory(recorded) / "statements.sqlite")
-    recorder = FileRecorder(recorded, name, evidence=evidence.note, index=statements)
+    recording_keys = Keyring(state / "keys" / "recordings.key")
+    recorder = FileRecorder(recorded, name, recording_keys, evidence=evidence.note, index=statements)
     authorities = SshAuthorities(state / "ssh")
     notifier = WebhookNotifier(
         settings.notify.webhook_url_files,

@@ -21,9 +21,13 @@ _UNKNOWN = Refusal("unknown-session", "There is no such session.", next_steps=("
 _NO_READER = Refusal("recordings-unavailable", "This gateway process cannot read recordings.")
 
 
+class RecordingLocked(Exception):
+    """The recording is there and its key is not, so that nobody can read it or say whether it is whole."""
+
+
 @runtime_checkable
 class RecordingReader(Protocol):
-    """Stored recordings. Both raise LookupError when there is none of that session."""
+    """Stored recordings. Both raise LookupError when there is none of that session, RecordingLocked without its key."""
 
     def read(self, session_id: str, from_seq: int = 0) -> Iterator[Frame]:
         """The frames as stored, unjudged."""
@@ -76,6 +80,8 @@ def replay(ctx: Context, user: User, session_id: str) -> Replay:
             pass
     except BrokenRecordingError as broken:
         raise _alarm(ctx, user, session, broken) from broken
+    except RecordingLocked as locked:
+        raise _locked(session, locked) from locked
     except LookupError as gone:
         missing = BrokenRecordingError(0, "the whole recording is missing")
         raise _alarm(ctx, user, session, missing) from gone
@@ -141,6 +147,16 @@ def _digests(ctx: Context, session: Session, type: str) -> list[tuple[int, str]]
 
 def _number(value: object) -> int:
     return value if isinstance(value, int) else 0
+
+
+def _locked(session: Session, locked: RecordingLocked) -> Conflict:
+    steps = (
+        "When its key was destroyed on purpose, the recording is gone for good.",
+        "Otherwise the gateway's operators can put its key back from their backup.",
+    )
+    return Conflict(
+        Refusal("recording-locked", f"The recording of {session.id} cannot be read: {locked}.", next_steps=steps)
+    )
 
 
 def _alarm(ctx: Context, user: User, session: Session, broken: BrokenRecordingError) -> Conflict:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 
+from gateway.adapters.recordings.keys import Keyring
 from gateway.adapters.recordings.sealed import SealedFiles
 from gateway.adapters.recordings.spool import Stretch, frames_of, require_session_id, segments
 from gateway.audit.recording import Frame
@@ -16,15 +17,16 @@ ATTEMPTS = 5
 class RecordingFiles:
     """Reads below one directory. Needs no lock and writes nothing, so any process of the machine may use it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, keys: Keyring) -> None:
         self.directory = directory
         self.spool_directory = directory / "spool"
-        self.sealed = SealedFiles(directory / "sealed")
+        self.sealed = SealedFiles(directory / "sealed", directory / "keys", keys)
+        self._keys = keys
 
     def read(self, session_id: str, from_seq: int = 0) -> Iterator[Frame]:
         """The frames as stored, unjudged: `audit.recording.verified` judges. LookupError when there is no recording.
 
-        Malformed or BrokenRecordingError where the file is damaged.
+        Malformed or BrokenRecordingError where the file is damaged, RecordingLocked when its key is not there.
         """
         require_session_id(session_id)
         following = from_seq
@@ -66,7 +68,7 @@ class RecordingFiles:
             return
         stretches = self._stretches(session_id)
         found = False
-        for frame in frames_of(session_id, stretches, lambda _path, _offset: None):
+        for frame in frames_of(session_id, stretches, self._keys):
             found = True
             if frame.seq >= from_seq:
                 yield frame
@@ -88,7 +90,7 @@ class RecordingFiles:
         passed: Callable[[Path, int], None] = seen.__setitem__
         following = from_seq
         try:
-            for frame in frames_of(session_id, stretches, passed):
+            for frame in frames_of(session_id, stretches, self._keys, passed):
                 if frame.seq >= following:
                     following = frame.seq + 1
                     yield frame

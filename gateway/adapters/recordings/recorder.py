@@ -11,6 +11,7 @@ from threading import Event, Lock, Thread
 from gateway.adapters.recordings import recovery
 from gateway.adapters.recordings.files import RecordingFiles
 from gateway.adapters.recordings.index import NOT_INDEXED, StatementIndex
+from gateway.adapters.recordings.keys import Keyring
 from gateway.adapters.recordings.spool import (
     Disk,
     Stretch,
@@ -22,6 +23,7 @@ from gateway.adapters.recordings.spool import (
 )
 from gateway.adapters.recordings.writer import Batch, Lane, SpoolLimits, SpoolWriter
 from gateway.app.ports import RecordingFailed
+from gateway.app.replay_session import RecordingLocked
 from gateway.audit.recording import MAX_PAYLOAD, BrokenRecordingError, MalformedRecordingError, unix_ns, verified
 from gateway.core.obligation import Record
 from gateway.core.session import Session
@@ -91,6 +93,7 @@ class FileRecorder(RecordingFiles):
         self,
         directory: Path,
         gateway: str,
+        keys: Keyring,
         *,
         evidence: Evidence | None = None,
         index: StatementIndex | None = None,
@@ -98,7 +101,7 @@ class FileRecorder(RecordingFiles):
         disk: Disk | None = None,
         evidence_every: timedelta = timedelta(seconds=1),
     ) -> None:
-        super().__init__(directory)
+        super().__init__(directory, keys)
         self._gateway = require_gateway(gateway)
         self._evidence = evidence
         self._index = index
@@ -123,7 +126,8 @@ class FileRecorder(RecordingFiles):
             writer = self._started()
         except OSError as error:
             raise RecordingFailed(f"the recording directory cannot be used: {error.strerror}") from error
-        lane = Lane(require_session_id(session.id), writer.lock, urgent=mode is Record.REQUIRE)
+        key = self._keys.fresh(require_session_id(session.id))
+        lane = Lane(key, writer.lock, urgent=mode is Record.REQUIRE)
         with writer.lock:
             if session.id in self._lanes:
                 raise RecordingFailed(f"{session.id} is being recorded already")
@@ -148,14 +152,14 @@ class FileRecorder(RecordingFiles):
             left = segments(self.spool_directory, self._gateway)
             if self._writer is not None:
                 left = [name for name in left if name.number < self._first]
-            results = recovery.recover(self.sealed, left) if left else []
+            results = recovery.recover(self.sealed, self._keys, left) if left else []
         self._reindex(session_id for session_id, _, _ in results)
         return results
 
     def recover_all(self) -> Sequence[tuple[str, int, str]]:
         """The same for other gateways on this directory of which no process lives."""
         private_directory(self.spool_directory)
-        results = recovery.recover_all(self.spool_directory, self.sealed)
+        results = recovery.recover_all(self.spool_directory, self.sealed, self._keys)
         self._reindex(session_id for session_id, _, _ in results)
         return results
 
@@ -249,10 +253,10 @@ class FileRecorder(RecordingFiles):
         """Make the session's own file; False when it has to be tried again."""
         self._report(lane)
         stretches = list(lane.stretches)
-        frames = frames_of(lane.session_id, stretches, lambda _path, _offset: None)
+        frames = frames_of(lane.session_id, stretches, self._keys)
         expected = (lane.durable_count, lane.durable_digest.hex())
         try:
-            self.sealed.write(lane.session_id, verified(lane.session_id, frames, *expected))
+            self.sealed.write(lane.key, verified(lane.session_id, frames, *expected))
         except (OSError, MalformedRecordingError, BrokenRecordingError):
             log.exception("the recording of %s could not be sealed; its spool is kept", lane.session_id)
             return False
@@ -311,7 +315,7 @@ class FileRecorder(RecordingFiles):
         for session_id in session_ids:
             try:
                 self._index.rebuild_session(session_id, self.read(session_id))
-            except (LookupError, OSError, MalformedRecordingError, BrokenRecordingError, *NOT_INDEXED):
+            except (LookupError, OSError, RecordingLocked, MalformedRecordingError, BrokenRecordingError, *NOT_INDEXED):
                 log.exception("the statements of %s could not be indexed", session_id)
 
     def rebuild_index(self) -> int:

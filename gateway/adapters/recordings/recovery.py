@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gateway.adapters.recordings.keys import Keyring, SessionKey
 from gateway.adapters.recordings.sealed import SealedFiles
 from gateway.adapters.recordings.spool import (
     MAX_BLOCK,
@@ -20,6 +21,7 @@ from gateway.adapters.recordings.spool import (
     segments,
 )
 from gateway.app.ports import RecordingFailed
+from gateway.app.replay_session import RecordingLocked
 from gateway.audit.recording import Chain, Frame, MalformedRecordingError
 
 log = logging.getLogger(__name__)
@@ -47,9 +49,11 @@ class _Left:
     """What one pass over a dead process's segments found."""
 
     stretches: dict[str, list[Stretch]] = field(default_factory=dict)
+    wrapped: dict[str, set[bytes]] = field(default_factory=dict)  # one key per session unless there is damage
     damaged: set[Path] = field(default_factory=set)
 
-    def add(self, session: str, path: Path, start: int, end: int) -> None:
+    def add(self, session: str, wrapped: bytes, path: Path, start: int, end: int) -> None:
+        self.wrapped.setdefault(session, set()).add(wrapped)
         known = self.stretches.setdefault(session, [])
         if known and known[-1].path == path:
             known[-1].end = end
@@ -57,14 +61,14 @@ class _Left:
             known.append(Stretch(path, start, end))
 
 
-def recover(sealed: SealedFiles, left: Sequence[SegmentName]) -> list[tuple[str, int, str]]:
+def recover(sealed: SealedFiles, keys: Keyring, left: Sequence[SegmentName]) -> list[tuple[str, int, str]]:
     """Seal every session found in these segments of one gateway (whose lock the caller holds), then remove them.
 
     (session id, count, hex digest) of each. A torn tail is what a crash leaves and is dropped: nobody was told that it
     was durable. Damage anywhere else is kept for examination as `*.damaged`, loudly.
     """
     found = _survey(left)
-    results = [_sealed_or_seal(session, stretches, sealed, found) for session, stretches in found.stretches.items()]
+    results = [_sealed_or_seal(session, sealed, keys, found) for session in found.stretches]
     for name in left:
         if name.path in found.damaged:
             log.error("%s is damaged; it is kept for examination", name.path.name)
@@ -74,7 +78,7 @@ def recover(sealed: SealedFiles, left: Sequence[SegmentName]) -> list[tuple[str,
     return results
 
 
-def recover_all(directory: Path, sealed: SealedFiles) -> list[tuple[str, int, str]]:
+def recover_all(directory: Path, sealed: SealedFiles, keys: Keyring) -> list[tuple[str, int, str]]:
     """The same for every gateway of which no process lives."""
     results: list[tuple[str, int, str]] = []
     for gateway in sorted({name.gateway for name in segments(directory)}):
@@ -83,7 +87,7 @@ def recover_all(directory: Path, sealed: SealedFiles) -> list[tuple[str, int, st
         except RecordingFailed:
             continue  # alive
         try:
-            results += recover(sealed, segments(directory, gateway))
+            results += recover(sealed, keys, segments(directory, gateway))
         finally:
             lock.release()
     return results
@@ -97,7 +101,7 @@ def _survey(left: Sequence[SegmentName]) -> _Left:
         with name.path.open("rb") as file:
             start = 0
             for run in runs(file, 0, size):
-                found.add(run.session, name.path, start, run.end)
+                found.add(run.session, run.wrapped, name.path, start, run.end)
                 start = good = run.end
         is_last = name.path == left[-1].path
         if size - good > (MAX_BLOCK if is_last else len(SEGMENT_MAGIC) if not good else 0):
@@ -105,29 +109,50 @@ def _survey(left: Sequence[SegmentName]) -> _Left:
     return found
 
 
-def _sealed_or_seal(
-    session: str, stretches: Sequence[Stretch], sealed: SealedFiles, found: _Left
-) -> tuple[str, int, str]:
+def _sealed_or_seal(session: str, sealed: SealedFiles, keys: Keyring, found: _Left) -> tuple[str, int, str]:
     if sealed.find(session) is None:
-        return session, *sealed.write(session, _sound(session, stretches, found))
+        try:
+            key = _key_of(session, keys, found)
+        except RecordingLocked as error:
+            log.error("the recording of %s cannot be sealed: %s", session, error)  # noqa: TRY400 the text says it all
+            found.damaged.update(stretch.path for stretch in found.stretches[session])
+            return session, 0, ""
+        return session, *sealed.write(key, _sound(session, keys, found))
     known = sealed.digest(session)
     if known is None:  # never written over: it may hold more than what is left here
         log.error("the sealed recording of %s is damaged", session)
-        found.damaged.update(stretch.path for stretch in stretches)
+        found.damaged.update(stretch.path for stretch in found.stretches[session])
     return session, *(known or (0, ""))
 
 
-def _sound(session: str, stretches: Sequence[Stretch], found: _Left) -> Iterator[Frame]:
+def _key_of(session: str, keys: Keyring, found: _Left) -> SessionKey:
+    """The session's key, from whichever block has it undamaged; a new one when none has, for then none is readable."""
+    locked: RecordingLocked | None = None
+    for wrapped in found.wrapped[session]:
+        try:
+            return keys.unwrapped(session, wrapped)
+        except RecordingLocked as error:
+            locked = error
+        except MalformedRecordingError as error:
+            log.debug("a key of %s: %s", session, error)
+    if locked is not None:
+        raise locked
+    return keys.fresh(session)
+
+
+def _sound(session: str, keys: Keyring, found: _Left) -> Iterator[Frame]:
     """The frames as far as the chain holds."""
     chain = Chain(session)
+    stretches = found.stretches[session]
+    why = "a record does not fit the chain"
     try:
-        for frame in frames_of(session, stretches, lambda _path, _offset: None):
+        for frame in frames_of(session, stretches, keys):
             if frame.seq != chain.count or chain.extend(frame.encoded()) != frame.link:
                 break
             yield frame
         else:
             return
-    except MalformedRecordingError as error:
-        log.debug("a frame of %s: %s", session, error)
-    log.error("the recording of %s does not hold to its end", session)
+    except (MalformedRecordingError, RecordingLocked) as error:
+        why = str(error)
+    log.error("the recording of %s does not hold to its end: %s", session, why)
     found.damaged.update(stretch.path for stretch in stretches)

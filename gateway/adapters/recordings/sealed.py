@@ -1,4 +1,4 @@
-"""Sealed recordings: one gzip file per session, complete or absent."""
+"""Sealed recordings: one file per session, packed and encrypted, complete or absent; its key lies apart from it."""
 
 import gzip
 import itertools
@@ -7,8 +7,12 @@ import zlib
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO, cast
 
+from gateway.adapters.recordings.chunks import Decrypted, encrypted
+from gateway.adapters.recordings.keys import WRAPPED, Keyring, SessionKey
 from gateway.adapters.recordings.spool import private_directory, require_session_id, sync_directory
+from gateway.app.replay_session import RecordingLocked
 from gateway.audit.recording import (
     BrokenRecordingError,
     Chain,
@@ -21,32 +25,43 @@ from gateway.audit.recording import (
 )
 
 CHUNK = 256 * 1024
+SUFFIX = ".gwrec"
+MAGIC = b"GWREC\x00\x02\n"
+SALT = 16
 _GZIP = 31  # window bits that make zlib write a gzip wrapping (zlib manual, deflateInit2)
 
 
 class SealedFiles:
-    """`sealed/<yyyy>/<mm>/<session id>.gwrec.gz` below a directory; the month is that of the first record."""
+    """`<yyyy>/<mm>/<session id>.gwrec` below one directory, and the wrapped keys in another.
 
-    def __init__(self, directory: Path) -> None:
+    The month is that of the first record. A session whose key was taken away can be read by nobody any more.
+    """
+
+    def __init__(self, directory: Path, key_directory: Path, keys: Keyring) -> None:
         self._directory = directory
+        self._key_directory = key_directory
+        self._keys = keys
 
     def find(self, session_id: str) -> Path | None:
         """The file of a session, if it is sealed."""
-        name = f"{require_session_id(session_id)}.gwrec.gz"
+        name = require_session_id(session_id) + SUFFIX
         return next(iter(self._directory.glob(f"[0-9][0-9][0-9][0-9]/[0-9][0-9]/{name}")), None)
 
     def sessions(self) -> Iterator[str]:
         """Every sealed session, oldest month first."""
-        for path in sorted(self._directory.glob("[0-9][0-9][0-9][0-9]/[0-9][0-9]/*.gwrec.gz")):
-            yield path.name.removesuffix(".gwrec.gz")
+        for path in sorted(self._directory.glob(f"[0-9][0-9][0-9][0-9]/[0-9][0-9]/*{SUFFIX}")):
+            yield path.name.removesuffix(SUFFIX)
 
     def read(self, session_id: str) -> Iterator[Frame]:
-        """The frames; LookupError when it is not sealed, Malformed or BrokenRecordingError where it is damaged."""
+        """The frames; LookupError when it is not sealed, Malformed or BrokenRecordingError where it is damaged.
+
+        RecordingLocked when its key is not there.
+        """
         path = self.find(session_id)
         if path is None:
             raise LookupError(f"{session_id} is not sealed")
         try:
-            with gzip.open(path) as stream:
+            with path.open("rb") as file, gzip.open(self._decrypted(session_id, file)) as stream:
                 found, frames = read_sealed(stream)
                 if found != session_id:
                     raise MalformedRecordingError(f"the file holds {found}, another session")
@@ -57,43 +72,84 @@ class SealedFiles:
             raise MalformedRecordingError("the file is damaged") from error
 
     def digest(self, session_id: str) -> tuple[int, str] | None:
-        """(count, hex digest) of a sealed session, computed from its records; None when it is not sealed or damaged."""
+        """(count, hex digest) of a sealed session, from its records; None when it is not there or unreadable."""
         chain = Chain(session_id)
         try:
             for frame in self.read(session_id):
                 chain.extend(frame.encoded())
-        except (LookupError, MalformedRecordingError, BrokenRecordingError):
+        except (LookupError, MalformedRecordingError, BrokenRecordingError, RecordingLocked):
             return None
         return chain.count, chain.digest.hex()
 
-    def write(self, session_id: str, frames: Iterable[Frame]) -> tuple[int, str]:
-        """Make the file, durable before it has its name; (count, hex digest). OSError leaves nothing behind."""
-        chain = Chain(require_session_id(session_id))
+    def write(self, key: SessionKey, frames: Iterable[Frame]) -> tuple[int, str]:
+        """Make the file, durable before it has its name; (count, hex digest). OSError leaves no half file behind."""
+        session_id = require_session_id(key.session_id)
+        chain = Chain(session_id)
         iterator = iter(frames)
         first = next(iterator, None)
         again = itertools.chain([first] if first else [], iterator)
         month = first.at() if first else datetime.fromtimestamp(0, UTC)
         directory = private_directory(self._directory / f"{month.year:04d}" / f"{month.month:02d}")
-        path = directory / f"{session_id}.gwrec.gz"
+        path = directory / (session_id + SUFFIX)
         draft = directory / f".{session_id}.draft"
         try:
-            self._write(draft, _sealed_bytes(session_id, chain, again))
+            self._store_key(key)
+            _write(draft, _encrypted_bytes(key, _sealed_bytes(session_id, chain, again)))
             draft.replace(path)
         finally:
             draft.unlink(missing_ok=True)
         sync_directory(directory)
         return chain.count, chain.digest.hex()
 
-    @staticmethod
-    def _write(path: Path, content: Iterable[bytes]) -> None:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb", buffering=CHUNK) as file:
-            packer = zlib.compressobj(level=4, wbits=_GZIP)
-            for part in content:
-                file.write(packer.compress(part))
-            file.write(packer.flush())
-            file.flush()
-            os.fsync(file.fileno())
+    def _decrypted(self, session_id: str, file: BinaryIO) -> BinaryIO:
+        head = MAGIC + bytes([len(session_id)]) + session_id.encode("ascii")
+        if file.read(len(head)) != head:
+            raise MalformedRecordingError(f"the file is no sealed recording of {session_id}")
+        cipher = self._key(session_id).for_file(file.read(SALT))
+        return cast("BinaryIO", Decrypted(cipher, file))  # gzip only reads
+
+    def _key(self, session_id: str) -> SessionKey:
+        try:
+            with self._key_file(session_id).open("rb") as file:
+                wrapped = file.read(WRAPPED + 1)
+        except FileNotFoundError as error:
+            raise RecordingLocked("its key is not there: destroyed on purpose, or lost") from error
+        return self._keys.unwrapped(session_id, wrapped)
+
+    def _key_file(self, session_id: str) -> Path:
+        return self._key_directory / f"{require_session_id(session_id)}.key"
+
+    def _store_key(self, key: SessionKey) -> None:
+        """Durable before there is a file that needs it."""
+        path = self._key_file(key.session_id)
+        draft = private_directory(self._key_directory) / f".{path.name}.draft"
+        try:
+            _write(draft, [key.wrapped])
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+        sync_directory(self._key_directory)
+
+
+def _write(path: Path, content: Iterable[bytes]) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb", buffering=CHUNK) as file:
+        file.writelines(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _encrypted_bytes(key: SessionKey, content: Iterable[bytes]) -> Iterator[bytes]:
+    salt = os.urandom(SALT)
+    yield MAGIC + bytes([len(key.session_id)]) + key.session_id.encode("ascii") + salt
+    yield from encrypted(key.for_file(salt), _packed(content))
+
+
+def _packed(content: Iterable[bytes]) -> Iterator[bytes]:
+    packer = zlib.compressobj(level=4, wbits=_GZIP)
+    for part in content:
+        yield packer.compress(part)
+    yield packer.flush()
 
 
 def _sealed_bytes(session_id: str, chain: Chain, frames: Iterable[Frame]) -> Iterator[bytes]:

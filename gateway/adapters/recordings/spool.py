@@ -1,7 +1,7 @@
 """The spool: one growing file per process for the frames of all its sessions, in segments.
 
 A batch of the writer is a row of blocks, one per session, so that a reader of one session skips whole blocks of the
-others. Layout: docs/formats/recording.md.
+others, and one call encrypts all that a session has in a batch. Layout: docs/formats/recording.md.
 """
 
 import os
@@ -13,13 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from cryptography.exceptions import InvalidTag
+
+from gateway.adapters.recordings.keys import NONCE, TAG, WRAPPED, Keyring, SessionKey
 from gateway.audit.recording import MAX_SESSION_ID, Frame, MalformedRecordingError, decode
 
-SEGMENT_MAGIC = b"GWSPOOL1"
+SEGMENT_MAGIC = b"GWSPOOL2"
 MAX_BATCH = 4 * 1024 * 1024  # bytes gathered for one write and one sync
 MAX_BLOCK = 8 * 1024 * 1024  # a batch and its last frame are well below
-_BLOCK = struct.Struct(">4sBII")  # magic, length of session id, number of frames, bytes of frames
-_BLOCK_MAGIC = b"GWB1"
+# Magic, length of session id, number of the block in its session, number of frames, bytes of ciphertext.
+_BLOCK = struct.Struct(">4sBQII")
+_BLOCK_MAGIC = b"GWB2"
 _NAME = re.compile(r"spool-(?P<gateway>[A-Za-z0-9._-]{1,64})-(?P<number>[0-9]{8})\.gwspool")
 _GATEWAY = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SESSION = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_SESSION_ID}}}")
@@ -105,11 +109,19 @@ class Segment:
         os.close(self._descriptor)
 
 
-def block(session_id: str, frames: Sequence[tuple[bytes, bytes]]) -> bytes:
-    """Frames of one session, each with its link, ready for the spool."""
+def block(key: SessionKey, number: int, frames: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """Frames of one session, each with its link, encrypted for the spool.
+
+    INVARIANT: a key never sees a number twice, also when the write of the first block failed: it is the nonce.
+    """
     body = b"".join(part for pair in frames for part in pair)
-    name = session_id.encode("ascii")
-    return _BLOCK.pack(_BLOCK_MAGIC, len(name), len(frames), len(body)) + name + body
+    name = key.session_id.encode("ascii")
+    head = _BLOCK.pack(_BLOCK_MAGIC, len(name), number, len(frames), len(body) + TAG) + name
+    return b"".join((head, key.wrapped, key.blocks.encrypt(_nonce(number), body, head)))
+
+
+def _nonce(number: int) -> bytes:
+    return number.to_bytes(NONCE, "big")
 
 
 # ---------------------------------------------------------------- reading
@@ -122,10 +134,13 @@ class SegmentName(NamedTuple):
 
 
 class Run(NamedTuple):
-    """One block in a segment: frames of one session in bytes `body` to `end`."""
+    """One block in a segment: encrypted frames of one session in bytes `body` to `end`. `head` is authenticated."""
 
     session: str
+    number: int
     frames: int
+    head: bytes
+    wrapped: bytes
     body: int
     end: int
 
@@ -154,23 +169,27 @@ def runs(file: BinaryIO, start: int, end: int) -> Iterator[Run]:
     offset = max(start, len(SEGMENT_MAGIC))
     while offset + _BLOCK.size <= end:
         file.seek(offset)
-        head = file.read(_BLOCK.size + MAX_SESSION_ID)
+        head = file.read(_BLOCK.size + MAX_SESSION_ID + WRAPPED)
         if len(head) < _BLOCK.size:
             return
-        magic, name_length, count, length = _BLOCK.unpack_from(head)
-        body = offset + _BLOCK.size + name_length
-        session = head[_BLOCK.size : _BLOCK.size + name_length].decode("ascii", errors="replace")
-        is_sound = magic == _BLOCK_MAGIC and length <= MAX_BLOCK and _SESSION.fullmatch(session) is not None
+        magic, name_length, number, count, length = _BLOCK.unpack_from(head)
+        named = _BLOCK.size + name_length
+        session = head[_BLOCK.size : named].decode("ascii", errors="replace")
+        is_sound = magic == _BLOCK_MAGIC and TAG <= length <= MAX_BLOCK and _SESSION.fullmatch(session) is not None
+        body = offset + named + WRAPPED
         if not is_sound or body + length > end:
             return
         offset = body + length
-        yield Run(session, count, body, offset)
+        yield Run(session, number, count, head[:named], head[named : named + WRAPPED], body, offset)
 
 
-def frames_in(file: BinaryIO, run: Run) -> Iterator[Frame]:
-    """The frames of a block; MalformedRecordingError where they stop making sense."""
+def frames_in(file: BinaryIO, run: Run, key: SessionKey) -> Iterator[Frame]:
+    """The frames of a block; MalformedRecordingError names one that was changed."""
     file.seek(run.body)
-    content = file.read(run.end - run.body)
+    try:
+        content = key.blocks.decrypt(_nonce(run.number), file.read(run.end - run.body), run.head)
+    except InvalidTag as error:
+        raise MalformedRecordingError(f"block {run.number} of {run.session} was changed") from error
     offset = 0
     for _ in range(run.frames):
         frame, offset = decode(content, offset)
@@ -179,11 +198,20 @@ def frames_in(file: BinaryIO, run: Run) -> Iterator[Frame]:
         raise MalformedRecordingError("a block is longer than its frames")
 
 
-def frames_of(session_id: str, stretches: Sequence[Stretch], passed: Callable[[Path, int], None]) -> Iterator[Frame]:
+def _unheeded(path: Path, offset: int) -> None:
+    del path, offset
+
+
+def frames_of(
+    session_id: str, stretches: Sequence[Stretch], keys: Keyring, passed: Callable[[Path, int], None] = _unheeded
+) -> Iterator[Frame]:
     """One session's frames in the given stretches; `passed(path, offset)` after each block, of whichever session."""
+    key: SessionKey | None = None
     for stretch in stretches:
         with stretch.path.open("rb") as file:
             for run in runs(file, stretch.start, stretch.end):
                 if run.session == session_id:
-                    yield from frames_in(file, run)
+                    if key is None or key.wrapped != run.wrapped:
+                        key = keys.unwrapped(session_id, run.wrapped)
+                    yield from frames_in(file, run, key)
                 passed(stretch.path, run.end)

@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Condition, Lock, Thread
 from time import monotonic
 
+from gateway.adapters.recordings.keys import SessionKey
 from gateway.adapters.recordings.spool import MAX_BATCH, Disk, Segment, Stretch, block
 from gateway.app.ports import RecordingFailed
 from gateway.audit.recording import HEADER_SIZE, Chain, encode
@@ -36,12 +37,14 @@ class SpoolLimits:
 
 
 class Lane:
-    """One session's place in the writer. Every field but `chain` (the writer's own) is guarded by the writer's lock."""
+    """One session's place in the writer. `chain` and `blocks` are the writer's own, the rest is guarded by its lock."""
 
-    def __init__(self, session_id: str, lock: Lock, *, urgent: bool) -> None:
-        self.session_id = session_id
+    def __init__(self, key: SessionKey, lock: Lock, *, urgent: bool) -> None:
+        self.session_id = key.session_id
+        self.key = key
         self.urgent = urgent
-        self.chain = Chain(session_id)
+        self.chain = Chain(key.session_id)
+        self.blocks = 0  # encrypted so far
         self.next_seq = 0
         self.queued = 0
         self.durable_count = 0
@@ -306,7 +309,9 @@ def _by_lane(batch: Batch) -> Parts:
 
 
 def _block(lane: Lane, entries: Batch) -> bytes:
-    return block(lane.session_id, [(entry.frame, lane.chain.extend(entry.frame)) for entry in entries])
+    number = lane.blocks
+    lane.blocks += 1
+    return block(lane.key, number, [(entry.frame, lane.chain.extend(entry.frame)) for entry in entries])
 
 
 def _counts(entries: Batch) -> Counter[str]:

@@ -10,7 +10,7 @@ from gateway.adapters.cedar import CedarPolicy
 from gateway.adapters.credentials.postgres import PostgresRoles
 from gateway.adapters.credentials.ssh_ca import SshAuthorities
 from gateway.adapters.event_log import EventLogReader, Sequencer
-from gateway.adapters.recordings import FileRecorder
+from gateway.adapters.recordings import FileRecorder, Keyring
 from gateway.adapters.signer import Signer
 from gateway.adapters.store import SqlStore, upgrade
 from gateway.app.context import Context
@@ -140,7 +140,7 @@ def open_house(folder: Path, server: PostgresServer) -> Iterator[House]:
     group = f"{database}_read"
     server.execute(f"CREATE ROLE {group}")
     sequencer = Sequencer(url, Signer(_private(folder / "keys") / "log.key"), "test/log", "house", clock.now)
-    recorder = FileRecorder(_private(folder / "recordings"), "house")
+    recorder = FileRecorder(_private(folder / "recordings"), "house", Keyring(folder / "keys" / "recordings.key"))
     notes, roles = Notes(), FaultyRoles()
     log = EventLogReader(url, sequencer)
     ctx = Context(

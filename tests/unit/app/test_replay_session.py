@@ -19,7 +19,7 @@ from gateway.core.principal import User
 from gateway.core.request import Request, RequestKind
 from gateway.core.session import EndReason, Protocol, Session, end
 from gateway.core.window import Window
-from tests.unit.adapters.recordings.stage import eventually, is_sealed, nothing, sealed_path
+from tests.unit.adapters.recordings.stage import eventually, is_sealed, keyring, nothing, sealed_path
 from tests.unit.edges.stage import PromptLog, Stage, make_stage
 
 ID = "ses_replayed"
@@ -73,7 +73,7 @@ class Scene:
 def scene(tmp_path: Path) -> Iterator[Scene]:
     stage = make_stage(tmp_path)
     index = StatementIndex(tmp_path / "recordings" / "statements.sqlite")
-    recorder = FileRecorder(tmp_path / "recordings", "stage", index=index)
+    recorder = FileRecorder(tmp_path / "recordings", "stage", keyring(tmp_path / "recordings"), index=index)
     log = KnowingLog()
     ctx = replace(stage.ctx, recorder=recorder, log=log)
     holder, auditor = stage.user("oncall"), stage.user("auditor")
@@ -152,11 +152,12 @@ def broken(scene: Scene) -> str:
 def test_another_recording_in_its_place_is_found_out(scene: Scene):
     scene.end()
     count, _ = scene.recording.digest()
+    key = keyring(scene.directory).fresh(ID)
     other = list(scene.recorder.read(ID))
     other[1] = other[1]._replace(payload=b'{"n": 1, "sql": "select 2"}')
-    scene.recorder.sealed.write(ID, other)  # with links that fit
+    scene.recorder.sealed.write(key, other)  # with links that fit
     assert "Record 0: changed: of records 0 to 2" in broken(scene)
-    scene.recorder.sealed.write(ID, other[:1])
+    scene.recorder.sealed.write(key, other[:1])
     assert "Record 1: missing" in broken(scene)
     sealed_path(scene.directory, ID).write_bytes(b"rubbish")
     assert "Record 0" in broken(scene)
@@ -164,6 +165,16 @@ def test_another_recording_in_its_place_is_found_out(scene: Scene):
     sealed_path(scene.directory, ID).unlink()
     assert "missing" in broken(scene)
     assert count == 3
+
+
+def test_a_recording_whose_key_was_destroyed_is_locked_not_broken(scene: Scene):
+    scene.end()
+    scene.recorder.close()
+    (scene.directory / "keys" / f"{ID}.key").unlink()
+    with pytest.raises(Conflict, match="destroyed on purpose") as caught:
+        replay(scene.ctx, scene.auditor, ID)
+    assert caught.value.refusal.code == "recording-locked"
+    assert scene.types() == ["session:replayed"]
 
 
 def test_a_store_that_tells_another_story_than_the_log_is_found_out(scene: Scene):

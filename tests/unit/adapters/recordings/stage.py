@@ -1,12 +1,11 @@
 import errno
-import gzip
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event
 from time import monotonic
 
-from gateway.adapters.recordings import Disk, FileRecorder
+from gateway.adapters.recordings import Disk, FileRecorder, Keyring
 from gateway.core.session import Protocol, Session
 
 PATIENCE = timedelta(seconds=20)
@@ -18,6 +17,10 @@ def session(session_id: str = "ses_1", target: str = "orders-db", holder: str = 
         id=session_id, grant="grt_1", holder="usr_1", holder_name=holder, target=target, level="read",
         protocol=Protocol.POSTGRES, client="127.0.0.1:1", gateway="gw1", started_at=AT, deadline=AT + timedelta(hours=1),
     )  # fmt: skip
+
+
+def keyring(directory: Path) -> Keyring:
+    return Keyring(directory / "recordings.key")
 
 
 def nothing() -> None:
@@ -33,12 +36,8 @@ def eventually(condition: Callable[[], bool]) -> None:
 
 
 def sealed_path(directory: Path, session_id: str) -> Path:
-    [path] = directory.glob(f"sealed/*/*/{session_id}.gwrec.gz")
+    [path] = directory.glob(f"sealed/*/*/{session_id}.gwrec")
     return path
-
-
-def unpacked(path: Path) -> bytes:
-    return gzip.decompress(path.read_bytes())
 
 
 def is_sealed(recorder: FileRecorder, session_id: str) -> Callable[[], bool]:

@@ -8,14 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.adapters.recordings import FileRecorder
+from gateway.adapters.recordings import FileRecorder, Keyring
 from gateway.adapters.recordings.spool import frames_in, runs
 from gateway.app.ports import RecordingFailed
 from gateway.audit.recording import verify_chain
 from gateway.core.obligation import Record
-from tests.unit.adapters.recordings.stage import AT, PATIENCE, eventually, is_sealed, nothing, session
+from tests.unit.adapters.recordings.stage import AT, PATIENCE, eventually, is_sealed, keyring, nothing, session
 
 ROOT = Path(__file__).parents[4]
+Left = tuple[str, bytes, Keyring]
 
 
 def start(directory: Path, file_limit: int = 0) -> "subprocess.Popen[bytes]":
@@ -42,7 +43,7 @@ def test_after_a_kill_everything_that_was_acknowledged_is_there(tmp_path: Path, 
     acknowledged: dict[str, int] = {}
     for name, seq in (line for line in said if len(line) == 2):
         acknowledged[name] = max(int(seq), acknowledged.get(name, 0))
-    recorder = FileRecorder(tmp_path, "gw1")
+    recorder = FileRecorder(tmp_path, "gw1", keyring(tmp_path))
     recovered = {name: (count, digest) for name, count, digest in recorder.recover()}
     for name, seq in acknowledged.items():
         assert recovered[name][0] > seq
@@ -65,7 +66,7 @@ def test_a_file_system_that_takes_no_more(tmp_path: Path):
     out, _ = process.communicate(timeout=60)
     failed = {line.split()[1]: line.split()[2:] for line in out.decode().splitlines() if line.startswith("failed")}
     assert len(failed) == 8, "each is told"
-    recorder = FileRecorder(tmp_path, "gw1")
+    recorder = FileRecorder(tmp_path, "gw1", keyring(tmp_path))
     recovered = {name: (count, digest) for name, count, digest in recorder.recover()}
     for name, (count, digest) in failed.items():
         assert recovered[name] == (int(count), digest), "what was said to be durable is, and nothing else"
@@ -76,24 +77,24 @@ def test_a_file_system_that_takes_no_more(tmp_path: Path):
 
 
 @pytest.fixture(scope="module")
-def left(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, bytes]:
+def left(tmp_path_factory: pytest.TempPathFactory) -> Left:
     """The segment that a dead process left, with three sessions in it."""
     directory = tmp_path_factory.mktemp("left")
-    recorder = FileRecorder(directory, "gw1")
+    recorder = FileRecorder(directory, "gw1", keyring(directory))
     recordings = [recorder.open(session(f"ses_{n}"), Record.REQUIRE, nothing) for n in range(3)]
     for n in range(12):
         recording = recordings[n % 3]
         recording.wait_durable(recording.append("out", AT, b"%d" % n), PATIENCE)
     recorder.close()
     [segment] = directory.glob("spool/*.gwspool")
-    return segment.name, segment.read_bytes()
+    return segment.name, segment.read_bytes(), keyring(directory)
 
 
-def recover(directory: Path, name: str, content: bytes) -> tuple[FileRecorder, dict[str, int], bool]:
+def recover(left: Left, directory: Path, content: bytes) -> tuple[FileRecorder, dict[str, int], bool]:
     (directory / "spool").mkdir(parents=True)
-    (directory / "spool" / name).write_bytes(content)
-    recorder = FileRecorder(directory, "gw1")
-    found = recorder.recover()
+    (directory / "spool" / left[0]).write_bytes(content)
+    recorder = FileRecorder(directory, "gw1", left[2])
+    found = [each for each in recorder.recover() if each[2]]
     for session_id, count, digest in found:
         verify_chain(session_id, recorder.read(session_id), count, digest)
     recorder.close()
@@ -101,38 +102,36 @@ def recover(directory: Path, name: str, content: bytes) -> tuple[FileRecorder, d
     return recorder, {session_id: count for session_id, count, _ in found}, is_kept
 
 
-def whole_blocks(content: bytes, path: Path) -> dict[str, int]:
+def whole_blocks(content: bytes, path: Path, keys: Keyring) -> dict[str, int]:
     """How many frames of each session stand in front of the cut."""
     path.write_bytes(content)
     counts: dict[str, int] = {}
     with path.open("rb") as file:
         for run in runs(file, 0, len(content)):
-            counts[run.session] = counts.get(run.session, 0) + len(list(frames_in(file, run)))
+            counts[run.session] = counts.get(run.session, 0) + len(
+                list(frames_in(file, run, keys.unwrapped(run.session, run.wrapped)))
+            )
     return counts
 
 
 @settings(max_examples=60)
 @given(cut=st.floats(0, 1), tail=st.binary(max_size=40))
-def test_a_torn_tail_costs_only_itself(
-    left: tuple[str, bytes], tmp_path_factory: pytest.TempPathFactory, cut: float, tail: bytes
-):
-    name, good = left
+def test_a_torn_tail_costs_only_itself(left: Left, tmp_path_factory: pytest.TempPathFactory, cut: float, tail: bytes):
+    _, good, keys = left
     directory = tmp_path_factory.mktemp("torn")
     content = good[: int(cut * len(good))]
-    _, counts, is_kept = recover(directory, name, content + tail)
-    assert {name: count for name, count in counts.items() if count} == whole_blocks(content, directory / "check")
+    _, counts, is_kept = recover(left, directory, content + tail)
+    assert {name: count for name, count in counts.items() if count} == whole_blocks(content, directory / "check", keys)
     assert not is_kept or tail, "only what fills up a block looks like damage"
 
 
 @settings(max_examples=60)
 @given(at=st.floats(0, 0.999), flip=st.integers(1, 255))
-def test_a_flipped_bit_never_passes(
-    left: tuple[str, bytes], tmp_path_factory: pytest.TempPathFactory, at: float, flip: int
-):
-    name, good = left
+def test_a_flipped_bit_never_passes(left: Left, tmp_path_factory: pytest.TempPathFactory, at: float, flip: int):
+    _, good, _ = left
     bad = bytearray(good)
     bad[int(at * len(good))] ^= flip
-    recorder, counts, is_kept = recover(tmp_path_factory.mktemp("flip"), name, bytes(bad))
+    recorder, counts, is_kept = recover(left, tmp_path_factory.mktemp("flip"), bytes(bad))
     for session_id in counts:
         for frame in recorder.read(session_id):
             number, written = frame.seq, frame.payload
@@ -141,16 +140,25 @@ def test_a_flipped_bit_never_passes(
     assert sum(counts.values()) < 15 or is_kept or in_magic, "some record is missing, or the segment is kept"
 
 
-def test_damage_inside_is_kept_for_examination(left: tuple[str, bytes], tmp_path: Path):
-    name, good = left
-    at = good.index(b'"holder_name"')
-    _, counts, is_kept = recover(tmp_path, name, good[:at] + b"X" + good[at + 1 :])
+def test_damage_inside_is_kept_for_examination_and_named(left: Left, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    _, good, _ = left
+    at = good.index(b"ses_1") + 200  # in the ciphertext of its first block
+    _, counts, is_kept = recover(left, tmp_path, good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
     assert is_kept
     assert sorted(counts.values()) == [0, 5, 5]
+    assert "block 0 of ses_1 was changed" in caplog.text
+
+
+def test_a_spool_whose_key_is_not_there_is_kept(left: Left, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    name, good, _ = left
+    _, counts, is_kept = recover((name, good, keyring(tmp_path)), tmp_path, good)
+    assert (counts, is_kept) == ({}, True)
+    assert "not in the key file" in caplog.text
+    assert list(tmp_path.glob("sealed/*/*/*")) == []
 
 
 def test_a_process_that_died_while_sealing(tmp_path: Path):
-    recorder = FileRecorder(tmp_path, "gw1")
+    recorder = FileRecorder(tmp_path, "gw1", keyring(tmp_path))
     recording = recorder.open(session(), Record.REQUIRE, nothing)
     other = recorder.open(session("ses_2"), Record.REQUIRE, nothing)
     recording.wait_durable(recording.append("out", AT, b"x"), PATIENCE)
@@ -161,7 +169,7 @@ def test_a_process_that_died_while_sealing(tmp_path: Path):
     assert sealed is not None
     before = sealed.read_bytes()
     (sealed.parent / ".ses_2.draft").write_bytes(b"half")
-    again = FileRecorder(tmp_path, "gw1")
+    again = FileRecorder(tmp_path, "gw1", keyring(tmp_path))
     assert sorted(again.recover()) == [("ses_1", count, digest), ("ses_2", *other.digest())]
     assert sealed.read_bytes() == before
     assert list(sealed.parent.glob(".*")) == []
@@ -169,7 +177,7 @@ def test_a_process_that_died_while_sealing(tmp_path: Path):
 
 
 def test_a_damaged_sealed_file_is_never_written_over(tmp_path: Path):
-    recorder = FileRecorder(tmp_path, "gw1")
+    recorder = FileRecorder(tmp_path, "gw1", keyring(tmp_path))
     recorder.open(session("ses_2"), Record.REQUIRE, nothing)
     recorder.open(session(), Record.REQUIRE, nothing).seal()
     eventually(is_sealed(recorder, "ses_1"))
@@ -177,7 +185,7 @@ def test_a_damaged_sealed_file_is_never_written_over(tmp_path: Path):
     sealed = recorder.sealed.find("ses_1")
     assert sealed is not None
     sealed.write_bytes(b"damaged")
-    again = FileRecorder(tmp_path, "gw1")
+    again = FileRecorder(tmp_path, "gw1", keyring(tmp_path))
     assert ("ses_1", 0, "") in again.recover()
     assert sealed.read_bytes() == b"damaged"
     assert list(tmp_path.glob("spool/*.damaged")) != []
@@ -185,12 +193,12 @@ def test_a_damaged_sealed_file_is_never_written_over(tmp_path: Path):
 
 
 def test_what_other_dead_gateways_left_is_sealed_and_the_living_are_left_alone(tmp_path: Path):
-    alive = FileRecorder(tmp_path, "gw-alive")
+    alive = FileRecorder(tmp_path, "gw-alive", keyring(tmp_path))
     living = alive.open(session("ses_living"), Record.REQUIRE, nothing)
-    dead = FileRecorder(tmp_path, "gw-dead")
+    dead = FileRecorder(tmp_path, "gw-dead", keyring(tmp_path))
     dead.open(session("ses_dead"), Record.REQUIRE, nothing)
     dead.close()
-    me = FileRecorder(tmp_path, "gw1")
+    me = FileRecorder(tmp_path, "gw1", keyring(tmp_path))
     assert me.recover() == []
     assert [r[0] for r in me.recover_all()] == ["ses_dead"]
     living.wait_durable(living.append("out", AT, b"x"), PATIENCE)
@@ -202,8 +210,8 @@ def test_what_other_dead_gateways_left_is_sealed_and_the_living_are_left_alone(t
 
 def test_spools_of_others_are_not_mistaken_for_ours(tmp_path: Path):
     for name in ("gw", "gw-1"):
-        recorder = FileRecorder(tmp_path, name)
+        recorder = FileRecorder(tmp_path, name, keyring(tmp_path))
         recorder.open(session(f"ses_{name}"), Record.REQUIRE, nothing)
         recorder.close()
-    assert [r[0] for r in FileRecorder(tmp_path, "gw").recover()] == ["ses_gw"]
+    assert [r[0] for r in FileRecorder(tmp_path, "gw", keyring(tmp_path)).recover()] == ["ses_gw"]
     assert (tmp_path / "spool" / "spool-gw-1-00000001.gwspool").exists()

@@ -11,7 +11,7 @@ from gateway.adapters.recordings import FileRecorder, StatementIndex, index
 from gateway.app.search_statements import StatementQuery
 from gateway.audit.recording import MAX_PAYLOAD, encode, unix_ns
 from gateway.core.obligation import Record
-from tests.unit.adapters.recordings.stage import AT, eventually, is_sealed, nothing, session
+from tests.unit.adapters.recordings.stage import AT, eventually, is_sealed, keyring, nothing, session
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_records_that_make_no_sense_are_left_out(statements: StatementIndex):
 def test_a_session_too_busy_is_indexed_when_it_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(index, "FEED_BYTES", 600)
     made = StatementIndex(tmp_path / "statements.sqlite")
-    recorder = FileRecorder(tmp_path, "gw1", index=made, evidence_every=timedelta(hours=1))
+    recorder = FileRecorder(tmp_path, "gw1", keyring(tmp_path), index=made, evidence_every=timedelta(hours=1))
     recording = recorder.open(session(), Record.REQUIRE, nothing)
     for n in range(50):
         recording.append("statement", AT, json.dumps({"n": n, "sql": f"select {n}"}).encode())
@@ -92,7 +92,7 @@ def test_a_session_too_busy_is_indexed_when_it_is_over(tmp_path: Path, monkeypat
 def test_it_can_be_thrown_away(tmp_path: Path):
     path = tmp_path / "statements.sqlite"
     made = StatementIndex(path)
-    recorder = FileRecorder(tmp_path, "gw1", index=made)
+    recorder = FileRecorder(tmp_path, "gw1", keyring(tmp_path), index=made)
     recording = recorder.open(session(), Record.REQUIRE, nothing)
     recording.append("statement", AT, b'{"n": 1, "sql": "select 1"}')
     recording.append("result", AT, b'{"n": 1, "tag": "SELECT 1"}')
@@ -120,7 +120,7 @@ def test_a_broken_index_does_not_stop_a_recording(tmp_path: Path):
     path = tmp_path / "statements.sqlite"
     path.write_bytes(b"this is no database" * 1000)
     made = StatementIndex(path)
-    recorder = FileRecorder(tmp_path, "gw1", index=made, evidence_every=timedelta(milliseconds=5))
+    recorder = FileRecorder(tmp_path, "gw1", keyring(tmp_path), index=made, evidence_every=timedelta(milliseconds=5))
     recording = recorder.open(session(), Record.REQUIRE, nothing)
     recording.append("statement", AT, b'{"n": 1, "sql": "select 1"}')
     recording.seal()

@@ -19,6 +19,7 @@ from tests.unit.adapters.recordings.stage import (
     HeldDisk,
     eventually,
     is_sealed,
+    keyring,
     nothing,
     sealed_path,
     session,
@@ -27,7 +28,7 @@ from tests.unit.adapters.recordings.stage import (
 
 @pytest.fixture
 def recorder(tmp_path: Path) -> Iterator[FileRecorder]:
-    recorder = FileRecorder(tmp_path, "gw1")
+    recorder = FileRecorder(tmp_path, "gw1", keyring(tmp_path))
     yield recorder
     recorder.close()
 
@@ -117,7 +118,7 @@ def test_a_callback_that_raises_stops_nobody(recorder: FileRecorder):
 
 def test_many_records_share_a_sync(tmp_path: Path):
     disk = HeldDisk()
-    recorder = FileRecorder(tmp_path, "gw1", disk=disk)
+    recorder = FileRecorder(tmp_path, "gw1", keyring(tmp_path), disk=disk)
     recordings = [recorder.open(session(f"ses_{n}"), Record.REQUIRE, nothing) for n in range(20)]
     before = disk.syncs
     disk.free.clear()
@@ -158,7 +159,7 @@ def test_another_process_may_read_and_follow(recorder: FileRecorder, tmp_path: P
     recording = recorder.open(session(), Record.REQUIRE, nothing)
     recorder.open(session("ses_2"), Record.REQUIRE, nothing)
     recording.wait_durable(recording.append("out", AT, b"x"), PATIENCE)
-    other = FileRecorder(tmp_path, "api")
+    other = FileRecorder(tmp_path, "api", keyring(tmp_path))
     assert [f.payload for f in other.read("ses_1")][1:] == [b"x"]
     following = other.follow("ses_1", silence=timedelta(milliseconds=10))
     assert [next(following).seq for _ in range(2)] == [0, 1]  # type: ignore[union-attr]
@@ -170,7 +171,7 @@ def test_another_process_may_read_and_follow(recorder: FileRecorder, tmp_path: P
 
 
 def test_segments_go_when_every_session_in_them_is_sealed(tmp_path: Path):
-    recorder = FileRecorder(tmp_path, "gw1", limits=SpoolLimits(segment_bytes=2000))
+    recorder = FileRecorder(tmp_path, "gw1", keyring(tmp_path), limits=SpoolLimits(segment_bytes=2000))
     long = recorder.open(session("ses_long"), Record.REQUIRE, nothing)
     for n in range(20):
         short = recorder.open(session(f"ses_{n}"), Record.REQUIRE, nothing)
@@ -196,7 +197,9 @@ def test_evidence_grows_with_the_session_and_comes_at_its_end(tmp_path: Path):
             raise RuntimeError("journal is busy")
         told[session_id].append((count, digest, counters))
 
-    recorder = FileRecorder(tmp_path, "gw1", evidence=evidence, evidence_every=timedelta(milliseconds=10))
+    recorder = FileRecorder(
+        tmp_path, "gw1", keyring(tmp_path), evidence=evidence, evidence_every=timedelta(milliseconds=10)
+    )
     first, second = (recorder.open(session(f"ses_{n}"), Record.REQUIRE, nothing) for n in (1, 2))
     eventually(lambda: told["ses_1"] != [] and told["ses_2"] != [])
     for _ in range(3):
@@ -217,7 +220,7 @@ def test_evidence_grows_with_the_session_and_comes_at_its_end(tmp_path: Path):
 
 def test_a_full_disk_fails_every_session_that_has_something_to_lose(tmp_path: Path):
     disk = FillingDisk()
-    recorder = FileRecorder(tmp_path, "gw1", disk=disk)
+    recorder = FileRecorder(tmp_path, "gw1", keyring(tmp_path), disk=disk)
     failed: list[str] = []
     lose = recorder.open(session("ses_lose"), Record.REQUIRE, lambda: failed.append("lose"))
     idle = recorder.open(session("ses_idle"), Record.REQUIRE, lambda: failed.append("idle"))
@@ -248,13 +251,13 @@ def test_a_full_disk_fails_every_session_that_has_something_to_lose(tmp_path: Pa
     verify_chain("ses_lose", recorder.read("ses_lose"), *kept)
     verify_chain("ses_idle", recorder.read("ses_idle"), *idle.digest())
     recorder.close()
-    assert FileRecorder(tmp_path, "gw1").recover() == [], "nothing is left over"
+    assert FileRecorder(tmp_path, "gw1", keyring(tmp_path)).recover() == [], "nothing is left over"
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.EDQUOT])
 def test_nothing_counts_that_a_failed_sync_left_behind(tmp_path: Path, code: int):
     disk = FillingDisk(code=code)
-    recorder = FileRecorder(tmp_path, "gw1", disk=disk)
+    recorder = FileRecorder(tmp_path, "gw1", keyring(tmp_path), disk=disk)
     failed = Event()
     recording = recorder.open(session(), Record.REQUIRE, failed.set)
     kept = recording.digest()
@@ -271,7 +274,7 @@ def test_nothing_counts_that_a_failed_sync_left_behind(tmp_path: Path, code: int
 def test_a_slow_disk_slows_the_session_down_and_loses_nothing(tmp_path: Path):
     disk = HeldDisk()
     limits = SpoolLimits(session_queue_bytes=10_000, append_timeout=PATIENCE)
-    recorder = FileRecorder(tmp_path, "gw1", disk=disk, limits=limits)
+    recorder = FileRecorder(tmp_path, "gw1", keyring(tmp_path), disk=disk, limits=limits)
     recording = recorder.open(session(), Record.SPOOL, nothing)
     disk.free.clear()
     done = Event()
@@ -296,7 +299,7 @@ def test_a_disk_that_hangs_ends_the_session(tmp_path: Path):
     disk = HeldDisk()
     short = timedelta(milliseconds=50)
     limits = SpoolLimits(session_queue_bytes=10_000, append_timeout=short, seal_timeout=short)
-    recorder = FileRecorder(tmp_path, "gw1", disk=disk, limits=limits)
+    recorder = FileRecorder(tmp_path, "gw1", keyring(tmp_path), disk=disk, limits=limits)
     failed = Event()
     recording = recorder.open(session(), Record.REQUIRE, failed.set)
     kept = recording.digest()
@@ -317,7 +320,7 @@ def test_a_disk_that_hangs_ends_the_session(tmp_path: Path):
 
 def test_a_directory_that_cannot_be_used_opens_no_session(tmp_path: Path):
     (tmp_path / "spool").write_text("in the way")
-    recorder = FileRecorder(tmp_path, "gw1")
+    recorder = FileRecorder(tmp_path, "gw1", keyring(tmp_path))
     with pytest.raises(RecordingFailed):
         recorder.open(session(), Record.SPOOL, nothing)
 
@@ -325,7 +328,7 @@ def test_a_directory_that_cannot_be_used_opens_no_session(tmp_path: Path):
 def test_sealing_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("gateway.adapters.recordings.recorder.RETRY", 0.01)
     (tmp_path / "sealed").write_text("in the way")
-    recorder = FileRecorder(tmp_path, "gw1")
+    recorder = FileRecorder(tmp_path, "gw1", keyring(tmp_path))
     recording = recorder.open(session(), Record.SPOOL, nothing)
     count, digest = recording.seal()
     verify_chain("ses_1", recorder.read("ses_1"), count, digest)
@@ -338,21 +341,21 @@ def test_sealing_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_one_name_one_process(recorder: FileRecorder, tmp_path: Path):
     recorder.open(session(), Record.SPOOL, nothing)
     with pytest.raises(RecordingFailed, match="another process"):
-        FileRecorder(tmp_path, "gw1").open(session("ses_2"), Record.SPOOL, nothing)
+        FileRecorder(tmp_path, "gw1", keyring(tmp_path)).open(session("ses_2"), Record.SPOOL, nothing)
     with pytest.raises(RecordingFailed, match="already"):
         recorder.open(session(), Record.SPOOL, nothing)
     for evil in ("", "../x", "a b", "x" * 65):
         with pytest.raises(ValueError, match="name"):
-            FileRecorder(tmp_path, evil)
+            FileRecorder(tmp_path, evil, keyring(tmp_path))
 
 
 def test_a_closed_recorder_opens_nothing(tmp_path: Path):
-    recorder = FileRecorder(tmp_path, "gw1")
+    recorder = FileRecorder(tmp_path, "gw1", keyring(tmp_path))
     recorder.open(session(), Record.SPOOL, nothing)
     recorder.close()
     with pytest.raises(RecordingFailed, match="closed"):
         recorder.open(session("ses_2"), Record.SPOOL, nothing)
-    assert [r[0] for r in FileRecorder(tmp_path, "gw1").recover()] == ["ses_1"]
+    assert [r[0] for r in FileRecorder(tmp_path, "gw1", keyring(tmp_path)).recover()] == ["ses_1"]
 
 
 def test_a_damaged_sealed_file_is_named(recorder: FileRecorder, tmp_path: Path):
@@ -363,7 +366,7 @@ def test_a_damaged_sealed_file_is_named(recorder: FileRecorder, tmp_path: Path):
     eventually(is_sealed(recorder, "ses_1"))
     path = sealed_path(tmp_path, "ses_1")
     good = path.read_bytes()
-    for bad in (good[: len(good) // 2], good[:40] + b"XXXX" + good[44:], b"no gzip", good + good, b""):
+    for bad in (good[: len(good) // 2], good[:40] + b"XXXX" + good[44:], b"no recording", good + good, b"", good[:-1]):
         path.write_bytes(bad)
         with pytest.raises(BrokenRecordingError):
             verify_chain("ses_1", recorder.read("ses_1"), count, digest)
@@ -371,7 +374,7 @@ def test_a_damaged_sealed_file_is_named(recorder: FileRecorder, tmp_path: Path):
 
 
 def test_two_hundred_sessions_at_once(tmp_path: Path):
-    recorder = FileRecorder(tmp_path, "gw1", limits=SpoolLimits(segment_bytes=200_000))
+    recorder = FileRecorder(tmp_path, "gw1", keyring(tmp_path), limits=SpoolLimits(segment_bytes=200_000))
     results: dict[str, tuple[int, str]] = {}
 
     def run(name: str) -> None:

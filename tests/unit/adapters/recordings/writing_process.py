@@ -10,7 +10,7 @@ from threading import Lock, Thread
 from gateway.adapters.recordings import FileRecorder, SpoolLimits, SpoolRecording
 from gateway.app.ports import RecordingFailed
 from gateway.core.obligation import Record
-from tests.unit.adapters.recordings.stage import AT, PATIENCE, nothing, session
+from tests.unit.adapters.recordings.stage import AT, PATIENCE, keyring, nothing, session
 
 said = Lock()
 
@@ -41,7 +41,7 @@ def main(directory: str, file_limit: str) -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then the write fails with EFBIG
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(file_limit), int(file_limit)))
     limits = SpoolLimits(segment_bytes=400_000 if file_limit == "0" else 1 << 30, append_timeout=timedelta(seconds=5))
-    recorder = FileRecorder(Path(directory), "gw1", limits=limits)
+    recorder = FileRecorder(Path(directory), "gw1", keyring(Path(directory)), limits=limits)
     threads = []
     for k in range(8):
         recording = recorder.open(session(f"ses_{k}"), Record.REQUIRE if k % 2 else Record.SPOOL, nothing)

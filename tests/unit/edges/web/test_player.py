@@ -1,11 +1,12 @@
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
 
-from gateway.adapters.recordings import RecordingFiles
 from gateway.app.replay_session import Replay
+from gateway.audit.recording import Frame
 from gateway.core.session import EndReason, Session
 from gateway.edges.web.player import CSP, MOST_LINES, replay_page
 from tests.unit.adapters.recordings.stage import AT, session
@@ -13,9 +14,19 @@ from tests.unit.adapters.recordings.stage import AT, session
 STATIC = Path(__file__).parents[4] / "gateway" / "edges" / "web" / "static"
 
 
+class Unread:
+    def read(self, session_id: str, from_seq: int = 0) -> Iterator[Frame]:
+        raise AssertionError
+
+    def follow(
+        self, session_id: str, from_seq: int = 0, silence: timedelta = timedelta(seconds=15)
+    ) -> Iterator[Frame | None]:
+        raise AssertionError
+
+
 def found(**changes: object) -> Replay:
     over: Session = replace(session(), ended_at=AT + timedelta(minutes=5), end_reason=EndReason.KILLED, **changes)  # type: ignore[arg-type]
-    return Replay(over, 3, "ab" * 32, (), True, RecordingFiles(Path("never")))
+    return Replay(over, 3, "ab" * 32, (), True, Unread())
 
 
 def test_the_page_plays_the_cast_and_runs_nothing_inline():
