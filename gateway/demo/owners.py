@@ -15,6 +15,7 @@ from gateway.demo.programs import find
 
 DATABASE_USER = "gwdemo-db"
 SHELL_USER = "gwdemo"
+SHARED = Path("/var/lib/gw-demo")
 
 
 def database_owner() -> Owner | None:
@@ -60,9 +61,8 @@ def reachable_directory(wanted: Path, owner: Owner | None, fallback: str) -> Pat
     """
     if owner is None or all(_may_pass(parent, owner) for parent in wanted.absolute().parents):
         return wanted
-    base = Path("/var/lib/gw-demo")
-    base.mkdir(mode=0o755, parents=True, exist_ok=True)
-    return base / fallback
+    SHARED.mkdir(mode=0o755, parents=True, exist_ok=True)
+    return SHARED / fallback
 
 
 def _may_pass(directory: Path, owner: Owner) -> bool:
