@@ -27,6 +27,7 @@ from gateway.app.identity import ClaimNames
 from gateway.app.live import LiveSessions
 from gateway.app.ports import IncidentSource, ShiftSource
 from gateway.app.record_evidence import Evidence
+from gateway.app.record_gap import record_gap
 from gateway.edges.supervisor import Supervisor
 from gateway.settings import Settings
 
@@ -69,7 +70,14 @@ def build(settings: Settings) -> Gateway:
     evidence = Evidence()
     statements = StatementIndex(private_directory(recorded) / "statements.sqlite")
     recording_keys = Keyring(state / "keys" / "recordings.key")
-    recorder = FileRecorder(recorded, name, recording_keys, evidence=evidence.note, index=statements)
+    recorder = FileRecorder(
+        recorded,
+        name,
+        recording_keys,
+        evidence=evidence.note,
+        gaps=lambda session_id, gap: record_gap(ctx, session_id, gap),
+        index=statements,
+    )
     authorities = SshAuthorities(state / "ssh")
     notifier = WebhookNotifier(
         settings.notify.webhook_url_files,

@@ -65,6 +65,11 @@ class Frame(NamedTuple):
         return encode(self.seq, self.at_ns, self.kind, self.payload, continues=self.continues)
 
 
+def iso(at_ns: int) -> str:
+    """Unix nanoseconds as people read them, UTC, to the microsecond."""
+    return (_EPOCH + timedelta(microseconds=at_ns // 1000)).isoformat()
+
+
 def unix_ns(at: datetime) -> int:
     """An aware instant as unix nanoseconds, without the rounding of floats."""
     since = at - _EPOCH
@@ -110,6 +115,11 @@ def is_piece(frame: bytes) -> bool:
     return frame[1] == _CONTINUES
 
 
+def instant_of(frame: bytes) -> int:
+    """The instant (unix ns) in encoded bytes of a frame."""
+    return int(_HEADER.unpack_from(frame)[-1])
+
+
 def _header(header: bytes | memoryview) -> tuple[int, int, int, int, int]:
     """Bounds are judged here, before anything is allocated for the rest."""
     mark, flags, kind_length, payload_length, seq, at_ns = _HEADER.unpack(header)
@@ -131,11 +141,17 @@ def _kind_text(name: bytes) -> str:
 
 
 def joined(frames: Iterable[Frame], limit: int = 16 * MAX_PAYLOAD) -> Iterator[Frame]:
-    """Whole records: pieces put together under the first one's number. Beyond `limit` bytes a record stays in parts."""
+    """Whole records: pieces put together under the first one's number. Beyond `limit` bytes a record stays in parts.
+
+    So does one whose rest was lost in a gap.
+    """
     first: Frame | None = None
     pieces: list[bytes] = []
     size = 0
     for frame in frames:
+        if first is not None and frame.kind != first.kind:
+            yield first._replace(payload=b"".join(pieces))
+            first, pieces, size = None, [], 0
         first = first or frame
         pieces.append(frame.payload)
         size += len(frame.payload)

@@ -19,10 +19,18 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 class Record(StrEnum):
-    """How a session is recorded; `require`: no recorder, no session, and each statement durable before it is sent."""
+    """How a session is recorded, strictest first.
+
+    `require`: no recorder, no session, and each statement durable before it is sent. `spool`: the same, but what is
+    sent may be a little younger than the disk. `best-effort`: the session goes on unrecorded, and the gap is an event.
+    """
 
     REQUIRE = "require"
     SPOOL = "spool"
+    BEST_EFFORT = "best-effort"
+
+
+_STRICTEST_FIRST = tuple(Record)
 
 
 class BadObligationError(ValueError):
@@ -74,7 +82,7 @@ def merge(many: Iterable[Obligations]) -> Obligations:
         approvals=max((o.approvals for o in items), default=0),
         review=any(o.review for o in items),
         review_within=min((o.review_within for o in items), default=timedelta(hours=24)),
-        record=Record.REQUIRE if any(o.record is Record.REQUIRE for o in items) else Record.SPOOL,
+        record=min((o.record for o in items), key=_STRICTEST_FIRST.index, default=Record.SPOOL),
         notify=frozenset().union(*(o.notify for o in items)),
     )
 

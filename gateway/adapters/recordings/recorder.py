@@ -10,8 +10,10 @@ from threading import Event, Lock, Thread
 
 from gateway.adapters.recordings import recovery
 from gateway.adapters.recordings.files import RecordingFiles
+from gateway.adapters.recordings.gap import Gap
 from gateway.adapters.recordings.index import NOT_INDEXED, StatementIndex
 from gateway.adapters.recordings.keys import Keyring
+from gateway.adapters.recordings.lane import Batch, Lane
 from gateway.adapters.recordings.spool import (
     Disk,
     Stretch,
@@ -21,7 +23,7 @@ from gateway.adapters.recordings.spool import (
     require_session_id,
     segments,
 )
-from gateway.adapters.recordings.writer import Batch, Lane, SpoolLimits, SpoolWriter
+from gateway.adapters.recordings.writer import SpoolLimits, SpoolWriter
 from gateway.app.ports import RecordingFailed
 from gateway.app.replay_session import RecordingLocked
 from gateway.audit.recording import MAX_PAYLOAD, BrokenRecordingError, MalformedRecordingError, unix_ns, verified
@@ -31,6 +33,7 @@ from gateway.core.session import Session
 log = logging.getLogger(__name__)
 RETRY = 5.0  # seconds until sealing is tried again, for example on a full disk
 Evidence = Callable[[str, int, str, dict[str, int]], None]
+Gaps = Callable[[str, dict[str, object]], None]
 
 
 class SpoolRecording:
@@ -71,13 +74,14 @@ class SpoolRecording:
     def seal(self) -> tuple[int, str]:
         """The final (count, digest), fixed from here on; the session's own file is made in the background.
 
-        RecordingFailed when something that was appended could not be kept; `digest` says what could.
+        RecordingFailed when something that was appended could not be kept; `digest` says what could. A best-effort
+        recording does not fail: what it lost is in the log as gaps.
         """
         with self._sealing:
             if self._is_whole is None:
                 self._is_whole = self._writer.settle(self._lane)
                 self._hand_over(self._lane)
-        if not self._is_whole:
+        if not self._is_whole and not self._lane.tolerant:
             raise RecordingFailed(self._lane.failure)
         return self.digest()
 
@@ -87,6 +91,8 @@ class FileRecorder(RecordingFiles):
 
     `evidence(session id, count, hex digest, counters)` is called from the recorder's own thread, at most once a second
     for each session that grew, and when it ends; when it raises it is tried again a second later.
+    `gaps(session id, described)` tells of what a best-effort recording lost, likewise: `state` is `begun`, then `over`
+    or, at the end of a session whose recorder never came back, `to-the-end`.
     """
 
     def __init__(
@@ -96,6 +102,7 @@ class FileRecorder(RecordingFiles):
         keys: Keyring,
         *,
         evidence: Evidence | None = None,
+        gaps: Gaps | None = None,
         index: StatementIndex | None = None,
         limits: SpoolLimits | None = None,
         disk: Disk | None = None,
@@ -104,6 +111,7 @@ class FileRecorder(RecordingFiles):
         super().__init__(directory, keys)
         self._gateway = require_gateway(gateway)
         self._evidence = evidence
+        self._gaps = gaps
         self._index = index
         self._limits = limits or SpoolLimits()
         self._disk = disk or Disk()
@@ -121,20 +129,26 @@ class FileRecorder(RecordingFiles):
     # ------------------------------------------------------------ the port
 
     def open(self, session: Session, mode: Record, on_failure: Callable[[], None]) -> SpoolRecording:
-        """Begin. The first record, kind `session`, says whose it is, and is durable before this returns."""
+        """Begin. The first record, kind `session`, says whose it is, and is durable before this returns.
+
+        `best-effort` begins also when it cannot be kept, and keeps it later; but not without a directory to write in.
+        """
         try:
             writer = self._started()
         except OSError as error:
             raise RecordingFailed(f"the recording directory cannot be used: {error.strerror}") from error
         key = self._keys.fresh(require_session_id(session.id))
-        lane = Lane(key, writer.lock, urgent=mode is Record.REQUIRE)
+        tolerant = mode is Record.BEST_EFFORT
+        lane = Lane(key, writer.lock, urgent=mode is Record.REQUIRE, tolerant=tolerant)
+        described = json.dumps(_described(session, mode)).encode()
+        lane.opening = ("session", unix_ns(session.started_at), described) if tolerant else None
         with writer.lock:
             if session.id in self._lanes:
                 raise RecordingFailed(f"{session.id} is being recorded already")
             self._lanes[session.id] = lane
-        recording = SpoolRecording(lane, writer, self._to_seal.put)
+        recording = SpoolRecording(lane, writer, self._take_over)
         try:
-            seq = recording.append("session", session.started_at, json.dumps(_described(session, mode)).encode())
+            seq = recording.append("session", session.started_at, described)
             recording.wait_durable(seq, self._limits.append_timeout)
         except RecordingFailed:
             writer.settle(lane)
@@ -219,8 +233,11 @@ class FileRecorder(RecordingFiles):
     def _report_grown(self) -> None:
         with self._running().lock:
             grown = [lane for lane in self._lanes.values() if lane.durable_count > lane.reported]
+            holed = [lane for lane in self._lanes.values() if lane.gap is not None or lane.past_gaps]
         for lane in grown:
             self._report(lane)
+        for lane in holed:
+            self._tell_gaps(lane)
         if self._index is not None:
             self._index.store_fed()
 
@@ -235,6 +252,39 @@ class FileRecorder(RecordingFiles):
                 lane.reported = count
             except Exception:  # the thread must live: the next second brings the next try
                 log.exception("the evidence of %s could not be handed on", lane.session_id)
+
+    def _tell_gaps(self, lane: Lane) -> bool:
+        """Hand on what is new about gaps; False when that has to be tried again."""
+        with self._reporting:
+            try:
+                while news := self._gap_news(lane):
+                    gap, state = news
+                    if self._gaps is not None:
+                        self._gaps(lane.session_id, {"state": state, **gap.described()})
+                    with self._running().lock:
+                        gap.is_reported = True
+                        if state == "over":
+                            lane.past_gaps.popleft()
+                        elif state == "to-the-end":
+                            lane.gap = None
+            except Exception:  # the thread must live: there is a next try
+                log.exception("a gap in the recording of %s could not be handed on", lane.session_id)
+                return False
+        return True
+
+    def _gap_news(self, lane: Lane) -> tuple[Gap, str] | None:
+        with self._running().lock:
+            first = lane.past_gaps[0] if lane.past_gaps else lane.gap
+            if first is not None and not first.is_reported:
+                return first, "begun"
+            if lane.past_gaps:
+                return lane.past_gaps[0], "over"
+            return (first, "to-the-end") if first is not None and lane.frozen else None
+
+    def _take_over(self, lane: Lane) -> None:
+        """The session is over. Its gaps are in the log before its end is, if the log takes them."""
+        self._tell_gaps(lane)
+        self._to_seal.put(lane)
 
     def _seal_for_ever(self) -> None:
         again: list[Lane] = []
@@ -252,6 +302,8 @@ class FileRecorder(RecordingFiles):
     def _is_sealed(self, lane: Lane) -> bool:
         """Make the session's own file; False when it has to be tried again."""
         self._report(lane)
+        if not self._tell_gaps(lane):
+            return False
         stretches = list(lane.stretches)
         frames = frames_of(lane.session_id, stretches, self._keys)
         expected = (lane.durable_count, lane.durable_digest.hex())

@@ -5,21 +5,21 @@ Group commit comes by itself: while one batch is being synced the next gathers.
 
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from threading import Condition, Lock, Thread
 from time import monotonic
 
-from gateway.adapters.recordings.keys import SessionKey
-from gateway.adapters.recordings.spool import MAX_BATCH, Disk, Segment, Stretch, block
+from gateway.adapters.recordings.gap import Gap
+from gateway.adapters.recordings.lane import GAP, Batch, Entry, Lane, Parts
+from gateway.adapters.recordings.spool import MAX_BATCH, Disk, Segment, block
 from gateway.app.ports import RecordingFailed
-from gateway.audit.recording import HEADER_SIZE, Chain, encode
+from gateway.audit.recording import HEADER_SIZE, encode
 
 log = logging.getLogger(__name__)
 MAX_ENTRIES = 8192  # of one batch: the time that it keeps the others waiting
-MAX_KINDS = 32  # counted apart; the rest together
 TOO_SLOW = "the recording disk is too slow"
 CLOSED = "the recording is closed"
 
@@ -34,57 +34,6 @@ class SpoolLimits:
     append_timeout: timedelta = timedelta(seconds=5)
     seal_timeout: timedelta = timedelta(seconds=10)
     spool_delay: timedelta = timedelta(milliseconds=50)
-
-
-class Lane:
-    """One session's place in the writer. `chain` and `blocks` are the writer's own, the rest is guarded by its lock."""
-
-    def __init__(self, key: SessionKey, lock: Lock, *, urgent: bool) -> None:
-        self.session_id = key.session_id
-        self.key = key
-        self.urgent = urgent
-        self.chain = Chain(key.session_id)
-        self.blocks = 0  # encrypted so far
-        self.next_seq = 0
-        self.queued = 0
-        self.durable_count = 0
-        self.durable_digest = self.chain.digest
-        self.counts: Counter[str] = Counter()
-        self.stretches: list[Stretch] = []
-        self.reported = 0  # records that evidence was given for
-        self.failure = ""
-        self.closed = False
-        self.frozen = False  # nothing becomes durable any more
-        self.news = Condition(lock)
-        self.waiting: deque[tuple[int, Callable[[bool], None]]] = deque()
-        self.on_failure: Callable[[], None] | None = None
-
-    def is_settled(self) -> bool:
-        """Nothing more will come."""
-        return self.frozen or (self.closed and self.durable_count == self.next_seq)
-
-    def cover(self, path: Path, start: int, end: int) -> None:
-        """Remember where frames lie: one stretch per segment, so memory stays small in a long session."""
-        if self.stretches and self.stretches[-1].path == path:
-            self.stretches[-1].end = end
-        else:
-            self.stretches.append(Stretch(path, start, end))
-
-    def count_in(self, counts: Mapping[str, int]) -> None:
-        """For the evidence: records by kind, and bytes of payload."""
-        for kind, number in counts.items():
-            self.counts[kind if kind in self.counts or len(self.counts) < MAX_KINDS else "other"] += number
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    lane: Lane
-    kind: str
-    frame: bytes
-
-
-Batch = Sequence[Entry]
-Parts = Mapping[Lane, Batch]
 
 
 class SpoolWriter:
@@ -121,45 +70,79 @@ class SpoolWriter:
             size = len(payload) + HEADER_SIZE
             if lane.failure or lane.closed or self._stopping or not self._has_room(lane, size):
                 self._make_room(lane, size)
-            seq = lane.next_seq
-            frame = encode(seq, at_ns, kind, payload, continues=continues)
-            lane.next_seq = seq + 1
-            lane.queued += len(frame)
-            self._queued += len(frame)
-            self._queue.append(Entry(lane, kind, frame))
-            if lane.urgent and not self._urgent:
-                self._hurry()
-            elif len(self._queue) == 1:
-                self._work.notify()
-            return seq
+            if lane.gap is not None and not self._resumes(lane, at_ns, size):
+                lane.gap.lose(at_ns, size)
+                return lane.next_seq
+            return self._put(lane, kind, at_ns, payload, continues=continues)
+
+    def _put(self, lane: Lane, kind: str, at_ns: int, payload: bytes, *, continues: bool = False) -> int:
+        seq = lane.next_seq
+        frame = encode(seq, at_ns, kind, payload, continues=continues)
+        lane.next_seq = seq + 1
+        lane.queued += len(frame)
+        self._queued += len(frame)
+        self._queue.append(Entry(lane, kind, frame))
+        if lane.urgent and not self._urgent:
+            self._hurry()
+        elif len(self._queue) == 1:
+            self._work.notify()
+        return seq
+
+    def _resumes(self, lane: Lane, at_ns: int, size: int) -> bool:
+        """In a gap: True when it is time to try again, with the record that tells of the gap in front."""
+        gap = lane.gap
+        assert gap is not None, "only asked in a gap"
+        if not self._has_room(lane, size):
+            return False
+        if gap.told is None:
+            if not gap.is_due():
+                return False
+            if lane.next_seq == 0 and lane.opening is not None:
+                self._put(lane, *lane.opening)
+            gap.told = self._put(lane, GAP, at_ns, gap.payload())
+        return True
 
     def wait_durable(self, lane: Lane, seq: int, timeout: timedelta) -> None:
-        """Return once frame `seq` is durable; RecordingFailed when it will not be, or not in time."""
+        """Return once frame `seq` is durable; RecordingFailed when it will not be, or not in time.
+
+        A tolerant lane just returns.
+        """
         with self.lock:
             self._hurry()
-            lane.news.wait_for(lambda: lane.durable_count > seq or lane.frozen, timeout.total_seconds())
-            if lane.durable_count <= seq:
+            lane.news.wait_for(
+                lambda: lane.durable_count > seq or lane.frozen or lane.gap is not None, timeout.total_seconds()
+            )
+            if lane.durable_count <= seq and not lane.tolerant:
                 raise RecordingFailed(lane.failure or (CLOSED if lane.frozen else TOO_SLOW))
 
     def on_durable(self, lane: Lane, seq: int, callback: Callable[[bool], None]) -> None:
-        """Call back once when frame `seq` is durable (True) or will never be (False)."""
+        """Call back once when frame `seq` is durable (True) or will never be (False).
+
+        A tolerant lane waits for nothing.
+        """
         with self.lock:
-            if lane.durable_count <= seq and not lane.frozen:
+            if lane.durable_count <= seq and not lane.frozen and not lane.tolerant:
                 lane.waiting.append((seq, callback))
                 self._hurry()
                 return
-            is_durable = lane.durable_count > seq
+            is_durable = lane.durable_count > seq or lane.tolerant
         callback(is_durable)
 
     def settle(self, lane: Lane) -> bool:
         """Take nothing more, wait for what is queued, freeze; True when all of it is durable and nothing failed."""
         with self.lock:
+            if lane.gap is not None and not lane.closed:  # the last chance to tell of it in the recording itself
+                lane.gap.hurry()
+                self._resumes(lane, lane.gap.until_ns, 0)
             lane.closed = True
             self._room.notify_all()
             self._hurry()
             lane.news.wait_for(lane.is_settled, self._limits.seal_timeout.total_seconds())
             is_whole = lane.durable_count == lane.next_seq and not lane.failure
             lane.failure = lane.failure or ("" if is_whole else TOO_SLOW)
+            if lane.tolerant and lane.durable_count < lane.next_seq:
+                gap = lane.gap = lane.gap or Gap(TOO_SLOW, lane.durable_count)
+                gap.records += lane.next_seq - lane.durable_count - (gap.told is not None)
             refused = self._freeze(lane)
         _call(refused, is_durable=False)
         return is_whole
@@ -188,11 +171,17 @@ class SpoolWriter:
         return own and (self._queued == 0 or self._queued + size <= self._limits.queue_bytes)
 
     def _make_room(self, lane: Lane, size: int) -> None:
-        """Back-pressure. Whoever waits too long has lost its recording: RecordingFailed, now and for good."""
+        """Back-pressure. Whoever waits too long has lost its recording: RecordingFailed, now and for good.
+
+        A tolerant lane is in a gap then, and does not wait while it is in one.
+        """
         until = monotonic() + self._limits.append_timeout.total_seconds()
         self._hurry()
-        while not (lane.failure or lane.closed or self._stopping or self._has_room(lane, size)):
+        while not (lane.failure or lane.closed or self._stopping or lane.gap or self._has_room(lane, size)):
             if not self._room.wait(until - monotonic()) and not self._has_room(lane, size):
+                if lane.tolerant:
+                    lane.gap = lane.gap or Gap(TOO_SLOW, lane.next_seq)
+                    break
                 lane.failure = TOO_SLOW
                 told, lane.on_failure = lane.on_failure, None
                 if told is not None:  # from another thread, as the port promises
@@ -265,13 +254,17 @@ class SpoolWriter:
                 lane.cover(segment.path, start - size, start)
                 lane.durable_count, lane.durable_digest = lane.chain.count, lane.chain.digest
                 lane.count_in(counts[lane])
+                lane.leave_gap()
                 while lane.waiting and lane.waiting[0][0] < lane.durable_count:
                     done.append(lane.waiting.popleft()[1])
                 lane.news.notify_all()
         _call(done, is_durable=True)
 
     def _fail(self, batch: Batch, error: OSError) -> None:
-        """Nothing of the batch or the queue is kept; every session that had something there is told once."""
+        """Nothing of the batch or the queue is kept; every session that had something there is told once.
+
+        A tolerant one is not told: it is in a gap from here on.
+        """
         log.error("recordings cannot be written: %s", error.strerror)
         if self._segment is not None:
             self._segment.retire()
@@ -283,7 +276,11 @@ class SpoolWriter:
             self._queue.clear()
             parts = _by_lane(lost)
             self._release(parts)
-            for lane in parts:
+            for lane, entries in parts.items():
+                if lane.tolerant:
+                    if not lane.frozen:
+                        lane.lose(entries, f"the recording cannot be written: {error.strerror}")
+                    continue
                 lane.failure = lane.failure or f"the recording cannot be written: {error.strerror}"
                 refused += self._freeze(lane)
                 if lane.on_failure is not None:
