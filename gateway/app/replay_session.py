@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Protocol, runtime_checkable
 
 from gateway.app import journal
-from gateway.app.authorise import authorise, find_target
+from gateway.app.authorise import authorise
 from gateway.app.context import Context
 from gateway.app.ports import EventFilter
 from gateway.audit.recording import BrokenRecordingError, Frame, verified
@@ -17,7 +17,9 @@ from gateway.core.principal import User
 from gateway.core.session import Session
 
 MOST_EVIDENCE = 1000
+ASK_AGAIN = timedelta(seconds=3)  # whether somebody who watches still may
 _UNKNOWN = Refusal("unknown-session", "There is no such session.", next_steps=("gw sessions lists them.",))
+_DISABLED = Refusal("user-disabled", "Your account has been disabled.", next_steps=("Ask the gateway's operators.",))
 _NO_READER = Refusal("recordings-unavailable", "This gateway process cannot read recordings.")
 
 
@@ -91,7 +93,8 @@ def replay(ctx: Context, user: User, session_id: str) -> Replay:
 def watch(ctx: Context, user: User, session_id: str) -> Iterator[Frame | None]:
     """The frames of a running session from its beginning, as they become durable; None in each silence of some seconds.
 
-    Raises NotFound, Denied, Unavailable, and Conflict when the session is over.
+    Raises NotFound, Denied, Unavailable, and Conflict when the session is over. The iterator asks policy again every
+    few seconds and raises Denied when the right to watch has ended.
     """
     session = _session(ctx, user, session_id, Action.WATCH)
     if not session.is_live():
@@ -99,7 +102,31 @@ def watch(ctx: Context, user: User, session_id: str) -> Iterator[Frame | None]:
         raise Conflict(Refusal("session-over", "That session is over.", next_steps=steps))
     reader = _reader(ctx)
     _note(ctx, user, session, "session:watched")
-    return reader.follow(session.id)
+    return _while_allowed(ctx, user, session, reader.follow(session.id, silence=ASK_AGAIN))
+
+
+def _while_allowed(
+    ctx: Context, user: User, session: Session, frames: Iterator[Frame | None]
+) -> Iterator[Frame | None]:
+    asked = ctx.clock.now()
+    try:
+        for frame in frames:
+            now = ctx.clock.now()
+            if frame is None or now - asked >= ASK_AGAIN:
+                _require_right(ctx, _as_now(ctx, user), session, Action.WATCH)
+                asked = now
+            yield frame
+    except RecordingLocked as locked:
+        raise _locked(session, locked) from locked
+
+
+def _as_now(ctx: Context, user: User) -> User:
+    """The person as stored now: groups change, people are disabled."""
+    with ctx.store.read() as uow:
+        fresh = uow.users.get(user.id)
+    if fresh is None or not fresh.is_enabled():
+        raise journal.refuse(ctx, "policy:denied", _DISABLED, principal=user.name)
+    return fresh
 
 
 def _session(ctx: Context, user: User, session_id: str, action: Action) -> Session:
@@ -107,9 +134,13 @@ def _session(ctx: Context, user: User, session_id: str, action: Action) -> Sessi
         session = uow.sessions.get(session_id)
     if session is None:
         raise NotFound(_UNKNOWN)
-    target = find_target(ctx, user, session.target, f"session:{action.value.lower()}-denied")
-    authorise(ctx, user, action, target, Facts(ctx.clock.now(), level=session.level, requester=session.holder))
+    _require_right(ctx, user, session, action)
     return session
+
+
+def _require_right(ctx: Context, user: User, session: Session, action: Action) -> None:
+    target = ctx.catalogue.current().targets.get(session.target)  # None: it has left the catalogue meanwhile
+    authorise(ctx, user, action, target, Facts(ctx.clock.now(), level=session.level, requester=session.holder))
 
 
 def _note(ctx: Context, user: User, session: Session, type: str) -> None:

@@ -146,6 +146,9 @@ def _sentence(kind: str, fields: dict[str, Any]) -> str:
             went = f"ERROR {fields['sqlstate']}" if fields.get("sqlstate") else fields.get("tag") or fields.get("state")
             did = f"{fields.get('rows')} rows, {fields.get('bytes')} bytes, {fields.get('ms')} ms"
             return f"[{fields.get('n')}]   -> {went}, {did}"
+        case "gap":
+            lost = f"{fields.get('records')} records, {fields.get('bytes')} bytes"
+            return f"NOT RECORDED: {lost}, from {fields.get('since')} to {fields.get('until')}: {fields.get('why')}"
         case _:
             return f"{kind}: " + ", ".join(f"{key}={value}" for key, value in fields.items())
 

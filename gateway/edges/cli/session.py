@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 import click
 
@@ -202,12 +202,25 @@ def _export(fetched: Fetched, path: str) -> None:
 
 def _watched(lines: Iterable[str]) -> Iterator[Frame]:
     """The frames in a stream of server-sent events (one `data` line each, comments between)."""
+    event = ""
     for line in lines:
         if line == "event: end":
             return
-        if line.startswith("data: "):
+        if line.startswith("event: "):
+            event = line[7:]
+        elif line.startswith("data: "):
             try:
-                yield frame_from_json(json.loads(line[6:]))
+                told = json.loads(line[6:])
+                if event == "denied":
+                    _tell_denied(told)
+                yield frame_from_json(told)
             except ValueError as error:
                 output.fail(f"The server's answer is no recording: {error}.")
     output.fail("The connection to the gateway ended; the session may still run.")
+
+
+def _tell_denied(told: Any) -> NoReturn:
+    """The right to watch ended while watching."""
+    problem = told if isinstance(told, dict) else {}
+    why = safe(str(problem.get("detail", "You may not watch this session any longer.")))
+    output.fail(why, output.EXIT_DENIED, code=str(problem.get("code", "denied")))

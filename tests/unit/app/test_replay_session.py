@@ -8,9 +8,9 @@ import pytest
 from gateway.adapters.recordings import FileRecorder, StatementIndex
 from gateway.app.context import Context
 from gateway.app.ports import EventFilter, Recording, StoredEvent
-from gateway.app.replay_session import replay, watch
+from gateway.app.replay_session import ASK_AGAIN, replay, watch
 from gateway.app.search_statements import search_statements
-from gateway.core.decision import Action
+from gateway.core.decision import Action, Query
 from gateway.core.errors import Conflict, Denied, NotFound, Unavailable
 from gateway.core.event import Event
 from gateway.core.grant import Grant
@@ -18,9 +18,10 @@ from gateway.core.obligation import Obligations, Record
 from gateway.core.principal import User
 from gateway.core.request import Request, RequestKind
 from gateway.core.session import EndReason, Protocol, Session, end
+from gateway.core.target import Catalogue
 from gateway.core.window import Window
 from tests.unit.adapters.recordings.stage import eventually, is_sealed, keyring, nothing, sealed_path
-from tests.unit.edges.stage import PromptLog, Stage, make_stage
+from tests.unit.edges.stage import FixedCatalogue, PromptLog, Stage, make_stage
 
 ID = "ses_replayed"
 
@@ -211,6 +212,41 @@ def test_live_is_watched_and_over_is_replayed(scene: Scene):
     assert [f.kind for f in seen if f is not None] == ["session", "statement", "result"]
     with pytest.raises(Conflict, match="is over"):
         watch(scene.ctx, scene.auditor, ID)
+
+
+def test_the_right_to_watch_is_asked_for_again(scene: Scene):
+    seen = watch(scene.ctx, scene.auditor, ID)
+    assert next(seen) is not None
+    scene.stage.forbid(Action.WATCH)
+    assert next(seen) is not None, "not at every frame"
+    scene.stage.clock.advance(ASK_AGAIN)
+    with pytest.raises(Denied):
+        next(seen)
+    assert scene.types() == ["session:watched", "policy:denied"]
+
+
+def test_silence_asks_too_and_a_disabled_person_sees_nothing_more(scene: Scene, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("gateway.app.replay_session.ASK_AGAIN", timedelta(milliseconds=10))
+    seen = watch(scene.ctx, scene.auditor, ID)
+    assert [next(seen) is None for _ in range(4)] == [False, False, False, True]
+    with scene.ctx.store.begin() as uow:
+        uow.users.upsert(replace(scene.auditor, disabled_at=scene.stage.clock.now()))
+    with pytest.raises(Denied, match="disabled"):
+        next(seen)
+
+
+def test_a_session_whose_target_has_left_the_catalogue_is_still_evidence(scene: Scene):
+    scene.end()
+    ctx = replace(scene.ctx, catalogue=FixedCatalogue(Catalogue("", {}, {})))
+    asked: list[Query] = []
+
+    def remember(query: Query) -> bool:
+        asked.append(query)
+        return True
+
+    scene.stage.policy.permits = remember
+    assert replay(ctx, scene.auditor, ID).count == 3
+    assert [(q.action, q.target) for q in asked] == [(Action.REPLAY, None)]
 
 
 def test_a_process_without_recordings_says_so(scene: Scene):

@@ -130,6 +130,17 @@ def test_watching_ends_with_the_session(server: HTTPServer):
     assert len(result.stdout.splitlines()) == 6, "five records and the failure"
 
 
+def test_watching_ends_with_the_right_to_watch(server: HTTPServer):
+    told = json.dumps({"code": "no-policy", "detail": "No policy permits \x1bthat."})
+    _, frames = recording(SQL, "postgres")
+    events = f"data: {json.dumps(frame_to_json(frames[0]))}\n\nevent: denied\ndata: {told}\n\n"
+    server.expect_oneshot_request("/api/sessions/ses_1/watch").respond_with_data(events)
+    result = run("watch", "ses_1")
+    assert result.exit_code == 3
+    assert "No policy permits" in result.stderr
+    assert "\x1b" not in result.stderr
+
+
 def test_lists_and_kills(server: HTTPServer):
     one = {
         "id": "ses_1", "target": "web-1", "level": "shell", "holder": "on\x1bcall", "protocol": "ssh", "client": "x",
