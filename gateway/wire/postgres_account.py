@@ -1,8 +1,9 @@
 """The values that the statement account keeps, and how they read as records. Formats: docs/formats/statements.md."""
 
-import json
-from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from dataclasses import dataclass
+from functools import lru_cache
+from json import JSONEncoder
+from typing import Generic, NamedTuple, TypeVar
 
 KEEP = 65_536  # bytes of a statement's text that are kept
 KEEP_REPEATED = 2_048  # of a prepared statement's text once it has been told in full
@@ -10,8 +11,7 @@ KEEP_REPEATED = 2_048  # of a prepared statement's text once it has been told in
 V = TypeVar("V")
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One record for the recording: `kind` is statement or result, `data` a JSON object in UTF-8."""
 
     kind: str
@@ -27,34 +27,42 @@ class Text:
     length: int
     name: str = ""
     told: bool = False
+    again: bytes = b""  # all but the number of the record that tells it once more
 
 
-@dataclass(slots=True)
 class Run:
-    """A statement under way (a Query, a bound portal, a function call) and what has been counted for it."""
+    """A statement under way (a Query, a bound portal, a function call) and what has been counted for it.
 
-    number: int
-    returned: int = 0
-    affected: int = 0
-    bytes_out: int = 0
-    bytes_in: int = 0
-    tags: list[str] = field(default_factory=list)
-    tag_count: int = 0
-    sqlstate: str = ""
-    returned_before: int = 0  # rows that belong to tags already counted
-    is_reported: bool = False
+    Made once per statement: what keeps its default costs nothing.
+    """
+
+    returned = 0
+    affected = 0
+    bytes_out = 0
+    bytes_in = 0
+    tags: tuple[str, ...] = ()
+    sqlstate = ""
+    returned_before = 0  # rows that belong to tags already counted
+    is_reported = False
+
+    def __init__(self, number: int) -> None:
+        self.number = number
 
 
-@dataclass(slots=True)
 class Step:
-    """A client message that the server owes an answer for. `name` is what it makes, `source` what it is made from."""
+    """A client message that the server owes an answer for. `name` is what it makes, `source` what it is made from.
 
-    kind: int
-    at: float
-    run: Run | None = None
+    Made several times per statement: what keeps its default costs nothing.
+    """
+
     text: Text | None = None
-    name: bytes = b""
-    source: bytes = b""
+    name = b""
+    source = b""
+
+    def __init__(self, kind: int, at: float, run: Run | None = None) -> None:
+        self.kind = kind
+        self.at = at
+        self.run = run
 
 
 class Names(Generic[V]):
@@ -84,17 +92,12 @@ class Names(Generic[V]):
 
 def attempt(run: Run, protocol: str, text: Text | None, **more: object) -> Entry:
     """The record that precedes a statement. `text` None when the wire does not show it (a name made by SQL)."""
-    fields: dict[str, object] = {"n": run.number, "sql": "", "sha256": "", "protocol": protocol}
-    if text is not None:
-        kept = text.sql[:KEEP_REPEATED] if text.told else text.sql
-        fields["sql"] = kept.decode(errors="backslashreplace")
-        fields["sha256"] = text.digest
-        if len(kept) < text.length:
-            fields["length"] = text.length
-        if text.name:
-            fields["name"] = text.name
-        text.told = True
-    return Entry("statement", _json(fields | more))
+    if text is None:
+        untold = {"n": run.number, "sql": "", "sha256": "", "protocol": protocol}
+        return Entry("statement", _encode(untold | more).encode())
+    about = text.again if text.again and not more else _about(text, protocol, more)
+    text.told = True
+    return Entry("statement", b'{"n":%d,%b' % (run.number, about))
 
 
 def outcome(run: Run, ms: float, state: str) -> Entry:
@@ -102,15 +105,37 @@ def outcome(run: Run, ms: float, state: str) -> Entry:
     rows = run.affected + run.returned - run.returned_before
     # Written out: this runs once per statement, and the encoder would take several times as long.
     text = (
-        f'{{"n":{run.number},"tag":{_encode("; ".join(run.tags))},"rows":{rows},"returned":{run.returned},'
-        f'"bytes":{run.bytes_out},"bytes_in":{run.bytes_in},"ms":{ms:.3f},"sqlstate":{_encode(run.sqlstate)},'
+        f'{{"n":{run.number},"tag":{_quoted("; ".join(run.tags))},"rows":{rows},"returned":{run.returned},'
+        f'"bytes":{run.bytes_out},"bytes_in":{run.bytes_in},"ms":{ms:.3f},"sqlstate":{_quoted(run.sqlstate)},'
         f'"state":"{"failed" if run.sqlstate else state}"}}'
     )
     return Entry("result", text.encode())
 
 
-def _json(fields: dict[str, object]) -> bytes:
-    return _encode(fields).encode()
+@lru_cache(maxsize=256)
+def tag_of(body: bytes) -> tuple[str, int | None]:
+    """The text of a CommandComplete, and the number that ends it (`SELECT 5`), None where there is none."""
+    tag = body.partition(b"\0")[0].decode(errors="backslashreplace")
+    number = tag.rpartition(" ")[2]
+    return tag, int(number) if number.isascii() and number.isdigit() and len(number) < 20 else None
 
 
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+def _about(text: Text, protocol: str, more: dict[str, object]) -> bytes:
+    """Everything behind the number; kept for the next time where a statement is told again and again."""
+    kept = text.sql[:KEEP_REPEATED] if text.told else text.sql
+    sql = _encode(kept.decode(errors="backslashreplace"))
+    about = f'"sql":{sql},"sha256":"{text.digest}","protocol":"{protocol}"'
+    if len(kept) < text.length:
+        about += f',"length":{text.length}'
+    if text.name:
+        about += f',"name":{_encode(text.name)}'
+    if more:
+        return f"{about},{_encode(more)[1:]}".encode()
+    told = f"{about}}}".encode()
+    if text.told and len(told) < 2 * len(kept) + 512:  # escapes could take six times the memory that is accounted for
+        text.again = told
+    return told
+
+
+_encode = JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_quoted = lru_cache(maxsize=256)(_encode)

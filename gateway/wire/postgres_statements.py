@@ -13,7 +13,7 @@ the server has answered. Rules that keep the account honest:
 from collections import deque
 
 from gateway.wire.buffer import ProtocolViolation
-from gateway.wire.postgres_account import KEEP_REPEATED, Entry, Names, Run, Step, Text, attempt, outcome
+from gateway.wire.postgres_account import KEEP_REPEATED, Entry, Names, Run, Step, Text, attempt, outcome, tag_of
 from gateway.wire.postgres_messages import parse_fields
 
 MAX_NAMES = 10_000  # prepared statements of one session whose text is remembered
@@ -58,7 +58,7 @@ class StatementAccount:
             self._execute(_name(head), at)
         elif kind == _BIND:
             portal, _, rest = head.partition(b"\0")
-            self._bind(portal[:_NAME_BYTES], _name(rest), at)
+            self.bind(portal, rest.partition(b"\0")[0], at)
         elif kind in (_COPY_DONE, _COPY_FAIL):
             self._copy_ends(kind, at)
         elif kind == _CALL:
@@ -68,7 +68,9 @@ class StatementAccount:
         elif kind == _TERMINATE:
             self.said_goodbye = True
         elif kind == _CLOSE:
-            self._owe(Step(kind, at, name=head[:1] + _name(head[1:])))
+            step = Step(kind, at)
+            step.name = head[:1] + _name(head[1:])
+            self._owe(step)
         elif kind in (_SYNC, _DESCRIBE):
             self._owe(Step(kind, at))
 
@@ -86,27 +88,37 @@ class StatementAccount:
             self._tell_only(text)
         self._remembered += len(text.sql)
         self._statements.propose(name, text)
-        self._owe(Step(_PARSE, at, text=text, name=name))
+        step = Step(_PARSE, at)
+        step.text, step.name = text, name
+        self._owe(step)
 
     def copied_in(self, size: int) -> None:
         """CopyData of `size` bytes from the client."""
         if self._copying is not None:
             self._copying.bytes_in += size
 
-    def _bind(self, portal: bytes, source: bytes, at: float) -> None:
+    def bind(self, portal: bytes, source: bytes, at: float) -> None:
+        """A Bind: the statement `source` is about to run."""
+        portal, source = portal[:_NAME_BYTES], source[:_NAME_BYTES]
         text = self._statements.look(source)
         run = self._new()
-        more = {} if text else {"name": source.decode(errors="backslashreplace")}
-        self.entries.append(attempt(run, "extended", text, **more))
+        if text is not None:
+            self.entries.append(attempt(run, "extended", text))
+        else:
+            self.entries.append(attempt(run, "extended", None, name=source.decode(errors="backslashreplace")))
         self._portals.propose(portal, run)
-        self._owe(Step(_BIND, at, run, text, portal, source))
+        step = Step(_BIND, at, run)
+        step.text, step.name, step.source = text, portal, source
+        self._owe(step)
 
     def _execute(self, portal: bytes, at: float) -> None:
         run = self._portals.look(portal)
         if run is None and not self._skipping:  # a cursor that SQL declared
             run = self._new()
             self.entries.append(attempt(run, "extended", None, portal=portal.decode(errors="backslashreplace")))
-        self._owe(Step(_EXECUTE, at, run, name=portal))
+        step = Step(_EXECUTE, at, run)
+        step.name = portal
+        self._owe(step)
 
     def _copy_ends(self, kind: int, at: float) -> None:
         if self._copying is not None:
@@ -155,7 +167,7 @@ class StatementAccount:
             self._error(fields.get("C", "XX000")[:5], at)  # a server may leave out even the SQLSTATE: CVE-2026-6666
         elif (step := self._due()) is not None:
             if kind in (0x43, 0x49):
-                self._completed(step, head.partition(b"\0")[0].decode(errors="backslashreplace"), at)
+                self._completed(step, head, at)
             elif kind == 0x73 and step.kind == _EXECUTE:
                 self._finish(self._owed.popleft(), at, "suspended")
             elif kind == 0x47:
@@ -200,16 +212,14 @@ class StatementAccount:
             self._remembered -= len(text.sql)
             self._tell_only(text)
 
-    def _completed(self, step: Step, tag: str, at: float) -> None:
+    def _completed(self, step: Step, body: bytes, at: float) -> None:
         run = step.run
         if run is None or step.kind not in (_QUERY, _EXECUTE):
             return
-        run.tag_count += 1
+        tag, number = tag_of(body)
         if tag and len(run.tags) < _MAX_TAGS:
-            run.tags.append(tag)
-        number = tag.rpartition(" ")[2]
-        counted = number.isascii() and number.isdigit() and len(number) < 20
-        run.affected += int(number) if counted else run.returned - run.returned_before
+            run.tags += (tag,)
+        run.affected += run.returned - run.returned_before if number is None else number
         run.returned_before = run.returned
         if step.kind == _EXECUTE:
             self._finish(self._owed.popleft(), at, "done")
@@ -221,7 +231,7 @@ class StatementAccount:
         self.entries.append(outcome(run, (at - step.at) * 1000, state))
         run.is_reported = True
         run.returned = run.returned_before = run.affected = run.bytes_out = run.bytes_in = 0
-        run.tags, run.sqlstate = [], ""
+        run.tags, run.sqlstate = (), ""
 
     def _ready(self, body: bytes, at: float) -> None:
         self._copying = None
@@ -251,7 +261,9 @@ class StatementAccount:
         self._copying = None
         step = self._due()
         if step is None or step.kind == _SYNC:  # of the connection, or of the commit: no statement's own
-            self.entries.append(outcome(Run(0, sqlstate=sqlstate), 0, "failed"))
+            run = Run(0)
+            run.sqlstate = sqlstate
+            self.entries.append(outcome(run, 0, "failed"))
         elif step.kind in (_QUERY, _CALL):
             if step.run is not None:
                 step.run.sqlstate = sqlstate

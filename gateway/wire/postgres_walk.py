@@ -5,6 +5,7 @@ gives the same records.
 """
 
 from hashlib import sha256
+from struct import Struct
 
 from gateway.wire.buffer import ProtocolViolation
 from gateway.wire.postgres_account import KEEP, Text
@@ -13,11 +14,14 @@ from gateway.wire.postgres_messages import HEADER
 from gateway.wire.postgres_statements import StatementAccount
 
 _UNPACK = HEADER.unpack_from
+_UNPACK_SIGNED = Struct(">Bi").unpack_from  # one comparison finds lengths that are too small and too large
 _HEAD = HEADER.size
 _KEEP_NAMES = 8_192
 _KEEP_REPLY = 2_048
 _QUERY, _PARSE, _BIND, _COPY, _ROW = b"QPBdD"
 _EMPTY = frozenset(b"SHXc")  # messages without a body
+_LONGEST = {**CLIENT_MESSAGES, **dict.fromkeys(_EMPTY, 4)}
+_KEEP_HEAD = KEEP + _KEEP_NAMES
 _TOLD = frozenset(b"CEZ")  # replies whose body the account reads
 
 
@@ -37,7 +41,7 @@ class _Capture:
 
     def feed(self, part: bytes) -> None:
         self.size += len(part)
-        room = KEEP + _KEEP_NAMES - len(self.head)
+        room = _KEEP_HEAD - len(self.head)
         if room > 0:
             self.head += part[:room]
         while not self._ended:
@@ -76,6 +80,10 @@ class _Capture:
         return Text(head[: min(self._length, KEEP)], self._digest.hexdigest(), self._length)
 
 
+def _text_of(sql: bytes) -> Text:
+    return Text(sql[:KEEP], sha256(sql).hexdigest(), len(sql))
+
+
 class ClientWalk:
     """From the client to the server."""
 
@@ -92,18 +100,18 @@ class ClientWalk:
         pos, end = self._resume(chunk, at) if self._left else 0, len(chunk)
         while end - pos >= _HEAD:
             kind, length = _UNPACK(chunk, pos)
-            if not 4 <= length <= CLIENT_MESSAGES.get(kind, 0) or (kind in _EMPTY and length != 4):
+            if not 4 <= length <= _LONGEST.get(kind, 0):
                 raise ProtocolViolation("a message of a type or length that a client may not send")
             body, pos = pos + _HEAD, pos + 1 + length
             if kind == _COPY:
                 self._account.copied_in(length - 4)
-            elif kind in _EMPTY:
+            elif length == 4 and kind in _EMPTY:
                 self._account.asked(kind, b"", at)
+            elif pos <= end:
+                self._whole(kind, chunk, body, pos, at)
             else:
                 self._capture = _Capture(kind)
                 self._capture.feed(chunk[body:pos])
-                if pos <= end:
-                    self._whole(at)
         self._left = max(0, pos - end)
         self._fragment = chunk[pos:]
 
@@ -113,13 +121,37 @@ class ClientWalk:
         if self._capture is not None:
             self._capture.feed(chunk[:taken])
             if not self._left:
-                self._whole(at)
+                capture, self._capture = self._capture, None
+                capture.tell(self._account, at)
         return taken if not self._left else len(chunk) + self._left
 
-    def _whole(self, at: float) -> None:
-        capture, self._capture = self._capture, None
-        if capture is not None:
-            capture.tell(self._account, at)
+    def _whole(self, kind: int, chunk: bytes, body: int, end: int, at: float) -> None:
+        """A message that lies in one chunk, as nearly all do; `_Capture` is the same for those that come in parts."""
+        account = self._account
+        if kind == _QUERY:
+            cut = chunk.find(0, body, end)
+            if cut != end - 1:
+                raise ProtocolViolation(
+                    "bytes behind the statement" if cut >= 0 else "a statement without its terminator"
+                )
+            account.query(_text_of(chunk[body:cut]), at)
+        elif kind == _BIND:
+            names = min(end, body + 2 * _KEEP_NAMES)
+            cut = chunk.find(0, body, names)
+            last = chunk.find(0, cut + 1, names) if cut >= 0 else -1
+            if last < 0:
+                raise ProtocolViolation("a name of impossible length")
+            account.bind(chunk[body:cut], chunk[cut + 1 : last], at)
+        elif kind == _PARSE:
+            cut = chunk.find(0, body, end)
+            last = chunk.find(0, cut + 1, end) if cut >= 0 else -1
+            if last < 0:
+                raise ProtocolViolation("a statement without its terminator")
+            if cut - body > _KEEP_NAMES:
+                raise ProtocolViolation("a name of impossible length")
+            account.parse(chunk[body:cut], _text_of(chunk[cut + 1 : last]), at)
+        else:
+            account.asked(kind, chunk[body : min(end, body + _KEEP_HEAD)], at)
 
 
 class ServerWalk:
@@ -151,34 +183,33 @@ class ServerWalk:
         if self._fragment:
             chunk, self._fragment = self._fragment + chunk, b""
         pos, end = self._resume(chunk, at) if self._left else 0, len(chunk)
-        rows = size = 0
-        while end - pos >= _HEAD:
-            kind, length = _UNPACK(chunk, pos)
-            if kind == _ROW:
-                rows += 1
-                size += length - 4
-            elif kind == _COPY:
-                size += length - 4
-            elif kind not in SERVER_MESSAGES:
-                raise ProtocolViolation("the target sent a message that has no place here")
-            if not 4 <= length <= 0x7FFFFFFF:
+        account = self._account
+        last = end - _HEAD
+        while pos <= last:
+            kind, length = _UNPACK_SIGNED(chunk, pos)
+            if length < 4:
                 raise ProtocolViolation("the target sent a message of an impossible length")
+            if kind in (_ROW, _COPY):
+                start, count = pos, 0
+                of_rows = kind
+                while kind == of_rows and length >= 4:  # nothing but headers is looked at: results are mostly rows
+                    count += 1
+                    pos += 1 + length
+                    if pos > last:
+                        break
+                    kind, length = _UNPACK_SIGNED(chunk, pos)
+                account.rows(count if of_rows == _ROW else 0, pos - start - _HEAD * count)
+                continue
+            if kind not in SERVER_MESSAGES:
+                raise ProtocolViolation("the target sent a message that has no place here")
             body, pos = pos + _HEAD, pos + 1 + length
-            if kind not in (_ROW, _COPY):
-                if rows or size:
-                    self._account.rows(rows, size)
-                    rows = size = 0
-                self._begin(kind, chunk[body : min(pos, body + _KEEP_REPLY)], at, is_whole=pos <= end)
-        if rows or size:
-            self._account.rows(rows, size)
+            head = chunk[body : min(pos, body + _KEEP_REPLY)] if kind in _TOLD else b""
+            if pos <= end:
+                account.answered(kind, head, at)
+            else:
+                self._kind, self._reply = kind, bytearray(head)
         self._left = max(0, pos - end)
         self._fragment = chunk[pos:]
-
-    def _begin(self, kind: int, head: bytes, at: float, *, is_whole: bool) -> None:
-        if is_whole:
-            self._account.answered(kind, head, at)
-        else:
-            self._kind, self._reply = kind, bytearray(head if kind in _TOLD else b"")
 
     def _resume(self, chunk: bytes, at: float) -> int:
         taken = min(self._left, len(chunk))

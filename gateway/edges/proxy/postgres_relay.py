@@ -4,10 +4,11 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from time import monotonic
 
 from gateway.app.ports import Recording, RecordingFailed
+from gateway.core.errors import Conflict, Refusal
 from gateway.core.session import EndReason
 from gateway.edges.proxy.postgres_leg import Leg, Pause
 from gateway.edges.proxy.postgres_refusals import of_end
@@ -38,6 +39,7 @@ class PostgresSession:
         self._recording = recording
         self._now = now
         self._is_strict = is_strict
+        self._is_crowded = False
         self._account = StatementAccount()
         self._asks = ClientWalk(self._account)
         self._answers = ServerWalk(self._account)
@@ -60,6 +62,14 @@ class PostgresSession:
         """A NoticeResponse between two messages."""
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._warn, sentence)
+
+    def lock(self, *, locked: bool) -> None:  # noqa: ARG002 - the interface
+        """A statement that is held back would hold its transaction's locks: core refuses before this is reached."""
+        raise Conflict(Refusal("lock-not-supported", "A database session cannot be locked, only ended."))
+
+    def idle_for(self) -> timedelta:
+        """Databases limit idle transactions themselves; an idle connection holds nothing."""
+        return timedelta(0)
 
     # ------------------------------------------------------------ on the loop
 
@@ -127,10 +137,11 @@ class PostgresSession:
         except ProtocolViolation as why:
             self.end(EndReason.PROTOCOL_VIOLATION, str(why))
             return
-        waits_for = self._record(self._account.entries)
+        waits_for = self._record(self._account.entries) if self._account.entries else None
         if self._is_over():
             return
         if self._account.is_crowded:
+            self._is_crowded = True
             self._client.pause(Pause.CROWDED)
         if self._is_strict and (self._held or waits_for is not None):
             self._hold(chunk, waits_for)
@@ -177,7 +188,8 @@ class PostgresSession:
             return
         if self._account.entries:
             self._record(self._account.entries)
-        if not self._account.is_crowded:
+        if self._is_crowded and not self._account.is_crowded:
+            self._is_crowded = False
             self._client.resume(Pause.CROWDED)
         if not self.over.done():
             self._client.write(chunk)
