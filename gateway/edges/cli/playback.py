@@ -11,6 +11,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from datetime import tzinfo
 from typing import Any
 
 from gateway.audit.recording import Frame, joined
@@ -115,10 +116,13 @@ def play(frames: Iterable[Frame], speed: float, sleep: Callable[[float], None] =
 # ---------------------------------------------------------------- one line per record
 
 
-def transcript(frames: Iterable[Frame]) -> Iterator[str]:
-    """A readable line or more per record: statements with what they did, commands, facts; octets as text."""
+def transcript(frames: Iterable[Frame], zone: tzinfo | None = None) -> Iterator[str]:
+    """A readable line or more per record: statements with what they did, commands, facts; octets as text.
+
+    `zone` None is that of this machine.
+    """
     for frame in joined(frames):
-        clock = f"{frame.at().astimezone():%H:%M:%S}"
+        clock = f"{frame.at().astimezone(zone):%H:%M:%S}"
         try:
             fields = json.loads(frame.payload)
         except ValueError:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from datetime import UTC
 from itertools import islice
 from typing import Annotated
 
@@ -79,7 +80,7 @@ def replay_in_browser(ctx: Ctx, user: Viewer, session_id: str) -> Response:
     """The recording in a page: terminals in the player, everything else as a transcript."""
     found = replay(ctx, user, session_id)
     is_terminal = found.session.protocol is Protocol.SSH and next(cast_lines(found.frames()), None) is not None
-    lines = None if is_terminal else list(islice(transcript(found.frames()), player.MOST_LINES + 1))
+    lines = None if is_terminal else list(islice(transcript(found.frames(), UTC), player.MOST_LINES + 1))
     page = player.replay_page(found, user.name, lines)
     return HTMLResponse(page, headers={"content-security-policy": player.CSP})
 
