@@ -1,5 +1,6 @@
 """The connections that this process holds, by session id. Thread-safe; knows nothing of any protocol."""
 
+from datetime import datetime, timedelta
 from threading import Lock
 
 from gateway.app.ports import LiveSession
@@ -12,6 +13,7 @@ class LiveSessions:
     def __init__(self) -> None:
         self._lock = Lock()
         self._sessions: dict[str, LiveSession] = {}
+        self._deadlines: dict[str, datetime] = {}
 
     def add(self, session_id: str, live: LiveSession) -> None:
         """Register once the session is open."""
@@ -22,6 +24,17 @@ class LiveSessions:
         """Forget; unknown ids are fine."""
         with self._lock:
             self._sessions.pop(session_id, None)
+            self._deadlines.pop(session_id, None)
+
+    def expect_end(self, session_id: str, deadline: datetime) -> None:
+        """Know a session's deadline without the store: it holds while the store is away, too."""
+        with self._lock:
+            self._deadlines[session_id] = deadline
+
+    def overdue(self, at: datetime) -> tuple[str, ...]:
+        """What should be over by now."""
+        with self._lock:
+            return tuple(session_id for session_id, deadline in self._deadlines.items() if deadline <= at)
 
     def ids(self) -> frozenset[str]:
         """What is held now."""
@@ -30,8 +43,7 @@ class LiveSessions:
 
     def terminate(self, session_id: str, reason: EndReason, detail: str = "") -> bool:
         """Tell one session to end; False when it is not held here."""
-        with self._lock:
-            live = self._sessions.get(session_id)
+        live = self._held(session_id)
         if live is None:
             return False
         live.terminate(reason, detail)
@@ -39,7 +51,21 @@ class LiveSessions:
 
     def warn(self, session_id: str, sentence: str) -> None:
         """Say a sentence on one session's terminal."""
-        with self._lock:
-            live = self._sessions.get(session_id)
+        live = self._held(session_id)
         if live is not None:
             live.warn(sentence)
+
+    def lock(self, session_id: str, *, locked: bool) -> None:
+        """Hold one session's input back, or let it through again."""
+        live = self._held(session_id)
+        if live is not None:
+            live.lock(locked=locked)
+
+    def idle_for(self, session_id: str) -> timedelta:
+        """How long nothing came from its person; zero when it is not held here."""
+        live = self._held(session_id)
+        return timedelta(0) if live is None else live.idle_for()
+
+    def _held(self, session_id: str) -> LiveSession | None:
+        with self._lock:
+            return self._sessions.get(session_id)

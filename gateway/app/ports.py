@@ -112,6 +112,10 @@ class Grants(Protocol):
         ...
 
     def list(
+    def extend(self, grant: Grant, was: datetime) -> bool:
+        """Store a later end with the deadlines of its live sessions; False when it is revoked or no longer `was`."""
+        ...
+
         self, *, holder: str = "", target: str = "", active_at: datetime | None = None, limit: int = 200
     ) -> Sequence[Grant]:
         """Newest first. `active_at` keeps the ones that are active at that instant."""
@@ -150,6 +154,14 @@ class Sessions(Protocol):
         ...
 
     def list(
+    def lock(self, session_id: str, by: str) -> bool:
+        """Mark its input as held back by `by`, or free it when `by` is ""; False when it is over or so already."""
+        ...
+
+    def touch(self, session_id: str, at: datetime) -> None:
+        """Something happened in it."""
+        ...
+
         self, *, live: bool | None = None, holder: str = "", target: str = "", grant: str = "", limit: int = 200
     ) -> Sequence[Session]:
         """Newest first."""
@@ -357,6 +369,10 @@ class DatabaseRoles(Protocol):
 
     def roles_of(self, target: Target, prefix: str) -> Sequence[str]:
         """Names of existing roles that begin with `prefix`, to find what nobody owns."""
+    def extend(self, target: Target, role: str, until: datetime) -> None:
+        """Let a role live longer; Unavailable when it is gone, or with a cause free of secrets."""
+        ...
+
         ...
 
 
@@ -424,7 +440,7 @@ class Recorder(Protocol):
 
 
 class LiveSession(Protocol):
-    """A connection held by this process. Both calls come from another thread and return at once."""
+    """A connection held by this process. All calls come from another thread and return at once."""
 
     def terminate(self, reason: EndReason, detail: str) -> None:
         """Tell the person, close both legs. Idempotent."""
@@ -432,4 +448,12 @@ class LiveSession(Protocol):
 
     def warn(self, sentence: str) -> None:
         """Say a sentence on the person's terminal if the protocol has a place for it."""
+        ...
+
+    def lock(self, *, locked: bool) -> None:
+        """Hold the person's input back, or let it through again; Conflict where the protocol cannot."""
+        ...
+
+    def idle_for(self) -> timedelta:
+        """How long nothing came from the person; zero where the protocol does not tell."""
         ...

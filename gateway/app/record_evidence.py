@@ -29,6 +29,7 @@ class Evidence:
             with ctx.store.begin() as uow:
                 for session_id, data in batch.items():
                     journal.append(ctx, uow, "session:evidence", data=data, session=session_id)
+                    uow.sessions.touch(session_id, ctx.clock.now())
         except Exception:
             with self._lock:
                 self._newest = {**batch, **self._newest}

@@ -1,6 +1,7 @@
 """End live sessions when the right to them ends: revoked, over, killed, disabled, or no longer allowed by policy."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from gateway.app import journal
@@ -8,28 +9,47 @@ from gateway.app.context import Context
 from gateway.app.decide_connection import decide_grant
 from gateway.app.ports import LiveView
 from gateway.core.decision import Deny
-from gateway.core.grant import due_warning
-from gateway.core.session import EndReason, verdict
+from gateway.core.grant import WARNINGS, Grant, due_warning
+from gateway.core.session import EndReason, Session, idle_verdict, verdict
+
+
+@dataclass(slots=True)
+class _Told:
+    """What the person in one session knows: until when, which warnings, whether it is locked, that it is idle."""
+
+    deadline: datetime
+    warnings: frozenset[timedelta] = frozenset()
+    is_locked: bool = False
+    of_idleness: bool = False
 
 
 class Reevaluation:
-    """Remembers which warnings were given; one per process."""
+    """Remembers what each live session was told; one per process."""
 
     def __init__(self) -> None:
-        self._warned: dict[str, frozenset[timedelta]] = {}
+        self._told: dict[str, _Told] = {}
 
     def tick(self, ctx: Context, *, ask_policy: bool) -> None:
         """Judge every live session of this gateway. Cheap: one read; policy only when facts may have changed."""
         held = ctx.live.ids()
         if not held:
-            self._warned.clear()
+            self._told.clear()
             return
+        at = ctx.clock.now()
+        for session_id in ctx.live.overdue(at):  # from memory, before the store is asked: it may be away
+            ctx.live.terminate(session_id, EndReason.GRANT_EXPIRED)
         with ctx.store.read() as uow:
             views = [v for v in uow.sessions.live_views(ctx.gateway) if v.session.id in held]
-        at = ctx.clock.now()
+        for view in views:
+            ctx.live.expect_end(view.session.id, view.session.deadline)
+        for session_id in held - {view.session.id for view in views}:
+            # Another gateway took this one for dead and closed the books on the session: so be it.
+            ctx.live.terminate(session_id, EndReason.INTERRUPTED, "this gateway had lost its database for a while")
         alive = [view for view in views if not self._is_ended(ctx, view, at)]
+        told = {view.session.id: self._told.get(view.session.id) or _Told(view.session.deadline) for view in alive}
+        self._told = told  # and what is over is forgotten
         for view in alive:
-            self._warn(ctx, view, at)
+            _tell(ctx, view, told[view.session.id], at)
         if ask_policy:
             end_no_longer_allowed(ctx, alive)
 
@@ -42,15 +62,65 @@ class Reevaluation:
         ctx.live.terminate(view.session.id, reason, detail)
         return True
 
-    def _warn(self, ctx: Context, view: LiveView, at: datetime) -> None:
-        given = self._warned.get(view.session.id, frozenset())
-        warning = due_warning(view.session.deadline, at, given)
-        if warning is None:
-            return
-        self._warned[view.session.id] = given | {w for w in (warning, timedelta(minutes=5)) if w >= warning}
-        left = max(1, round((view.session.deadline - at).total_seconds()))
-        told = f"{round(left / 60)} min" if left > 90 else f"{left} s"
-        ctx.live.warn(view.session.id, f"gateway: this session ends in {told}, with its grant. gw request asks anew.")
+
+def _tell(ctx: Context, view: LiveView, told: _Told, at: datetime) -> None:
+    _tell_of_extension(ctx, view.session, told)
+    _tell_of_end(ctx, view.session, told, at)
+    _tell_of_lock(ctx, view.session, told)
+    _tell_of_idleness(ctx, view.session, told)
+
+
+def _tell_of_extension(ctx: Context, session: Session, told: _Told) -> None:
+    if session.deadline != told.deadline:
+        told.deadline, told.warnings = session.deadline, frozenset()
+        until = session.deadline.strftime("%H:%M UTC")
+        ctx.live.warn(session.id, f"gateway: your grant was extended; this session now ends at {until}.")
+
+
+def _tell_of_end(ctx: Context, session: Session, told: _Told, at: datetime) -> None:
+    warning = due_warning(session.deadline, at, told.warnings)
+    if warning is not None:
+        told.warnings |= {w for w in WARNINGS if w >= warning}
+        left = _span(session.deadline - at)
+        ctx.live.warn(
+            session.id,
+            f"gateway: this session ends in {left}, with its grant. gw extend {session.grant} --for 1h asks for more.",
+        )
+
+
+def _tell_of_lock(ctx: Context, session: Session, told: _Told) -> None:
+    if bool(session.locked_by) == told.is_locked:
+        return
+    told.is_locked = bool(session.locked_by)
+    ctx.live.lock(session.id, locked=told.is_locked)
+    locked = f"gateway: {session.locked_by} has locked this session: what you type is dropped until it is unlocked."
+    ctx.live.warn(session.id, locked if told.is_locked else "gateway: this session is unlocked; you can type again.")
+
+
+def _tell_of_idleness(ctx: Context, session: Session, told: _Told) -> None:
+    """End it, or say once that it will end, if its level has a limit and nothing comes from the person."""
+    limit = _idle_limit(ctx, session)
+    if limit is None:
+        return
+    due = idle_verdict(ctx.live.idle_for(session.id), limit)
+    if isinstance(due, EndReason):
+        ctx.live.terminate(session.id, due, f"idle for {_span(limit)}")
+    elif due is None:
+        told.of_idleness = False
+    elif not told.of_idleness:
+        told.of_idleness = True
+        ctx.live.warn(session.id, f"gateway: nothing was typed for a while; this session ends in {_span(due)}.")
+
+
+def _idle_limit(ctx: Context, session: Session) -> timedelta | None:
+    target = ctx.catalogue.current().targets.get(session.target)
+    level = target.levels.get(session.level) if target else None
+    return level.ssh.idle_timeout if level else None
+
+
+def _span(span: timedelta) -> str:
+    seconds = max(1, round(span.total_seconds()))
+    return f"{round(seconds / 60)} min" if seconds > 90 else f"{seconds} s"
 
 
 def end_no_longer_allowed(ctx: Context, views: Iterable[LiveView]) -> None:
@@ -58,6 +128,7 @@ def end_no_longer_allowed(ctx: Context, views: Iterable[LiveView]) -> None:
     by_grant: dict[str, list[LiveView]] = {}
     for view in views:
         by_grant.setdefault(view.grant.id, []).append(view)
+    ended: list[tuple[Grant, str]] = []
     for held in by_grant.values():
         grant = held[0].grant
         target = ctx.catalogue.current().targets.get(grant.target)
@@ -65,6 +136,8 @@ def end_no_longer_allowed(ctx: Context, views: Iterable[LiveView]) -> None:
         if decision is not None and not isinstance(decision, Deny):
             continue
         why = decision.refusal.message if decision else f"{grant.target} is no longer in the catalogue."
-        journal.record(ctx, "session:no-longer-allowed", "denied", **journal.about_grant(grant), data={"message": why})
         for view in held:
             ctx.live.terminate(view.session.id, EndReason.POLICY_CHANGED, why)
+        ended.append((grant, why))
+    for grant, why in ended:  # last: no end waits for the store
+        journal.record(ctx, "session:no-longer-allowed", "denied", **journal.about_grant(grant), data={"message": why})

@@ -101,7 +101,7 @@ def _request(
         requester_name=user.name,
         target=ask.target,
         level=ask.level,
-        duration=_within_duty(ask.duration, facts, at),
+        duration=within_duty(ask.duration, facts, at),
         reason=ask.reason.strip(),
         incident=ask.incident,
         kind=kind,
@@ -113,7 +113,7 @@ def _request(
     )
 
 
-def _within_duty(duration: timedelta, facts: Facts, at: datetime) -> timedelta:
+def within_duty(duration: timedelta, facts: Facts, at: datetime) -> timedelta:
     """A grant never outlives the shift and its grace, unless an incident is open."""
     incident_open = facts.incident is not None and facts.incident.is_open(at)
     until = facts.on_call.until if facts.on_call and facts.on_call.is_on_call else None
@@ -127,3 +127,12 @@ def _told(request: Request, told: dict[str, str]) -> dict[str, object]:
         "approvals_needed": request.obligations.approvals,
         "duration_s": int(request.effective_duration().total_seconds()),
     }
+def _too_many(ctx: Context, user: User) -> Refusal | None:
+    """Approvers read a list: nobody may fill it."""
+    with ctx.store.read() as uow:
+        waiting = len(uow.requests.list(requester=user.id, state=RequestState.PENDING, limit=MOST_WAITING))
+    if waiting < MOST_WAITING:
+        return None
+    return Refusal("too-many-requests", f"{MOST_WAITING} requests of yours are waiting already.", (), ("gw requests",))
+
+

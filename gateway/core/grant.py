@@ -1,7 +1,7 @@
 """The time-limited right that results from a request, and the review owed on a break-glass one.
 
-A grant has one absolute deadline, the same on every channel. Grants are independent: ending one never ends
-another, even for the same person, target and level.
+A grant has one absolute deadline, the same on every channel; only an extension, decided anew, moves it. Grants are
+independent: ending one never ends another, even for the same person, target and level.
 """
 
 from dataclasses import dataclass, replace
@@ -102,6 +102,29 @@ def revoke(grant: Grant, at: datetime, by: str, reason: str) -> Grant | Refusal:
     return replace(grant, revoked_at=at, revoked_by=by, revoke_reason=reason)
 
 
+def extend(grant: Grant, duties: Obligations, duration: timedelta, at: datetime, longest: timedelta) -> Grant | Refusal:
+    """The grant, ending `duration` from now at most: cut to what the `duties` of a new permit and `longest` allow.
+
+    `longest` bounds the whole grant, so that asking again and again does not make a standing right. What a permit
+    would demand beyond what the grant was given for (an answer of others, a review) needs a new request.
+    """
+    if not grant.is_active(at):
+        return Refusal(f"grant-{grant.state(at).value}", f"Grant {grant.id} is {grant.state(at).value}.", (), _ANEW)
+    if grant.kind is RequestKind.BREAK_GLASS:
+        return Refusal("break-glass-not-extended", "Emergency access is not extended; its review is due.", (), _ANEW)
+    if duration <= timedelta(0):
+        return Refusal("duration-invalid", "The duration must be longer than zero, for example --for 1h.")
+    if duties.approvals:
+        return Refusal("approval-missing", f"{duties.approvals} approval(s) are needed.", ("approval",), _ANEW)
+    if duties.review and not grant.obligations.review:
+        return Refusal("review-needed", "Policy now asks for a review, which this grant does not owe.", (), _ANEW)
+    limits = [limit for limit in (duration, duties.max_duration) if limit is not None]
+    until = min(at + min(limits), grant.window.not_before + longest)
+    if until <= grant.window.not_after:
+        return Refusal("not-longer", "That would not be longer than it lasts already, or than policy allows.")
+    return replace(grant, window=Window(grant.window.not_before, until))
+
+
 def review_owed(grant: Grant, review_id: str) -> Review | None:
     """The review that a grant brings with it, due a while after it began; None when none is owed."""
     if not grant.obligations.review:
@@ -122,6 +145,7 @@ def sign_review(review: Review, reviewer: str, verdict: str, note: str, at: date
     return replace(review, reviewer=reviewer, verdict=verdict, note=note, signed_at=at)
 
 
+_ANEW = ("Ask anew: gw request.",)
 WARNINGS = (timedelta(minutes=5), timedelta(minutes=1))
 
 

@@ -1,7 +1,7 @@
 """One recorded connection under one grant, and why it ended."""
 
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from gateway.core.errors import Refusal
@@ -22,6 +22,7 @@ class EndReason(StrEnum):
     GRANT_EXPIRED = "grant-expired"
     GRANT_REVOKED = "grant-revoked"
     KILLED = "killed"
+    IDLE_TIMEOUT = "idle-timeout"
     POLICY_CHANGED = "policy-changed"
     USER_DISABLED = "user-disabled"
     RECORDING_FAILED = "recording-failed"
@@ -35,6 +36,7 @@ class EndReason(StrEnum):
         return f"{said} ({detail})" if detail else said
 
 
+IDLE_WARNING = timedelta(minutes=1)
 _SENTENCES = {
     EndReason.CLIENT_CLOSED: "You closed the session.",
     EndReason.TARGET_CLOSED: "The target closed the connection.",
@@ -42,6 +44,7 @@ _SENTENCES = {
     EndReason.GRANT_EXPIRED: "Your grant has ended, so this session was closed. Ask again with gw request.",
     EndReason.GRANT_REVOKED: "Your grant was revoked, so this session was closed.",
     EndReason.KILLED: "This session was ended by an operator.",
+    EndReason.IDLE_TIMEOUT: "Nothing happened for too long, so this session was closed.",
     EndReason.POLICY_CHANGED: "Policy no longer allows this session, so it was closed.",
     EndReason.USER_DISABLED: "Your account was disabled, so this session was closed.",
     EndReason.RECORDING_FAILED: "This session can no longer be recorded, so it was closed. The target is fine.",
@@ -53,7 +56,10 @@ _SENTENCES = {
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """`deadline` is the grant's own end. `gateway` names the process that holds the connection."""
+    """`deadline` is the grant's own end. `gateway` names the process that holds the connection.
+
+    `locked_by` is who holds the person's input back, "" for nobody. `active_at` is when its recording last grew.
+    """
 
     id: str
     grant: str
@@ -71,6 +77,8 @@ class Session:
     end_detail: str = ""
     recording_digest: str = ""
     kill_requested_by: str = ""
+    locked_by: str = ""
+    active_at: datetime | None = None
 
     def is_live(self) -> bool:
         """True until it has ended."""
@@ -102,6 +110,36 @@ def end(session: Session, reason: EndReason, at: datetime, detail: str = "", dig
     return replace(
         session, ended_at=max(at, session.started_at), end_reason=reason, end_detail=detail, recording_digest=digest
     )
+
+
+def lock(session: Session, user_id: str, user_name: str, *, locked: bool) -> Session | Refusal:
+    """The session with its input held back, or let through again; the lock of another is not the holder's to open."""
+    if not session.is_live():
+        return Refusal("session-over", "That session is over already.")
+    if session.protocol is not Protocol.SSH:
+        return Refusal(
+            "lock-not-supported",
+            "Only SSH sessions can be locked: a statement that is held back would hold its transaction's locks.",
+            next_steps=(f"gw session kill {session.id} ends it.",),
+        )
+    if locked == bool(session.locked_by):
+        return Refusal("lock-unchanged", f"That session is {'locked' if locked else 'not locked'} already.")
+    if not locked and user_id == session.holder and user_name != session.locked_by:
+        return Refusal("own-session", f"{session.locked_by} has locked your session, so somebody else must unlock it.")
+    return replace(session, locked_by=user_name if locked else "")
+
+
+def idle_verdict(idle: timedelta, limit: timedelta | None) -> EndReason | timedelta | None:
+    """The end of a session that was idle for too long, else the time left when it is to be warned of it, else None.
+
+    The warning is due a minute before, or at half the time when that is shorter.
+    """
+    if limit is None:
+        return None
+    left = limit - idle
+    if left <= timedelta(0):
+        return EndReason.IDLE_TIMEOUT
+    return left if left <= min(IDLE_WARNING, limit / 2) else None
 
 
 def verdict(grant: Grant, at: datetime, *, user_enabled: bool, killed_by: str = "") -> EndReason | None:

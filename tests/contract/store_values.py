@@ -77,6 +77,8 @@ ENDED = replace(
     end_detail="by lead",
     recording_digest="feed" * 16,
     kill_requested_by="lead",
+    locked_by="lead",
+    active_at=T0 + HOUR,
 )
 TRIED_LEASE = replace(LEASE, state="zombie", attempts=3, last_error="refused", next_attempt_at=T0 + HOUR)
 USED_TICKET = replace(TICKET, used_at=T0)

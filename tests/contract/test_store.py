@@ -376,6 +376,55 @@ def test_a_kill_is_asked_for_once_and_only_while_live(store: SqlStore) -> None:
             uow.sessions.request_kill(SESSION.id, "")
 
 
+def test_a_lock_is_set_and_opened_once_and_only_while_live(store: SqlStore) -> None:
+    fill(store)
+    with store.begin() as uow:
+        uow.sessions.add(replace(SESSION, id="ses_over", ended_at=T0, end_reason=EndReason.CLIENT_CLOSED))
+        assert not uow.sessions.lock(SESSION.id, "")
+        assert uow.sessions.lock(SESSION.id, "lead")
+        assert not uow.sessions.lock(SESSION.id, "auditor")
+        assert uow.sessions.get(SESSION.id) == replace(SESSION, locked_by="lead")
+        assert uow.sessions.lock(SESSION.id, "")
+        assert uow.sessions.get(SESSION.id) == SESSION
+        assert not uow.sessions.lock("ses_over", "lead")
+        assert not uow.sessions.lock("ses_none", "lead")
+
+
+def test_a_session_knows_when_something_last_happened(store: SqlStore) -> None:
+    fill(store)
+    with store.begin() as uow:
+        uow.sessions.touch(SESSION.id, T0 + MINUTE)
+        uow.sessions.touch("ses_none", T0)
+        assert uow.sessions.get(SESSION.id) == replace(SESSION, active_at=T0 + MINUTE)
+
+
+def test_an_extension_moves_the_grant_and_the_deadlines_of_its_live_sessions(store: SqlStore) -> None:
+    fill(store)
+    was, until = GRANT.window.not_after, GRANT.window.not_after + HOUR
+    extended = replace(GRANT, window=Window(GRANT.window.not_before, until))
+    over = replace(SESSION, id="ses_over", ended_at=T0, end_reason=EndReason.CLIENT_CLOSED)
+    other = add_grant(store, 2)
+    elsewhere = replace(SESSION, id="ses_other", grant=other.id)
+    with store.begin() as uow:
+        uow.sessions.add(over)
+        uow.sessions.add(elsewhere)
+        assert uow.grants.extend(extended, was)
+        assert not uow.grants.extend(extended, was)  # it is no longer what was read
+        assert not uow.grants.extend(replace(extended, id="grt_none"), was)
+    with store.read() as uow:
+        assert uow.grants.get(GRANT.id) == extended
+        assert uow.sessions.get(SESSION.id) == replace(SESSION, deadline=until)
+        assert uow.sessions.get(over.id) == over
+        assert uow.sessions.get(elsewhere.id) == elsewhere
+
+
+def test_what_is_revoked_is_not_extended(store: SqlStore) -> None:
+    fill(store)
+    with store.begin() as uow:
+        assert uow.grants.save(replace(GRANT, revoked_at=T0, revoked_by="lead"))
+        assert not uow.grants.extend(GRANT, GRANT.window.not_after)
+
+
 def test_the_end_of_a_session_keeps_who_asked_for_it(store: SqlStore) -> None:
     fill(store)
     with store.begin() as uow:

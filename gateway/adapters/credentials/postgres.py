@@ -49,6 +49,12 @@ class PostgresRoles:
             admin.execute(sql.SQL("; ").join(_creation(role, level, secret, until)))
         return login
 
+    def extend(self, target: Target, role: str, until: datetime) -> None:
+        """Passwords of a role are good until then (open connections do not notice)."""
+        name = sql.Identifier(_checked(role))
+        with self._admin(target) as admin:
+            admin.execute(sql.SQL("ALTER ROLE {} VALID UNTIL {}").format(name, sql.Literal(until.isoformat())))
+
     def revoke(self, target: Target, role: str) -> None:
         """From NOLOGIN to gone. After the second step access is over, even when the drop fails and is tried again."""
         name = sql.Identifier(_checked(role))

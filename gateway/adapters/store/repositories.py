@@ -112,6 +112,15 @@ class SqlGrants:
         is_not_revoked = (GRANTS.c.id == grant.id) & GRANTS.c.revoked_at.is_(None)
         return self._tx.change(update(GRANTS).where(is_not_revoked).values(rows.revocation_columns(grant))) == 1
 
+    def extend(self, grant: Grant, was: datetime) -> bool:
+        c, until = GRANTS.c, grant.window.not_after
+        is_as_read = (c.id == grant.id) & (c.not_after == was) & c.revoked_at.is_(None)
+        if not self._tx.change(update(GRANTS).where(is_as_read).values(not_after=until)):
+            return False
+        is_live = (SESSIONS.c.grant == grant.id) & SESSIONS.c.ended_at.is_(None)
+        self._tx.change(update(SESSIONS).where(is_live).values(deadline=until))
+        return True
+
     def list(
         self, *, holder: str = "", target: str = "", active_at: datetime | None = None, limit: int = 200
     ) -> Sequence[Grant]:
@@ -176,6 +185,15 @@ class SqlSessions:
         c = SESSIONS.c
         is_unmarked = (c.id == session_id) & c.ended_at.is_(None) & (c.kill_requested_by == "")
         return self._tx.change(update(SESSIONS).where(is_unmarked).values(kill_requested_by=by)) == 1
+
+    def lock(self, session_id: str, by: str) -> bool:
+        c = SESSIONS.c
+        is_other = c.locked_by == "" if by else c.locked_by != ""
+        query = update(SESSIONS).where(c.id == session_id, c.ended_at.is_(None), is_other).values(locked_by=by)
+        return self._tx.change(query) == 1
+
+    def touch(self, session_id: str, at: datetime) -> None:
+        self._tx.change(update(SESSIONS).where(SESSIONS.c.id == session_id).values(active_at=at))
 
     def list(
         self, *, live: bool | None = None, holder: str = "", target: str = "", grant: str = "", limit: int = 200

@@ -252,6 +252,8 @@ def session_columns(session: Session) -> Columns:
         "started_at": session.started_at,
         "deadline": session.deadline,
         "kill_requested_by": session.kill_requested_by,
+        "locked_by": session.locked_by,
+        "active_at": session.active_at,
         **end_columns(session),
     }
 
@@ -286,4 +288,6 @@ def session_of(row: RowMapping) -> Session:
         end_detail=row[c.end_detail],
         recording_digest=row[c.recording_digest],
         kill_requested_by=row[c.kill_requested_by],
+        locked_by=row[c.locked_by],
+        active_at=row[c.active_at],
     )

@@ -131,6 +131,8 @@ class SessionRow(SQLModel, table=True):
     end_detail: str = Field(sa_type=_TEXT)
     recording_digest: str = Field(sa_type=_TEXT)
     kill_requested_by: str = Field(sa_type=_TEXT)
+    locked_by: str = Field(sa_type=_TEXT)
+    active_at: datetime | None = Field(sa_type=_INSTANT)
 
 
 class LeaseRow(SQLModel, table=True):

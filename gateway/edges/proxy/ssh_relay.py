@@ -11,6 +11,7 @@ from threading import Lock
 
 from paramiko import SSHException
 
+from gateway.edges.proxy.ssh_attendance import Attendance
 from gateway.edges.proxy.ssh_channels import (
     CLOSE,
     DATA,
@@ -76,10 +77,13 @@ class Replies:
 class Relay:
     """One channel. `inward` and `outward` each run in a thread of their own until the channel is over."""
 
-    def __init__(self, person: ChannelEnd, target: ChannelEnd, record: ChannelRecord) -> None:
+    def __init__(
+        self, person: ChannelEnd, target: ChannelEnd, record: ChannelRecord, attendance: Attendance
+    ) -> None:
         self.person = person
         self.target = target
         self.record = record
+        self.attendance = attendance
         self._replies = Replies(person)
         self._started = False
         self._target_closed = False
@@ -97,6 +101,9 @@ class Relay:
 
     def _pass_in(self, item: Item) -> bool:
         """One message; False when it was the last."""
+        self.attendance.seen()
+        if self.attendance.is_locked() and not self._pass_locked(item):
+            return True
         if item.kind == DATA:
             if not self._started:
                 raise ProtocolViolationError("data before anything was started")
@@ -112,6 +119,19 @@ class Relay:
         else:
             raise ProtocolViolationError(f"message {item.kind} from a client")
         return True
+
+    def _pass_locked(self, item: Item) -> bool:
+        """While the session is locked: keys are lost, other input waits, so that what carries files stays whole."""
+        if item.kind not in (DATA, EOF, REQUEST) or item.name == "window-change":
+            return True
+        if item.kind == EOF or not (self._started and self.record.is_terminal):
+            self.attendance.wait_unlocked(self.person.is_over)
+            return not self.attendance.is_locked()
+        self.record.fact("refused", what=f"{len(item.octets)} octets typed, or a signal, while locked")
+        self.person.consumed(len(item.octets) if item.kind == DATA else 0)
+        if item.wants_reply:
+            self._replies.answer(ok=False)
+        return False
 
     def _request(self, item: Item) -> None:
         if self._passes(item):
@@ -199,6 +219,8 @@ class Relay:
 
     def _output(self, item: Item) -> None:
         stderr = item.kind == EXTENDED_DATA
+        if not self.record.is_terminal:
+            self.attendance.seen()  # who waits for a transfer or a command types nothing
         self.record.stream("err" if stderr else "out", item.octets)
         self.person.send(item.octets, stderr=stderr)
         self.target.consumed(len(item.octets))

@@ -10,7 +10,7 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from threading import Lock, Thread, Timer
 
 import paramiko
@@ -22,6 +22,7 @@ from gateway.core.grant import Grant
 from gateway.core.obligation import Record
 from gateway.core.principal import User
 from gateway.core.session import EndReason, Session
+from gateway.edges.proxy.ssh_attendance import Attendance
 from gateway.edges.proxy.ssh_channels import LOST, REQUEST, ChannelEnd
 from gateway.edges.proxy.ssh_client import TargetTransport
 from gateway.edges.proxy.ssh_fields import ProtocolViolationError
@@ -89,6 +90,7 @@ class Connection:
         self._lock = Lock()
         self._opening = Lock()  # one thread opens the session; the end waits for it
         self._is = _Progress()
+        self._attendance = Attendance()
         self._cutter = Timer(LAST_WORDS_TIME, self.cut)
         self._cutter.daemon = True
         events = DoorEvents(
@@ -209,6 +211,14 @@ class Connection:
         for relay in relays:
             relay.target.note(sentence.encode())
 
+    def lock(self, *, locked: bool) -> None:
+        """See `LiveSession`."""
+        self._attendance.lock(locked=locked)
+
+    def idle_for(self) -> timedelta:
+        """See `LiveSession`."""
+        return self._attendance.idle_for()
+
     # ---------------------------------------------------------------- channels
 
     def _start(self, work: Callable[[ChannelEnd], None], channel: ChannelEnd) -> None:
@@ -252,7 +262,7 @@ class Connection:
     def _relay(self, channel: ChannelEnd) -> Relay:
         leg, record = self._upstream()
         target = leg.open_session_channel(CHANNEL_TIMEOUT)
-        relay = Relay(channel, target, ChannelRecord(record, channel.number))
+        relay = Relay(channel, target, ChannelRecord(record, channel.number), self._attendance)
         with self._lock:
             self._is.relays = [known for known in self._is.relays if not known.person.is_over()]
             self._is.relays.append(relay)

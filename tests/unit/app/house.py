@@ -62,6 +62,9 @@ class FaultyRoles:
     def create(self, target: Target, level: Level, role: str, until: datetime) -> DatabaseLogin:
         return self._with_fault(lambda: self.real.create(target, level, role, until))
 
+    def extend(self, target: Target, role: str, until: datetime) -> None:
+        self._with_fault(lambda: self.real.extend(target, role, until))
+
     def revoke(self, target: Target, role: str) -> None:
         self._with_fault(lambda: self.real.revoke(target, role))
 
@@ -84,12 +87,20 @@ class Held:
 
     ended: list[tuple[EndReason, str]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    locks: list[bool] = field(default_factory=list)
+    idle: timedelta = timedelta(0)
 
     def terminate(self, reason: EndReason, detail: str) -> None:
         self.ended.append((reason, detail))
 
     def warn(self, sentence: str) -> None:
         self.warnings.append(sentence)
+
+    def lock(self, *, locked: bool) -> None:
+        self.locks.append(locked)
+
+    def idle_for(self) -> timedelta:
+        return self.idle
 
 
 @dataclass

@@ -86,6 +86,8 @@ class NoRoles:
     def create(self, target: Target, level: Level, role: str, until: datetime) -> DatabaseLogin:
         raise Unavailable(NO)
 
+    def extend(self, target: Target, role: str, until: datetime) -> None: ...
+
     def revoke(self, target: Target, role: str) -> None: ...
 
     def roles_of(self, target: Target, prefix: str) -> Sequence[str]:
