@@ -1,7 +1,7 @@
 """See what happened in a session: the viewing is in the log first, and only what the log proves is played."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import islice
 from typing import Protocol, runtime_checkable
@@ -47,7 +47,8 @@ class Replay:
     """A recording that was held against the log: `count` frames under `digest` (hex).
 
     `evidence` are the running digests of the log, oldest first. `is_complete` is False when the session's end was
-    never recorded (its gateway died): then these are the frames up to the last evidence.
+    never recorded (its gateway died): then these are the frames up to the last evidence. `gaps` are stretches that a
+    best-effort recording could not keep, each with a record of kind `gap` in its place.
     """
 
     session: Session
@@ -56,6 +57,7 @@ class Replay:
     evidence: tuple[tuple[int, str], ...]
     is_complete: bool
     reader: RecordingReader
+    gaps: int = 0
 
     def frames(self) -> Iterator[Frame]:
         """The frames, verified once more while they pass; BrokenRecordingError if somebody changed them since."""
@@ -78,8 +80,7 @@ def replay(ctx: Context, user: User, session_id: str) -> Replay:
     _note(ctx, user, session, "session:replayed")
     try:
         found = _proved(ctx, session, _reader(ctx))
-        for _ in found.frames():
-            pass
+        return replace(found, gaps=sum(frame.kind == "gap" for frame in found.frames()))
     except BrokenRecordingError as broken:
         raise _alarm(ctx, user, session, broken) from broken
     except RecordingLocked as locked:
@@ -87,7 +88,6 @@ def replay(ctx: Context, user: User, session_id: str) -> Replay:
     except LookupError as gone:
         missing = BrokenRecordingError(0, "the whole recording is missing")
         raise _alarm(ctx, user, session, missing) from gone
-    return found
 
 
 def watch(ctx: Context, user: User, session_id: str) -> Iterator[Frame | None]:

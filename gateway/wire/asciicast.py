@@ -68,6 +68,8 @@ def _events(records: Iterable[Record], channel: int, began: datetime, *, termina
             event = _side_event(kind, _fields((kind, at, content)), channel)
             if event is not None:
                 yield json.dumps([after, *event])
+        elif kind == "gap":  # of the whole session (docs/formats/recording.md)
+            yield json.dumps([after, "m", f"NOT RECORDED: {_fields((kind, at, content)).get('records')} records"])
 
 
 def _side_event(kind: str, fields: Mapping[str, object], channel: int) -> tuple[str, str] | None:

@@ -35,4 +35,5 @@ def replay_page(found: Replay, viewer: str, lines: Sequence[str] | None = None) 
         count=found.count,
         digest=found.digest,
         is_complete=found.is_complete,
+        gaps=found.gaps,
     )

@@ -92,7 +92,9 @@ def test_nothing_recorded_gives_nothing() -> None:
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from(["channel", "out", "err", "resize", "note", "exit"]), st.binary(max_size=40)))
+    st.lists(
+        st.tuples(st.sampled_from(["channel", "out", "err", "resize", "note", "exit", "gap"]), st.binary(max_size=40))
+    )
 )
 def test_any_bytes_give_readable_lines(records: list[tuple[str, bytes]]) -> None:
     for line in to_asciicast([SHELL, *((kind, BEGAN, data) for kind, data in records)]):

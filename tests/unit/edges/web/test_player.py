@@ -48,6 +48,11 @@ def test_what_somebody_typed_is_only_text():
     assert "onload='" not in page
 
 
+def test_a_gap_is_never_silent():
+    assert "were not recorded" not in replay_page(found(), "auditor")
+    assert "were not recorded, 2 time(s)" in replay_page(replace(found(), gaps=2), "auditor")
+
+
 def test_a_long_transcript_is_cut_and_says_so():
     page = replay_page(found(), "auditor", [f"line {n}" for n in range(MOST_LINES + 7)])
     assert "there is more: gw session replay ses_1" in page
