@@ -24,7 +24,7 @@ from gateway.edges.proxy.ssh_fields import Fields, ProtocolViolationError, strin
 
 WINDOW = 8 * 1024 * 1024
 MAX_PACKET = 32_768
-SLICE = 32_704  # what OpenSSH sends at most; paramiko keeps 64 octets of a packet for its header
+BURST = 8 * MAX_PACKET  # handed on at once: large enough that threads seldom change, small enough for keystrokes
 _ACK_AFTER = WINDOW // 16
 _MOST_ITEMS = 65_536
 _MOST_REQUEST_OCTETS = 1024 * 1024  # of requests that wait, each with what it costs to keep
@@ -68,6 +68,10 @@ class Sender(Protocol):
         """Send a message; waits while keys are being exchanged or the peer does not read. Not for its own thread."""
         ...
 
+    def post_data(self, head: bytes, data: bytes | bytearray | memoryview, packet: int) -> None:
+        """Send data in messages of `head`, a length and at most `packet` octets; waits as `post`."""
+        ...
+
     def forget_channel(self, number: int) -> None:
         """The channel's number is free again."""
         ...
@@ -83,6 +87,7 @@ class ChannelEnd:
         self._inbox: deque[Item] = deque()
         self._arrived = Condition(Lock())
         self._granted = WINDOW
+        self._silent = 0  # octets since the reader was told
         self._unacknowledged = 0
         self._request_octets = 0
         self._eof_received = False
@@ -101,7 +106,7 @@ class ChannelEnd:
         if packet < 256:
             raise ProtocolViolationError(f"a channel with packets of {packet} octets")
         with self._room:
-            self.remote, self._window, self._packet = remote, window, min(packet, SLICE)
+            self.remote, self._window, self._packet = remote, window, min(packet, MAX_PACKET)
 
     # ---------------------------------------------------------------- what the transport's thread calls
 
@@ -111,6 +116,17 @@ class ChannelEnd:
         data = fields.string()
         fields.end()
         self._put_data(DATA, data)
+        self.announce()
+
+    def accept(self, data: bytes) -> bool:
+        """Data that the reader is not told of yet, unless there is much of it (True); `announce` follows otherwise."""
+        return self._put_data(DATA, data)
+
+    def announce(self) -> None:
+        """Tell the reader that there is something."""
+        with self._arrived:
+            self._silent = 0
+            self._arrived.notify()
 
     def on_extended_data(self, message: Message) -> None:
         """SSH_MSG_CHANNEL_EXTENDED_DATA; only stderr (1) is defined."""
@@ -120,8 +136,10 @@ class ChannelEnd:
         if kind != 1:
             raise ProtocolViolationError(f"extended data of type {kind}")
         self._put_data(EXTENDED_DATA, data)
+        self.announce()
 
-    def _put_data(self, kind: int, data: bytes) -> None:
+    def _put_data(self, kind: int, data: bytes) -> bool:
+        """True when the reader was told, because much has gathered."""
         with self._arrived:
             if self._eof_received or len(data) > min(self._granted, MAX_PACKET):
                 raise ProtocolViolationError("data beyond the window, the packet size or the end")  # INVARIANT 1
@@ -133,7 +151,12 @@ class ChannelEnd:
                 last.octets += data
             else:
                 self._append(Item(kind, data))
+            self._silent += len(data)
+            if self._silent < BURST:
+                return False
+            self._silent = 0
             self._arrived.notify()
+            return True
 
     def _append(self, item: Item) -> None:
         if len(self._inbox) >= _MOST_ITEMS:
@@ -215,7 +238,7 @@ class ChannelEnd:
             items = list(self._inbox)
             self._inbox.clear()
             self._request_octets = 0
-            return items
+        return _joined(items) if len(items) > 1 else items
 
     def consumed(self, octets: int) -> None:
         """That much data went through: the peer may send as much again."""
@@ -244,7 +267,7 @@ class ChannelEnd:
             self._room.notify_all()
 
     def send(self, data: bytes | bytearray, *, stderr: bool = False) -> bool:
-        """Send all of it, in slices, waiting for the peer's window; False when the channel is over."""
+        """Send all of it, in bursts of packets, waiting for the peer's window; False when the channel is over."""
         head = bytes((EXTENDED_DATA,)) + u32(self.remote) + u32(1) if stderr else bytes((DATA,)) + u32(self.remote)
         at = 0
         while at < len(data):
@@ -252,7 +275,7 @@ class ChannelEnd:
             if not size:
                 return False
             piece = data if size == len(data) else memoryview(data)[at : at + size]
-            self._sender.post(b"".join((head, u32(size), piece)))
+            self._sender.post_data(head, piece, self._packet)
             at += size
         return True
 
@@ -265,7 +288,7 @@ class ChannelEnd:
                 self._room.wait(min(left, _PATIENCE))
             if self._gone or self._eof_sent:
                 return 0
-            size = min(wanted, self._window, self._packet)
+            size = min(wanted, self._window, BURST)
             self._window -= size
             return size
 
@@ -321,3 +344,22 @@ class ChannelEnd:
     def _free_number(self) -> None:
         if self._close_sent and self._close_received:
             self._sender.forget_channel(self.number)  # INVARIANT 4
+
+
+def _joined(items: list[Item]) -> list[Item]:
+    """The same with neighbouring data of one kind joined, up to BURST: one record and one write for many packets."""
+    joined: list[Item] = []
+    run: list[bytes | bytearray] = []
+    kind = size = 0
+    for item in items:
+        if run and (item.kind != kind or size + len(item.octets) > BURST):
+            joined.append(Item(kind, run[0] if len(run) == 1 else b"".join(run)))
+            run = []
+        if item.kind in (DATA, EXTENDED_DATA):
+            kind, size = item.kind, len(item.octets) + (size if run else 0)
+            run.append(item.octets)
+        else:
+            joined.append(item)
+    if run:
+        joined.append(Item(kind, run[0] if len(run) == 1 else b"".join(run)))
+    return joined

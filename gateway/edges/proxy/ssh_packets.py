@@ -3,10 +3,13 @@
 Why another: paramiko's reads a packet of any length before login, copies each one several times and closes a
 socket without waking who reads it. The interface is the one that `paramiko.Transport` calls.
 
+What makes it fast is that threads seldom change: many packets are read by one call and written by one call, data
+goes to its channel without passing through Transport, and the channel's reader is woken once for all of them.
+
 INVARIANTS
 1. No more than `limit` octets are asked for on behalf of one packet: checked on the length field, before any
    allocation. `limit` is LIMIT_BEFORE_LOGIN until `trust()` is called, LIMIT_AFTER_LOGIN then.
-2. The buffer of unread octets never holds more than one packet and one read.
+2. The buffer of unread octets is READ_WHEN_IDLE or READ_AFTER_LOGIN long, or one packet if that is longer.
 3. Nothing is decrypted or delivered before its tag (GCM) or MAC (encrypt-then-MAC) is verified. Plain packets
    exist only before the first NEWKEYS; encrypt-and-MAC is not spoken.
 4. Sequence numbers count every packet (RFC 4253 §6.4) and restart only when `reset_seqno_*` says so (strict key
@@ -16,6 +19,7 @@ INVARIANTS
 6. One packet is written whole or the connection is over. Writers exclude each other.
 7. `close` wakes everybody who reads or writes, at once.
 8. `gate` sees every message number before the message is delivered, and may refuse it by raising.
+9. What `deliver` took is announced by `before_wait` before the layer waits for more.
 """
 
 import hmac
@@ -24,7 +28,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -36,12 +40,16 @@ from gateway.edges.proxy.ssh_fields import ProtocolViolationError
 LIMIT_BEFORE_LOGIN = 35_000  # RFC 4253 §6.1: what every implementation must be able to take
 LIMIT_AFTER_LOGIN = 262_144  # as OpenSSH; a long exec command is one packet
 LONGEST_LINE = 255  # RFC 4253 §4.2, the identification string
+READ_WHEN_IDLE = 4_096
 READ_BEFORE_LOGIN = 16_384
 READ_AFTER_LOGIN = 262_144
 REKEY_OCTETS = 1 << 29  # half of the 1 GB that RFC 4253 §9 recommends as the most
 REKEY_PACKETS = 1 << 29
 OVERDUE_OCTETS = 1 << 28  # what may still come after a change of keys was asked for: more than all open windows
 _U32 = struct.Struct(">I")
+_RANDOM_AT_ONCE = 4_096
+_DATA = 94  # SSH_MSG_CHANNEL_DATA
+_OCTETS = [bytes((value,)) for value in range(256)]
 _MASK32 = 0xFFFFFFFF
 _MASK64 = 0xFFFFFFFFFFFFFFFF
 
@@ -76,7 +84,7 @@ class _Direction:
         self.iv = used[:4] + ((int.from_bytes(used[4:], "big") + 1) & _MASK64).to_bytes(8, "big")
         return used
 
-    def mac(self, authenticated: bytes) -> bytes:
+    def mac(self, authenticated: bytes | memoryview) -> bytes:
         """Of the sequence number, the length and the ciphertext (encrypt-then-MAC)."""
         return hmac.digest(self.mac_key, _U32.pack(self.sequence) + authenticated, self.mac_engine)[: self.tag]
 
@@ -91,6 +99,13 @@ class _Direction:
         return self.octets >= REKEY_OCTETS or self.packets >= REKEY_PACKETS
 
 
+class Burst(Message):
+    """Payloads that leave together: each is the parts that it is made of."""
+
+    def __init__(self, payloads: Sequence[tuple[bytes | memoryview, ...]]) -> None:
+        self.payloads = payloads
+
+
 class PacketLayer:
     """What `paramiko.Transport` calls its packetizer. One thread reads; any thread writes."""
 
@@ -98,8 +113,9 @@ class PacketLayer:
         self._socket = sock
         self._in = _Direction()
         self._out = _Direction()
-        self._buffer = b""
-        self._start = 0
+        self._buffer = bytearray()
+        self._start = self._end = 0  # of what is unread
+        self._random = b""
         self._limit = LIMIT_BEFORE_LOGIN
         self._chunk = READ_BEFORE_LOGIN
         self._write_lock = threading.Lock()
@@ -109,6 +125,8 @@ class PacketLayer:
         self._overdue = 0  # octets read since a change of keys was asked for
         self._initial_kex_done = False  # set by paramiko.Transport
         self.gate: Callable[[int], None] = lambda _number: None
+        self.deliver: Callable[[bytes, int], bool] = lambda _plain, _end: False
+        self.before_wait: Callable[[], None] = lambda: None
 
     # ---------------------------------------------------------------- what Transport sets
 
@@ -147,9 +165,15 @@ class PacketLayer:
         self._in.sequence = 0
 
     def trust(self) -> None:
-        """The peer has logged in: longer packets, larger reads."""
+        """The peer has logged in: longer packets, larger reads, and no timeouts: `close` wakes who waits.
+
+        A timeout costs a system call for each read and write. Keys are changed without one, too: whoever is sent much
+        answers, if only with WINDOW_ADJUST.
+        """
         self._limit = LIMIT_AFTER_LOGIN
         self._chunk = READ_AFTER_LOGIN
+        with suppress(OSError):  # closed meanwhile
+            self._socket.settimeout(None)
 
     def need_rekey(self) -> bool:
         """True when Transport should begin a key exchange."""
@@ -184,83 +208,98 @@ class PacketLayer:
 
     def _fill(self, count: int) -> None:
         """Have at least `count` unread octets in the buffer; EOFError when the stream ends first."""
-        have = len(self._buffer) - self._start
-        if have >= count:
-            return
-        parts = [self._buffer[self._start :]]
-        while have < count:
-            part = self._receive(idle=have == 0)
-            parts.append(part)
-            have += len(part)
-        self._buffer = b"".join(parts)
-        self._start = 0
+        while self._end - self._start < count:
+            self._make_room(count)
+            self.before_wait()  # INVARIANT 9
+            with memoryview(self._buffer) as view:
+                self._end += self._receive(view[self._end :])
 
-    def _receive(self, *, idle: bool) -> bytes:
+    def _make_room(self, count: int) -> None:
+        """Move what is unread to the front of a buffer of the right size (INVARIANT 2)."""
+        unread = self._end - self._start
+        # A read that filled an idle session's buffer will be followed by others.
+        size = max(count, self._chunk if self._end >= READ_WHEN_IDLE else READ_WHEN_IDLE)
+        buffer = self._buffer
+        if size > len(buffer) or (not unread and size != len(buffer)):
+            buffer = bytearray(size)
+        if unread and (self._start or buffer is not self._buffer):
+            buffer[:unread] = self._buffer[self._start : self._end]
+        self._buffer, self._start, self._end = buffer, 0, unread
+
+    def _receive(self, room: memoryview) -> int:
+        is_idle = self._start == self._end
         while True:
             try:
-                part = self._socket.recv(self._chunk)
+                count = self._socket.recv_into(room)
             except TimeoutError:
                 if self._closed:
                     raise EOFError from None
-                if idle and self._need_rekey:
+                if is_idle and self._need_rekey:
                     raise NeedRekeyException from None
                 continue
             except OSError as lost:
                 raise EOFError from lost
-            if not part or self._closed:
+            if not count or self._closed:
                 raise EOFError
-            return part
-
-    def _take(self, count: int) -> bytes:
-        """`count` octets that are in the buffer already."""
-        end = self._start + count
-        taken = self._buffer[self._start : end]
-        if end == len(self._buffer):
-            self._buffer, self._start = b"", 0  # an idle session keeps no buffer
-        else:
-            self._start = end
-        return taken
+            return count
 
     def readline(self, timeout: float) -> str:
         """One line of the identification exchange, without its end."""
         deadline = time.monotonic() + timeout
-        while (end := self._buffer.find(b"\n", self._start)) < 0:
-            if len(self._buffer) - self._start > LONGEST_LINE or time.monotonic() > deadline:
+        while (end := self._buffer.find(b"\n", self._start, self._end)) < 0:
+            unread = self._end - self._start
+            if unread > LONGEST_LINE or time.monotonic() > deadline:
                 raise SSHException("no identification string")
-            self._buffer += self._receive(idle=False)
+            self._fill(unread + 1)
         if end - self._start > LONGEST_LINE:
             raise SSHException("the identification string is too long")
-        line = self._take(end + 1 - self._start)
-        return line.rstrip(b"\r\n").decode("ascii", "replace")
+        line = self._buffer[self._start : end]
+        self._start = end + 1
+        return line.rstrip(b"\r").decode("ascii", "replace")
 
     def read_message(self) -> tuple[int, Message]:
-        """The next message's number and the rest of its payload. One thread only."""
-        self._fill(4)
-        length = int(_U32.unpack_from(self._buffer, self._start)[0])
-        if not 5 <= length <= self._limit:  # INVARIANT 1
-            raise ProtocolViolationError(f"a packet of {length} octets")
-        self._fill(4 + length + self._in.tag)
-        sequence = self._in.sequence
-        plain = self._open(self._take(4 + length + self._in.tag), length)
-        padding = plain[0]
-        if not 4 <= padding <= length - 2:
-            raise ProtocolViolationError(f"padding of {padding} in a packet of {length} octets")
-        self._in.count(4 + length + self._in.tag, first_exchange=not self._initial_kex_done)
-        self._watch_wear(4 + length)
-        number = plain[1]
-        self.gate(number)  # INVARIANT 8
-        message = Message(plain[2 : length - padding])
+        """The next message's number and the rest of its payload, but for data that was delivered. One thread only."""
+        while True:
+            sequence = self._in.sequence
+            plain, end = self._read_packet()
+            number = plain[1]
+            self.gate(number)  # INVARIANT 8
+            if number != _DATA or not self.deliver(plain, end):
+                break
+            if self._need_rekey:
+                raise NeedRekeyException
+        message = Message(plain[2:end])
         message.seqno = sequence  # Transport reads it (strict kex, UNIMPLEMENTED)
         return number, message
 
-    def _open(self, packet: bytes, length: int) -> bytes:
+    def _read_packet(self) -> tuple[bytes, int]:
+        """The next packet: padding length, payload, padding; and where the payload ends."""
+        keys = self._in
+        if self._end - self._start < 4:
+            self._fill(4)
+        length = int(_U32.unpack_from(self._buffer, self._start)[0])
+        if not 5 <= length <= self._limit:  # INVARIANT 1
+            raise ProtocolViolationError(f"a packet of {length} octets")
+        total = 4 + length + keys.tag
+        if self._end - self._start < total:
+            self._fill(total)
+        with memoryview(self._buffer) as view, view[self._start : self._start + total] as packet:
+            plain = self._open(packet, length)
+        self._start += total
+        padding = plain[0]
+        if not 4 <= padding <= length - 2:
+            raise ProtocolViolationError(f"padding of {padding} in a packet of {length} octets")
+        keys.count(total, first_exchange=not self._initial_kex_done)
+        self._watch_wear(4 + length)
+        return plain, length - padding
+
+    def _open(self, packet: memoryview, length: int) -> bytes:
         """Verify, then decrypt: padding length, payload, padding (INVARIANT 3)."""
         keys = self._in
         if keys.engine is None:
-            return packet[4:]
+            return bytes(packet[4:])
         if keys.aead:
-            view = memoryview(packet)
-            return bytes(keys.engine.decrypt(keys.next_iv(), view[4:], view[:4]))
+            return keys.engine.decrypt(keys.next_iv(), packet[4:], packet[:4])  # type: ignore[no-any-return]
         sealed, tag = packet[: 4 + length], packet[4 + length :]
         if not hmac.compare_digest(keys.mac(sealed), tag):
             raise SSHException("a packet was tampered with")
@@ -277,31 +316,56 @@ class PacketLayer:
     # ---------------------------------------------------------------- writing
 
     def send_message(self, data: Message) -> None:
-        """Frame, seal and write one message."""
-        payload = data.asbytes()
+        """Frame, seal and write one message, or those of a `Burst`."""
+        payloads = data.payloads if isinstance(data, Burst) else ((data.asbytes(),),)
         with self._write_lock:
             keys = self._out
-            packet = self._seal(keys, payload)
-            keys.count(len(packet), first_exchange=not self._initial_kex_done)
-            self.write_all(packet)
+            sealed: list[bytes] = []
+            for parts in payloads:
+                packet = self._seal(keys, parts)
+                keys.count(sum(map(len, packet)), first_exchange=not self._initial_kex_done)
+                sealed += packet
+            self._write_parts(sealed)
             if keys.is_worn():
                 self._need_rekey = True
 
-    @staticmethod
-    def _seal(keys: _Direction, payload: bytes) -> bytes:
+    def _seal(self, keys: _Direction, parts: tuple[bytes | memoryview, ...]) -> tuple[bytes, ...]:
+        """A packet, in pieces."""
         sealed = keys.engine is not None
+        size = sum(map(len, parts))
         # The length field is part of the first block only while nothing is encrypted (RFC 4253 §6, RFC 5647 §7.2).
-        padding = keys.block - (len(payload) + (1 if sealed else 5)) % keys.block
+        padding = keys.block - (size + (1 if sealed else 5)) % keys.block
         if padding < 4:
             padding += keys.block
-        header = _U32.pack(1 + len(payload) + padding)
-        body = b"".join((bytes((padding,)), payload, os.urandom(padding) if sealed else bytes(padding)))
+        header = _U32.pack(1 + size + padding)
+        body = b"".join((_OCTETS[padding], *parts, self._padding(padding) if sealed else bytes(padding)))
         if not sealed:
-            return header + body
+            return (header, body)
         if keys.aead:
-            return header + bytes(keys.engine.encrypt(keys.next_iv(), body, header))
+            return (header, keys.engine.encrypt(keys.next_iv(), body, header))
         out = header + bytes(keys.engine.update(body))
-        return out + keys.mac(out)
+        return (out, keys.mac(out))
+
+    def _padding(self, count: int) -> bytes:
+        """Random octets, used once (RFC 4253 §6); asking the system for each packet's few would change threads."""
+        if len(self._random) < count:
+            self._random = os.urandom(_RANDOM_AT_ONCE)
+        taken, self._random = self._random[:count], self._random[count:]
+        return taken
+
+    def _write_parts(self, parts: list[bytes]) -> None:
+        """One system call for all, where the socket takes them."""
+        try:
+            sent = self._socket.sendmsg(parts)
+        except TimeoutError:
+            sent = 0
+        except OSError as lost:
+            self._closed = True  # INVARIANT 6: a packet that is half written ends everything
+            raise EOFError from lost
+        if sent < sum(map(len, parts)):
+            self.write_all(b"".join(parts)[sent:])
+        elif self._closed:
+            raise EOFError
 
     def write_all(self, out: bytes) -> None:
         """Write every octet or end the connection (EOFError). Also called for the identification string."""

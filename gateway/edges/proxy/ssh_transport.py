@@ -17,6 +17,7 @@ INVARIANTS, for both legs
 
 import logging
 import socket
+import struct
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, cast
@@ -28,13 +29,15 @@ from paramiko.packet import Packetizer
 
 from gateway.edges.proxy.ssh_channels import MAX_PACKET, WINDOW, ChannelEnd, RawMessage
 from gateway.edges.proxy.ssh_fields import Fields, ProtocolViolationError, string, u32
-from gateway.edges.proxy.ssh_packets import PacketLayer
+from gateway.edges.proxy.ssh_packets import Burst, PacketLayer
 
 LOG = logging.getLogger("gateway.ssh")
 DISCONNECT_BY_APPLICATION = 11  # RFC 4253 §11.1
 PROHIBITED, RESOURCE_SHORTAGE = 1, 4  # RFC 4254 §5.1
 GCM = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
 CTR = ("aes128-ctr", "aes256-ctr")
+
+DATA_HEAD = struct.Struct(">II")  # of SSH_MSG_CHANNEL_DATA: recipient, length (RFC 4254 §5.2)
 
 KEX_MESSAGES = frozenset({20, 21, *range(30, 42)})
 ALWAYS = frozenset({1, 2, 3, 4})
@@ -80,7 +83,11 @@ class HardTransport(paramiko.Transport):
         self._when_over = when_over
         self._deferred: list[Message] = []
         self._allowed: frozenset[int] = frozenset()
+        self._ends: dict[int, ChannelEnd] = {}
+        self._unannounced: set[ChannelEnd] = set()  # have data that their reader was not told of; this thread's own
         self.packets.gate = self._gate
+        self.packets.deliver = self._deliver
+        self.packets.before_wait = self._announce
 
     @property
     def packets(self) -> PacketLayer:
@@ -98,6 +105,24 @@ class HardTransport(paramiko.Transport):
         if number not in self._allowed:
             raise ProtocolViolationError(f"message {number} is not allowed here")
 
+    def _deliver(self, plain: bytes, end: int) -> bool:
+        """Data goes straight to its channel; False leaves the packet to Transport, which also says what is wrong."""
+        if end < 10 or self._internals._expected_packet:
+            return False
+        number, size = DATA_HEAD.unpack_from(plain, 2)
+        channel = self._ends.get(number)
+        if channel is None or size != end - 10:
+            return False
+        if channel.accept(plain[10:end]):
+            self._unannounced.discard(channel)
+        else:
+            self._unannounced.add(channel)
+        return True
+
+    def _announce(self) -> None:
+        while self._unannounced:
+            self._unannounced.pop().announce()
+
     def why_over(self) -> BaseException | None:
         """What ended the connection, if it was an error."""
         return cast("BaseException | None", self._internals.saved_exception)
@@ -111,6 +136,12 @@ class HardTransport(paramiko.Transport):
     def post(self, encoded: bytes) -> None:
         """See `Sender`."""
         self._internals._send_user_message(RawMessage(encoded))
+
+    def post_data(self, head: bytes, data: bytes | bytearray | memoryview, packet: int) -> None:
+        """See `Sender`."""
+        view = memoryview(data)
+        pieces = [view[at : at + packet] for at in range(0, len(view), packet)]
+        self._internals._send_user_message(Burst([(head, u32(len(piece)), piece) for piece in pieces]))
 
     def _answer(self, encoded: bytes) -> None:
         """From the transport's own thread: at once, or after the key exchange (INVARIANT 5)."""
@@ -130,6 +161,7 @@ class HardTransport(paramiko.Transport):
     def forget_channel(self, number: int) -> None:
         """See `Sender`."""
         self._internals._channels.delete(number)
+        self._ends.pop(number, None)
 
     def say_goodbye(self, sentence: str) -> None:
         """SSH_MSG_DISCONNECT with a sentence (RFC 4253 §11.1)."""
@@ -143,6 +175,7 @@ class HardTransport(paramiko.Transport):
 
     def _register(self, channel: ChannelEnd) -> None:
         self._internals._channels.put(channel.number, channel)
+        self._ends[channel.number] = channel
 
     def _refuse_channel(self, remote: int, reason: int, sentence: str) -> None:
         self._answer(b"\x5c" + u32(remote) + u32(reason) + string(sentence.encode()) + string(b"en"))

@@ -11,8 +11,8 @@ from gateway.edges.proxy.ssh_channels import (
     EOF,
     EXTENDED_DATA,
     LOST,
+    MAX_PACKET,
     REQUEST,
-    SLICE,
     WINDOW,
     ChannelEnd,
 )
@@ -29,6 +29,10 @@ class Wire:
 
     def post(self, encoded: bytes) -> None:
         self.posted.append(encoded)
+
+    def post_data(self, head: bytes, data: bytes | bytearray | memoryview, packet: int) -> None:
+        pieces = [data[at : at + packet] for at in range(0, len(data), packet)]
+        self.posted += [head + u32(len(piece)) + piece for piece in pieces]
 
     def forget_channel(self, number: int) -> None:
         self.forgotten.append(number)
@@ -138,7 +142,7 @@ def test_what_is_sent_is_cut_to_windows_and_packets(octets: bytes, windows: list
     assert end.send(octets)
     pieces = [Fields(posted[5:]).string() for posted in wire.posted]
     assert b"".join(pieces) == octets
-    assert all(0 < len(piece) <= SLICE for piece in pieces)
+    assert all(0 < len(piece) <= MAX_PACKET for piece in pieces)
 
 
 @pytest.mark.parametrize("ending", ["close", "lost", "abandon", "hurry"])
