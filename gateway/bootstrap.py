@@ -11,7 +11,7 @@ from gateway.adapters.catalogue import CatalogueFile
 from gateway.adapters.cedar import CedarPolicy
 from gateway.adapters.credentials.postgres import PostgresRoles
 from gateway.adapters.credentials.ssh_ca import SshAuthorities
-from gateway.adapters.event_log import EventLogReader, Sequencer
+from gateway.adapters.event_log import EventLogReader, Sequencer, newest_event_at
 from gateway.adapters.incidents_file import IncidentsFile
 from gateway.adapters.notify.webhook import WebhookNotifier
 from gateway.adapters.oidc import OidcProvider
@@ -61,9 +61,9 @@ def build(settings: Settings) -> Gateway:
     state = private_directory(settings.state_dir.expanduser())
     lock = hold(state)
     name = gateway_name(settings, state)
-    clock = SystemClock()
     url = settings.store_url()
     upgrade(url)
+    clock = SystemClock(newest_event_at(url))
     signer = Signer(private_directory(state / "keys") / "log.key")
     sequencer = Sequencer(url, signer, settings.log_origin, name, clock.now)
     recorded = state / "recordings"

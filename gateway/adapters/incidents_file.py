@@ -25,7 +25,7 @@ class IncidentsFile:
     """The `IncidentSource` port on a file, parsed again only when it has changed."""
 
     def __init__(self, path: Path) -> None:
-        self.name = f"incidents:{path.name}"
+        self.name = f"incidents:{path}"
         self._file = WatchedFile(path, _entries)
 
     def fetch(self, at: datetime) -> Sequence[Incident]:

@@ -15,8 +15,9 @@ class SystemClock:
     grants early, which is the safe side, and heals when it is set right again.
     """
 
-    def __init__(self) -> None:
-        self._wall_at_start = time.time()
+    def __init__(self, not_before: datetime | None = None) -> None:
+        """`not_before` is an instant known to be past (the newest stored event): a clock set back over a restart."""
+        self._wall_at_start = max(time.time(), not_before.timestamp() if not_before else 0.0)
         self._steady_at_start = time.monotonic()
 
     def now(self) -> datetime:

@@ -1,15 +1,17 @@
 """Another person's answer to a request. The requester's right is decided again at that moment."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from gateway.app import journal
 from gateway.app.authorise import authorise, find_target
 from gateway.app.context import Context
 from gateway.app.facts import gather
-from gateway.app.request_access import Outcome, grant_in
+from gateway.app.request_access import Outcome, announce, confirm_or_revoke, grant_in, within_duty
 from gateway.core.decision import Action, Deny, Facts, Permit, Query
 from gateway.core.errors import Conflict, NotFound, Refusal
 from gateway.core.grant import Grant
+from gateway.core.obligation import merge
 from gateway.core.principal import User
 from gateway.core.request import Approval, Request, RequestKind, RequestState, Verdict, add_approval
 
@@ -32,7 +34,7 @@ def answer(ctx: Context, user: User, request_id: str, verdict: Verdict, note: st
         kind = Conflict if wrong.code in ("already-decided", "answered-already", "request-lapsed") else None
         raise journal.refuse(ctx, "approval:denied", wrong, **about) if kind is None else kind(wrong)
     authorise(ctx, user, Action.APPROVE, target, Facts(at, level=request.level, requester=request.requester))
-    decision = _decide_again(ctx, requester, request) if verdict is Verdict.APPROVE else None
+    today = _as_of_now(ctx, requester, request) if verdict is Verdict.APPROVE else request
     grant: Grant | None = None
     with ctx.store.begin() as uow:
         fresh = uow.requests.get(request_id)
@@ -41,13 +43,17 @@ def answer(ctx: Context, user: User, request_id: str, verdict: Verdict, note: st
             raise Conflict(Refusal("already-decided", "Somebody else has decided this request already."))
         data = {"verdict": verdict.value, "note": approval.note, "requester": request.requester_name}
         noted = [journal.append(ctx, uow, "request:answered", **about, data=data)]
-        if answered.state is RequestState.PENDING and answered.is_quorate():
-            grant, events = grant_in(ctx, uow, answered, at)
+        due = replace(today, approvals=answered.approvals)
+        if answered.state is RequestState.PENDING and due.is_quorate():
+            grant, events = grant_in(ctx, uow, due, at)
             noted += events
             settled = uow.requests.get(request_id)
             answered = settled or answered
-    journal.confirm_logged(ctx, *noted)
-    return Outcome(answered, grant, decision or Permit(request.policies, request.policy_set, request.obligations))
+    confirm_or_revoke(ctx, grant, *noted)
+    outcome = Outcome(answered, grant, Permit(today.policies, today.policy_set, today.obligations, today.facts))
+    if grant is not None:
+        announce(ctx, outcome)
+    return outcome
 
 
 def pending_for(ctx: Context, user: User) -> Sequence[Request]:
@@ -68,8 +74,8 @@ def pending_for(ctx: Context, user: User) -> Sequence[Request]:
     ]
 
 
-def _decide_again(ctx: Context, requester: User, request: Request) -> Permit:
-    """Facts may have changed while the request waited: the incident closed, the shift ended, the person left."""
+def _as_of_now(ctx: Context, requester: User, request: Request) -> Request:
+    """The request under today's facts and duties: the incident may have closed, the shift ended, policy changed."""
     at = ctx.clock.now()
     about: journal.About = {"principal": requester.name, "target": request.target, "request": request.id}
     if not requester.is_enabled():
@@ -81,4 +87,11 @@ def _decide_again(ctx: Context, requester: User, request: Request) -> Permit:
     decision = ctx.policy.decide(Query(requester, Action.CONNECT, target, facts))
     if isinstance(decision, Deny):
         raise journal.refuse(ctx, "approval:denied", decision.refusal, **about)
-    return decision
+    return replace(
+        request,
+        duration=within_duty(request.duration, facts, at),
+        obligations=merge((request.obligations, decision.obligations)),
+        policies=decision.policies,
+        policy_set=decision.policy_set,
+        facts=decision.facts,
+    )

@@ -1,10 +1,15 @@
 """The end of a session: its recording sealed, its reason and digest in the log."""
 
+import logging
+
 from gateway.app import journal
 from gateway.app.context import Context
+from gateway.app.live import End
 from gateway.app.ports import Recording, RecordingFailed
-from gateway.core.errors import Refusal
+from gateway.core.errors import Refusal, Unavailable
 from gateway.core.session import EndReason, Session, end
+
+LOG = logging.getLogger(__name__)
 
 
 def end_session(ctx: Context, session: Session, recording: Recording, reason: EndReason, detail: str = "") -> None:
@@ -15,7 +20,11 @@ def end_session(ctx: Context, session: Session, recording: Recording, reason: En
     except RecordingFailed:
         count, digest = recording.digest()  # what is durable is what can be proved
         reason = EndReason.RECORDING_FAILED
-    store_end(ctx, session, reason, detail, count, digest)
+    try:
+        store_end(ctx, session, reason, detail, count, digest)
+    except Unavailable as why:
+        LOG.warning("the end of %s is stored later: %s", session.id, why.refusal.message)
+        ctx.live.keep_end(session.id, End(reason, detail, count, digest))
 
 
 def store_end(ctx: Context, session: Session, reason: EndReason, detail: str, count: int, digest: str) -> None:

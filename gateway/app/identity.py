@@ -99,7 +99,9 @@ def remember(uow: UnitOfWork, person: User) -> User | Refusal:
     known = uow.users.get(person.id)
     if known is not None and not known.is_enabled():
         return disabled(known)
-    user = replace(person, disabled_at=None)
+    # Rota and events know people by name, so a name stays with its first owner for ever, whatever the provider says
+    # later: a freed one would hand its new owner the old one's duty.
+    user = replace(person, name=known.name if known else person.name, disabled_at=None)
     if user != known:
         uow.users.upsert(user)
     return user

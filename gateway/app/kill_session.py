@@ -19,7 +19,7 @@ def kill_session(ctx: Context, user: User, session_id: str, reason: str = "") ->
     authorise(ctx, user, Action.KILL, target, Facts(ctx.clock.now(), level=session.level, requester=session.holder))
     with ctx.store.begin() as uow:
         if not uow.sessions.request_kill(session_id, user.name):
-            raise Conflict(Refusal("session-over", "That session is over already."))
+            raise Conflict(Refusal("session-ending", "That session is over, or being ended already."))
         about: journal.About = {**journal.about_session(session), "principal": user.name}
         data = {"reason": reason.strip()[:500], "holder": session.holder_name}
         noted = journal.append(ctx, uow, "session:kill-requested", **about, data=data)

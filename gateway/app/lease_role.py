@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 
 from gateway.app import journal
 from gateway.app.context import Context
+from gateway.app.logins import HeldLogin
 from gateway.app.ports import DatabaseLogin, Lease
 from gateway.core.errors import GatewayError, Refusal, Unavailable
 from gateway.core.grant import Grant
@@ -24,12 +25,26 @@ def lease_role(ctx: Context, grant: Grant, target: Target, level: Level) -> Data
 
     Raises Unavailable when the database does not let us make it; the reaper then removes what there may be.
     """
-    with ctx.logins.making(grant.id):
-        login = ctx.logins.get(grant.id)
-        if login is None:
-            login = _create(ctx, grant, target, level)
-            ctx.logins.put(grant.id, login)
-        return login
+    held = _current(ctx, grant, target, level)
+    if held is not None:
+        return held.login
+    with ctx.logins.turn(grant.id, target.name):
+        held = _current(ctx, grant, target, level)
+        if held is None:
+            held = _create(ctx, grant, target, level)
+        return held.login
+
+
+def _current(ctx: Context, grant: Grant, target: Target, level: Level) -> HeldLogin | None:
+    """The grant's login, unless the catalogue has moved the target or cut the level since it was made."""
+    held = ctx.logins.get(grant.id)
+    is_current = held is not None and (held.place, held.account) == (place_of(target), level.account)
+    return held if is_current else None
+
+
+def place_of(target: Target) -> str:
+    """Where a role is: the server and database, whatever name the catalogue has for it."""
+    return f"{target.host}:{target.port}/{target.database}"
 
 
 def role_name(grant: Grant, lease_id: str) -> str:
@@ -43,7 +58,8 @@ def reap_leases(ctx: Context, at: datetime) -> int:
     with ctx.store.read() as uow:
         leases = uow.leases.unfinished()
         grants = {lease.grant: uow.grants.get(lease.grant) for lease in leases}
-        silent = set(uow.gateways.silent_since(at - ctx.limits.gateway_silent_after))
+        # Our own heartbeat may be late; that we run is known without it.
+        silent = set(uow.gateways.silent_since(at - ctx.limits.gateway_silent_after)) - {ctx.gateway}
     left = 0
     for lease in leases:
         if _is_needed(ctx, lease, grants[lease.grant], silent, at):
@@ -56,15 +72,17 @@ def reap_leases(ctx: Context, at: datetime) -> int:
 
 
 def _is_needed(ctx: Context, lease: Lease, grant: Grant | None, silent: set[str], at: datetime) -> bool:
+    if lease.gateway == ctx.gateway and ctx.logins.is_making(lease.name):
+        return True  # it may come to be after we have looked; its maker leaves it for the next round
     if grant is None or not grant.is_active(at) or lease.gateway in silent:
         return False
     if lease.state not in ("creating", "active"):
         return False
-    # A lease of ours whose password we do not know is left over from before a restart, or is being made now.
-    return lease.gateway != ctx.gateway or ctx.logins.knows(grant.id)
+    # A lease of ours whose password we do not know is left over from before a restart, or has a successor.
+    return lease.gateway != ctx.gateway or ctx.logins.holds(grant.id, lease.name)
 
 
-def _create(ctx: Context, grant: Grant, target: Target, level: Level) -> DatabaseLogin:
+def _create(ctx: Context, grant: Grant, target: Target, level: Level) -> HeldLogin:
     at = ctx.clock.now()
     lease_id = ctx.ids.new("lse")
     lease = Lease(
@@ -77,9 +95,19 @@ def _create(ctx: Context, grant: Grant, target: Target, level: Level) -> Databas
         state="creating",
         created_at=at,
         expires_at=grant.window.not_after,
+        place=place_of(target),
     )
+    data: dict[str, object] = {"lease": lease.id, "role": lease.name, "level": level.name, "place": lease.place}
+    with ctx.logins.making(lease.name):
+        held = HeldLogin(_make(ctx, grant, target, level, lease, data), lease.place, level.account)
+        ctx.logins.put(grant.id, held)
+        return held
+
+
+def _make(
+    ctx: Context, grant: Grant, target: Target, level: Level, lease: Lease, data: dict[str, object]
+) -> DatabaseLogin:
     about = journal.about_grant(grant)
-    data = {"lease": lease.id, "role": lease.name, "level": level.name}
     with ctx.store.begin() as uow:
         uow.leases.add(lease)
         journal.append(ctx, uow, "lease:created", "attempt", **about, data=data)
@@ -107,11 +135,14 @@ def _drop(ctx: Context, lease: Lease, at: datetime) -> bool:
         uow.leases.save(revoking)
         if lease.state != "zombie":
             journal.append(ctx, uow, "lease:dropped", "attempt", **about, data=data)
-    ctx.logins.forget(lease.grant)
+    ctx.logins.forget(lease.grant, lease.name)
     try:
         if target is None:
             gone = "The target is no longer in the catalogue; put it back so that its role can be dropped."
             raise Unavailable(Refusal("unknown-target", gone))
+        if lease.place and lease.place != place_of(target):
+            moved = f"The role was made on {lease.place}; the catalogue now says {place_of(target)}."
+            raise Unavailable(Refusal("target-moved", moved, next_steps=("Drop it there by hand, or point back.",)))
         ctx.roles.revoke(target, lease.name)
     except GatewayError as why:
         _keep_as_zombie(ctx, lease, revoking, why.refusal.message, at)

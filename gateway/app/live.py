@@ -1,10 +1,21 @@
 """The connections that this process holds, by session id. Thread-safe; knows nothing of any protocol."""
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from threading import Lock
 
 from gateway.app.ports import LiveSession
 from gateway.core.session import EndReason
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a session ended: why, and the records and digest of its recording."""
+
+    reason: EndReason
+    detail: str
+    records: int
+    digest: str
 
 
 class LiveSessions:
@@ -14,6 +25,7 @@ class LiveSessions:
         self._lock = Lock()
         self._sessions: dict[str, LiveSession] = {}
         self._deadlines: dict[str, datetime] = {}
+        self._unstored: dict[str, End] = {}
 
     def add(self, session_id: str, live: LiveSession) -> None:
         """Register once the session is open."""
@@ -25,6 +37,16 @@ class LiveSessions:
         with self._lock:
             self._sessions.pop(session_id, None)
             self._deadlines.pop(session_id, None)
+
+    def keep_end(self, session_id: str, end: End) -> None:
+        """Remember an end that could not be stored, for the books to be closed later."""
+        with self._lock:
+            self._unstored[session_id] = end
+
+    def take_end(self, session_id: str) -> End | None:
+        """The end that was kept, once."""
+        with self._lock:
+            return self._unstored.pop(session_id, None)
 
     def expect_end(self, session_id: str, deadline: datetime) -> None:
         """Know a session's deadline without the store: it holds while the store is away, too."""

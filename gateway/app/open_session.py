@@ -92,6 +92,8 @@ def open_session(ctx: Context, user: User, grant: Grant, client: str) -> Opened:
     The caller registers its `LiveSession` with `ctx.live.add(session.id, …)` at once and calls `end_session`
     exactly once afterwards. Raises Denied, NotFound or Unavailable; nothing is left behind then.
     """
+    with ctx.store.read() as uow:
+        grant = uow.grants.get(grant.id) or grant  # it may have been revoked since it was looked up
     target = find_target(ctx, user, grant.target, "session:denied")
     level = find_level(ctx, user, target, grant.level, "session:denied")
     permit = decide_connection(ctx, grant, target)
@@ -104,6 +106,7 @@ def open_session(ctx: Context, user: User, grant: Grant, client: str) -> Opened:
     except GatewayError:
         recording.seal()
         raise
+    ctx.live.expect_end(session.id, session.deadline)
     return Opened(session, grant, target, level, recording, mode, login)
 
 

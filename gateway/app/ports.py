@@ -5,7 +5,7 @@ Everything here is synchronous and thread-safe: an asyncio edge calls use cases 
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -83,6 +83,7 @@ class Lease:
     attempts: int = 0
     last_error: str = ""
     next_attempt_at: datetime | None = None
+    place: str = ""  # the server and database that it was made on
 
 
 class Users(Protocol):
@@ -111,11 +112,11 @@ class Grants(Protocol):
         """Store a revocation; False when it was revoked already."""
         ...
 
-    def list(
     def extend(self, grant: Grant, was: datetime) -> bool:
         """Store a later end with the deadlines of its live sessions; False when it is revoked or no longer `was`."""
         ...
 
+    def list(
         self, *, holder: str = "", target: str = "", active_at: datetime | None = None, limit: int = 200
     ) -> Sequence[Grant]:
         """Newest first. `active_at` keeps the ones that are active at that instant."""
@@ -153,7 +154,6 @@ class Sessions(Protocol):
         """Mark for ending by the gateway that holds it; False when it is over or marked already."""
         ...
 
-    def list(
     def lock(self, session_id: str, by: str) -> bool:
         """Mark its input as held back by `by`, or free it when `by` is ""; False when it is over or so already."""
         ...
@@ -162,6 +162,7 @@ class Sessions(Protocol):
         """Something happened in it."""
         ...
 
+    def list(
         self, *, live: bool | None = None, holder: str = "", target: str = "", grant: str = "", limit: int = 200
     ) -> Sequence[Session]:
         """Newest first."""
@@ -199,12 +200,17 @@ class Shifts(Protocol):
         """The snapshot of one source over a window takes the place of the one before."""
         ...
 
+    def keep_only(self, sources: Sequence[str]) -> None:
+        """Remove the snapshots of all other sources."""
+        ...
+
     def covering(self, service: str, at: datetime, slack: timedelta) -> Sequence[Shift]: ...
 
 
 class Incidents(Protocol):
     def get(self, incident_id: str) -> Incident | None: ...
     def replace(self, source: str, incidents: Iterable[Incident]) -> None: ...
+    def keep_only(self, sources: Sequence[str]) -> None: ...
     def list(self) -> Sequence[Incident]: ...
 
 
@@ -353,7 +359,7 @@ class DatabaseLogin:
     """How the proxy logs in upstream. `password` is a secret: never in logs, events or error texts."""
 
     role: str
-    password: str
+    password: str = field(repr=False)
 
 
 class DatabaseRoles(Protocol):
@@ -363,16 +369,16 @@ class DatabaseRoles(Protocol):
         """A fresh role, member of the level's group role only; Unavailable with a cause free of secrets."""
         ...
 
+    def extend(self, target: Target, role: str, until: datetime) -> None:
+        """Let a role live longer; Unavailable when it is gone, or with a cause free of secrets."""
+        ...
+
     def revoke(self, target: Target, role: str) -> None:
         """NOLOGIN → terminate → membership → reassign owned → drop → verify gone. Idempotent; else Unavailable."""
         ...
 
     def roles_of(self, target: Target, prefix: str) -> Sequence[str]:
         """Names of existing roles that begin with `prefix`, to find what nobody owns."""
-    def extend(self, target: Target, role: str, until: datetime) -> None:
-        """Let a role live longer; Unavailable when it is gone, or with a cause free of secrets."""
-        ...
-
         ...
 
 

@@ -36,8 +36,10 @@ class Reevaluation:
             self._told.clear()
             return
         at = ctx.clock.now()
-        for session_id in ctx.live.overdue(at):  # from memory, before the store is asked: it may be away
+        overdue = ctx.live.overdue(at)
+        for session_id in overdue:  # from memory, before the store is asked: it may be away
             ctx.live.terminate(session_id, EndReason.GRANT_EXPIRED)
+        held -= set(overdue)
         with ctx.store.read() as uow:
             views = [v for v in uow.sessions.live_views(ctx.gateway) if v.session.id in held]
         for view in views:

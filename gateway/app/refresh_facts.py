@@ -27,11 +27,14 @@ class Told:
         self._last: dict[tuple[str, str], str] = {}
 
     def is_new(self, gateway: str, source: str, saying: str) -> bool:
-        """True when `saying` differs from what this gateway said of the source before; remembers it."""
+        """True when `saying` differs from what this gateway said of the source before."""
         with self._lock:
-            before = self._last.get((gateway, source))
+            return self._last.get((gateway, source)) != saying
+
+    def remember(self, gateway: str, source: str, saying: str) -> None:
+        """To be called once it is stored: what could not be stored is said again."""
+        with self._lock:
             self._last[(gateway, source)] = saying
-        return before != saying
 
 
 TOLD = Told()
@@ -45,9 +48,19 @@ def refresh_facts(
     told: Told = TOLD,
 ) -> bool:
     """Ask every source once; True when any fact is different from before. One failing source stops no other."""
+    _forget_the_unconfigured(ctx, shift_sources, incident_sources)
     changes = [_refresh_shifts(ctx, source, at, told) for source in shift_sources]
     changes += [_refresh_incidents(ctx, source, at, told) for source in incident_sources]
     return any(changes)
+
+
+def _forget_the_unconfigured(
+    ctx: Context, shift_sources: Sequence[ShiftSource], incident_sources: Sequence[IncidentSource]
+) -> None:
+    """What a source said counts for as long as it is configured, not until it has aged away."""
+    with ctx.store.begin() as uow:
+        uow.shifts.keep_only([source.name for source in shift_sources])
+        uow.incidents.keep_only([source.name for source in incident_sources])
 
 
 def _refresh_shifts(ctx: Context, source: ShiftSource, at: datetime, told: Told) -> bool:
@@ -56,7 +69,8 @@ def _refresh_shifts(ctx: Context, source: ShiftSource, at: datetime, told: Told)
         shifts = tuple(source.fetch(window, at))
     except Unavailable as no:
         return _failed(ctx, source.name, no, told)
-    is_changed = told.is_new(ctx.gateway, source.name, _shape(shifts, at))
+    shape = _shape(shifts, at)
+    is_changed = told.is_new(ctx.gateway, source.name, shape)
     with ctx.store.begin() as uow:
         uow.shifts.replace(source.name, window, shifts)
         if is_changed:
@@ -64,6 +78,7 @@ def _refresh_shifts(ctx: Context, source: ShiftSource, at: datetime, told: Told)
             services = sorted({shift.service for shift in shifts})
             data = {"source": source.name, "shifts": len(shifts), "services": services, "hashes": hashes[:10]}
             journal.append(ctx, uow, "rota:refreshed", data=data)
+    told.remember(ctx.gateway, source.name, shape)
     return is_changed
 
 
@@ -79,7 +94,6 @@ def _refresh_incidents(ctx: Context, source: IncidentSource, at: datetime, told:
         incidents = tuple(source.fetch(at))
     except Unavailable as no:
         return _failed(ctx, source.name, no, told)
-    told.is_new(ctx.gateway, source.name, "answered")
     with ctx.store.begin() as uow:
         before = {i.id: i for i in uow.incidents.list() if i.source == source.name}
         changes = _changes(before, {i.id: i for i in incidents}, at)
@@ -92,6 +106,7 @@ def _refresh_incidents(ctx: Context, source: IncidentSource, at: datetime, told:
                 "source": source.name,
             }
             journal.append(ctx, uow, kind, data=data)
+    told.remember(ctx.gateway, source.name, "answered")
     return bool(changes)
 
 
@@ -113,7 +128,9 @@ def _changes(before: dict[str, Incident], now: dict[str, Incident], at: datetime
 
 def _failed(ctx: Context, source: str, no: Unavailable, told: Told) -> bool:
     message = no.refusal.message[:500]
-    if told.is_new(ctx.gateway, source, f"failed: {message}"):
+    saying = f"failed: {message}"
+    if told.is_new(ctx.gateway, source, saying):
         LOG.warning("%s did not answer, its last word ages: %s", source, message)
         journal.record(ctx, "rota:failed", "failed", {"source": source, "message": message})
+        told.remember(ctx.gateway, source, saying)
     return False

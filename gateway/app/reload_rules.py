@@ -13,24 +13,34 @@ class Reloads:
 
     def __init__(self) -> None:
         self._told: dict[str, str] = {}
+        self._recorded: dict[str, str] = {}  # the digest in force that the log knows of
 
     def reload(self, ctx: Context) -> bool:
         """Try both; True when anything is newly in force."""
-        before = (ctx.policy.digest(), ctx.catalogue.current().version)
-        self._tell(ctx, "policy", ctx.policy.reload())
-        self._tell(ctx, "catalogue", ctx.catalogue.reload())
-        after = (ctx.policy.digest(), ctx.catalogue.current().version)
-        for what, old, new in zip(("policy", "catalogue"), before, after, strict=True):
-            if old != new:
-                journal.record(ctx, f"{what}:loaded", data={"digest": new, "replaces": old})
+        before = self._in_force(ctx)
+        for what, digest in before.items():
+            self._recorded.setdefault(what, digest)
+        why = {"policy": ctx.policy.reload(), "catalogue": ctx.catalogue.reload()}
+        after = self._in_force(ctx)
+        for what, digest in after.items():
+            self._record(ctx, what, digest)
+            self._tell(ctx, what, why[what])
         return before != after
 
+    @staticmethod
+    def _in_force(ctx: Context) -> dict[str, str]:
+        return {"policy": ctx.policy.digest(), "catalogue": ctx.catalogue.current().version}
+
+    def _record(self, ctx: Context, what: str, digest: str) -> None:
+        old = self._recorded[what]
+        if old != digest:
+            journal.record(ctx, f"{what}:loaded", data={"digest": digest, "replaces": old})
+            self._recorded[what] = digest  # after it is stored: what could not be stored is tried again
+
     def _tell(self, ctx: Context, what: str, why: str | None) -> None:
-        if why == self._told.get(what):
-            return
         if why is None:
             self._told.pop(what, None)
-            return
-        self._told[what] = why
-        LOG.error("%s not reloaded, the old one stays in force: %s", what, why)
-        journal.record(ctx, f"{what}:rejected", "failed", {"message": why[:2000]})
+        elif why != self._told.get(what):
+            LOG.error("%s not reloaded, the old one stays in force: %s", what, why)
+            journal.record(ctx, f"{what}:rejected", "failed", {"message": why[:2000]})
+            self._told[what] = why

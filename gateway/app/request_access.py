@@ -9,10 +9,12 @@ from gateway.app.context import Context
 from gateway.app.facts import gather
 from gateway.app.ports import UnitOfWork
 from gateway.core.decision import Action, Deny, Facts, Permit, Query
-from gateway.core.errors import Conflict, Denied, Refusal
-from gateway.core.grant import Grant, issue, review_owed
+from gateway.core.errors import Conflict, Denied, Refusal, Unavailable
+from gateway.core.grant import Grant, issue, review_owed, revoke
 from gateway.core.principal import User
 from gateway.core.request import Request, RequestKind, RequestState, settle, validate_ask
+
+MOST_WAITING = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ def request_access(ctx: Context, user: User, ask: Ask, kind: RequestKind = Reque
     target = find_target(ctx, user, ask.target, "request:denied")
     level = find_level(ctx, user, target, ask.level, "request:denied")
     about: journal.About = {"principal": user.name, "target": target.name}
-    wrong = validate_ask(ask.duration, ask.reason, ctx.limits.longest_grant)
+    wrong = validate_ask(ask.duration, ask.reason, ctx.limits.longest_grant) or _too_many(ctx, user)
     if wrong is not None:
         raise journal.refuse(ctx, "request:denied", wrong, **about)
     facts = gather(ctx, user, target, level.name, ask.incident, kind is RequestKind.BREAK_GLASS, 0, at)
@@ -59,8 +61,41 @@ def request_access(ctx: Context, user: User, ask: Ask, kind: RequestKind = Reque
         if request.is_quorate():
             grant, events = grant_in(ctx, uow, request, at)
             noted += events
-    journal.confirm_logged(ctx, *noted)
-    return Outcome(request if grant is None else replace(request, state=RequestState.GRANTED), grant, decision)
+    confirm_or_revoke(ctx, grant, *noted)
+    outcome = Outcome(request if grant is None else replace(request, state=RequestState.GRANTED), grant, decision)
+    announce(ctx, outcome)
+    return outcome
+
+
+def confirm_or_revoke(ctx: Context, grant: Grant | None, *event_ids: str) -> None:
+    """Wait for the log. A grant that it does not confirm is taken back: who is told "no" must not have it."""
+    try:
+        journal.confirm_logged(ctx, *event_ids)
+    except Unavailable:
+        taken_back = revoke(grant, ctx.clock.now(), "", "the log did not confirm it") if grant else None
+        if isinstance(taken_back, Grant):
+            with ctx.store.begin() as uow:
+                uow.grants.save(taken_back)
+                data = {"reason": taken_back.revoke_reason, "holder": taken_back.holder_name}
+                journal.append(ctx, uow, "grant:revoked", data=data, **journal.about_grant(taken_back))
+        raise
+
+
+def announce(ctx: Context, outcome: Outcome) -> None:
+    """Tell whom policy wants told; break-glass is told in any case."""
+    request, grant = outcome.request, outcome.grant
+    channels = set(request.obligations.notify)
+    if request.kind is RequestKind.BREAK_GLASS:
+        channels = channels or {"default"}
+    what = f"{request.requester_name} {'has' if grant else 'asks for'} {request.level} on {request.target}"
+    title = f"Break-glass: {what}" if request.kind is RequestKind.BREAK_GLASS else what
+    fields = {"request": request.id, "incident": request.incident}
+    if grant is not None:
+        fields |= {"grant": grant.id, "until": grant.window.not_after.isoformat()}
+        if request.obligations.review:
+            fields["review"] = f"gw review {grant.id}"
+    for channel in sorted(channels):
+        ctx.notifier.notify(channel, title, request.reason, fields)
 
 
 def grant_in(ctx: Context, uow: UnitOfWork, request: Request, at: datetime) -> tuple[Grant, list[str]]:
@@ -73,6 +108,7 @@ def grant_in(ctx: Context, uow: UnitOfWork, request: Request, at: datetime) -> t
         raise Conflict(Refusal("already-decided", "Somebody else has decided this request already."))
     uow.grants.add(grant)
     data = {
+        "holder": grant.holder,
         "level": grant.level,
         "not_before": grant.window.not_before.isoformat(),
         "not_after": grant.window.not_after.isoformat(),
@@ -120,13 +156,6 @@ def within_duty(duration: timedelta, facts: Facts, at: datetime) -> timedelta:
     return duration if incident_open or until is None else min(duration, until - at)
 
 
-def _told(request: Request, told: dict[str, str]) -> dict[str, object]:
-    return {
-        **told,
-        "policies": list(request.policies),
-        "approvals_needed": request.obligations.approvals,
-        "duration_s": int(request.effective_duration().total_seconds()),
-    }
 def _too_many(ctx: Context, user: User) -> Refusal | None:
     """Approvers read a list: nobody may fill it."""
     with ctx.store.read() as uow:
@@ -136,3 +165,10 @@ def _too_many(ctx: Context, user: User) -> Refusal | None:
     return Refusal("too-many-requests", f"{MOST_WAITING} requests of yours are waiting already.", (), ("gw requests",))
 
 
+def _told(request: Request, told: dict[str, str]) -> dict[str, object]:
+    return {
+        **told,
+        "policies": list(request.policies),
+        "approvals_needed": request.obligations.approvals,
+        "duration_s": int(request.effective_duration().total_seconds()),
+    }

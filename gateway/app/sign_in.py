@@ -19,6 +19,7 @@ from gateway.app.identity import IdentityProvider, NotSignedIn, disabled, person
 from gateway.app.ports import Credential, UnitOfWork
 from gateway.core.decision import Action, Facts
 from gateway.core.errors import Conflict, Denied, NotFound, Refusal
+from gateway.core.grant import Grant, revoke
 from gateway.core.principal import User
 
 CLI_PREFIX = "gwc_"  # lets secret scanners find a leaked one
@@ -212,12 +213,24 @@ def disable_user(ctx: Context, user: User, name: str, reason: str = "") -> User:
             raise Conflict(Refusal("user-disabled-already", f"{found.name} is disabled already."))
         gone = replace(found, disabled_at=at)
         uow.users.upsert(gone)
+        revoked = _revoke_grants(uow, found, user, at)
         removed = sum(uow.credentials.remove_for(found.id, purpose) for purpose in _PURPOSES_OF_A_PERSON)
-        data = {"user": found.name, "reason": reason.strip()[:500], "credentials_removed": removed}
+        data = {
+            "user": found.name,
+            "reason": reason.strip()[:500],
+            "credentials_removed": removed,
+            "grants_revoked": revoked,
+        }
         noted = journal.append(ctx, uow, "user:disabled", principal=user.name, data=data)
     ctx.wake()
     journal.confirm_logged(ctx, noted)
     return gone
+
+
+def _revoke_grants(uow: UnitOfWork, gone: User, by: User, at: datetime) -> int:
+    """Who comes back asks anew."""
+    ended = [revoke(grant, at, by.id, "account disabled") for grant in uow.grants.list(holder=gone.id, active_at=at)]
+    return sum(uow.grants.save(grant) for grant in ended if isinstance(grant, Grant))
 
 
 def enable_user(ctx: Context, user: User, name: str) -> User:

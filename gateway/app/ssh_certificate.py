@@ -1,7 +1,9 @@
 """A user certificate for the gateway's own SSH door: proves who comes, gives no right by itself."""
 
+from base64 import b64decode, b64encode
 from dataclasses import dataclass
 from datetime import datetime
+from hashlib import sha256
 
 from gateway.app import journal
 from gateway.app.context import Context
@@ -28,7 +30,14 @@ def ssh_certificate(ctx: Context, user: User, public_key: str) -> DoorCertificat
     except ValueError as why:
         refusal = Refusal("key-not-accepted", str(why), next_steps=("ssh-keygen -t ed25519 makes one that is.",))
         raise journal.refuse(ctx, "certificate:denied", refusal, principal=user.name) from why
-    fingerprint = {"expires_at": expires_at.isoformat(), "key": public_key.partition(" ")[0][:60]}
-    noted = journal.record(ctx, "certificate:issued", principal=user.name, data=fingerprint)
+    told = {"expires_at": expires_at.isoformat(), "key": fingerprint_of(public_key)}
+    noted = journal.record(ctx, "certificate:issued", principal=user.name, data=told)
     journal.confirm_logged(ctx, noted)
     return DoorCertificate(certificate, expires_at)
+
+
+def fingerprint_of(public_key: str) -> str:
+    """`SHA256:…` as OpenSSH shows it (RFC 4648 base64 without padding, of the key's wire encoding)."""
+    _, _, rest = public_key.strip().partition(" ")
+    wire = b64decode(rest.partition(" ")[0])
+    return "SHA256:" + b64encode(sha256(wire).digest()).rstrip(b"=").decode()

@@ -1,8 +1,8 @@
-"""The edge that time drives: two threads that run use cases again and again until told to stop.
+"""The edge that time drives: threads that run use cases again and again until told to stop.
 
-`watch` judges live sessions every quarter second, and at once when woken. `upkeep` does what may take longer:
-roles to drop, facts to refresh, files to reload, gateways that fell silent. A step that fails is logged and
-tried again; what a failing step leaves undone errs towards "no" (facts age, roles stay visible as leases).
+One judges live sessions every quarter second, and at once when woken. The others do their rounds: `upkeep` (heartbeat,
+evidence, files to reload, gateways that fell silent), `leases` (roles to drop), `facts` (rota and incidents). A step
+that fails is logged and tried again; what it leaves undone errs towards "no" (facts age, roles stay visible).
 """
 
 import logging
@@ -52,25 +52,29 @@ class Supervisor:
         self._ctx = ctx
         self._stop = threading.Event()
         self._wake_watch = threading.Event()
-        self._wake_upkeep = threading.Event()
+        self._wake_leases = threading.Event()
         self._facts_changed = threading.Event()
         self._reevaluation = Reevaluation()
         self._reloads = Reloads()
         clock, reconciliation = ctx.clock, Reconciliation()
-        self._jobs = [
-            _Job("evidence", 1.0, lambda: evidence.store(ctx)),
-            _Job("leases", 1.0, lambda: reap_leases(ctx, clock.now())),
-            _Job("beat", 5.0, self._beat),
-            _Job("reload", 2.0, self._reload),
-            _Job("facts", refresh_seconds, lambda: self._refresh(shifts, incidents)),
-            _Job("silent", 10.0, lambda: end_sessions_of_the_silent(ctx, clock.now())),
-            _Job("reconcile", 60.0, lambda: reconciliation.step(ctx)),
-            _Job("lapse", 30.0, lambda: lapse_requests(ctx, clock.now())),
-            _Job("purge", 600.0, self._purge),
-        ]
+        # What may hang has a thread of its own, so that nothing else is late: sources answer over a network, and so
+        # do databases whose roles are dropped.
+        self._rounds = {
+            "upkeep": [
+                _Job("beat", 5.0, self._beat),
+                _Job("evidence", 1.0, lambda: evidence.store(ctx)),
+                _Job("reload", 2.0, self._reload),
+                _Job("silent", 10.0, lambda: end_sessions_of_the_silent(ctx, clock.now())),
+                _Job("reconcile", 10.0, lambda: reconciliation.step(ctx)),
+                _Job("lapse", 30.0, lambda: lapse_requests(ctx, clock.now())),
+                _Job("purge", 600.0, self._purge),
+            ],
+            "leases": [_Job("leases", 1.0, lambda: reap_leases(ctx, clock.now()))],
+            "facts": [_Job("facts", refresh_seconds, lambda: self._refresh(shifts, incidents))],
+        }
         self._threads = [
             threading.Thread(target=self._watch, name="supervisor", daemon=True),
-            threading.Thread(target=self._upkeep, name="upkeep", daemon=True),
+            *(threading.Thread(target=self._go_round, args=(n,), name=n, daemon=True) for n in self._rounds),
         ]
 
     def start(self) -> None:
@@ -81,7 +85,7 @@ class Supervisor:
     def wake(self) -> None:
         """Something ended: judge the live sessions and drop roles now."""
         self._wake_watch.set()
-        self._wake_upkeep.set()
+        self._wake_leases.set()
 
     def stop(self, timeout_seconds: float = 5.0) -> None:
         """Let the current step finish, for a while."""
@@ -92,7 +96,7 @@ class Supervisor:
 
     def run_once(self) -> None:
         """Every upkeep step, now, in this thread: facts are there before the first question."""
-        for job in self._jobs:
+        for job in (job for name in ("facts", "upkeep", "leases") for job in self._rounds[name]):
             self._guarded(job.name, job.step)
             job.due = monotonic() + job.every_seconds
 
@@ -113,13 +117,15 @@ class Supervisor:
     def _rejudge_all(self) -> None:
         self._reevaluation.tick(self._ctx, ask_policy=True)
 
-    def _upkeep(self) -> None:
+    def _go_round(self, name: str) -> None:
+        woken = self._wake_leases if name == "leases" else self._stop
         while not self._stop.is_set():
-            is_woken = self._wake_upkeep.wait(0.5)
-            self._wake_upkeep.clear()
+            is_woken = woken.wait(0.5)
+            if name == "leases":
+                self._wake_leases.clear()
             now = monotonic()
-            for job in self._jobs:
-                if job.due <= now or (is_woken and job.name == "leases"):
+            for job in self._rounds[name]:
+                if job.due <= now or is_woken:
                     job.due = now + job.every_seconds
                     self._guarded(job.name, job.step)
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from threading import Event as Flag
 from time import monotonic
 from typing import Any, Final
@@ -32,6 +32,17 @@ _COLUMNS: Final = {
     "grant": "grant_id",
     "request": "request",
 }
+
+
+def newest_event_at(url: str) -> datetime | None:
+    """When the newest stored event happened; None in an empty log. Time has passed that point."""
+    database = ReadOnlyDatabase(url)
+    try:
+        with database.view() as connection:
+            newest = connection.execute(select(func.max(EVENTS.c.at))).scalar()
+    finally:
+        database.close()
+    return None if newest is None else instant_of(newest)
 
 
 class EventLogReader(EventLog):

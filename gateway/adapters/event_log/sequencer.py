@@ -96,8 +96,18 @@ class Sequencer:
             self._changed.notify_all()
         if self._thread.ident is not None:
             self._thread.join(timeout=30)
+            self._sequence_the_rest()
         self._engine.dispose()
         self._database.close()
+
+    def _sequence_the_rest(self) -> None:
+        """What was appended while stopping is signed now rather than at the next start."""
+        if self._failure or self._thread.is_alive():
+            return
+        try:
+            self.sequence()
+        except (Unavailable, OSError, TreeMismatchError) as error:
+            _LOG.warning("the last events are sequenced at the next start: %s", error)
 
     def poke(self) -> None:
         """There is something to sequence: do it now."""

@@ -95,7 +95,7 @@ class StaticRota:
     """The `ShiftSource` port on a file, parsed again only when it has changed."""
 
     def __init__(self, path: Path) -> None:
-        self.name = f"rota:{path.name}"
+        self.name = f"rota:{path}"  # the whole path: two files of one name are two sources
         self._file = WatchedFile(path, lambda content, file: (read_schedules(content, file), digest(content)))
 
     def fetch(self, window: Window, at: datetime) -> Sequence[Shift]:

@@ -87,7 +87,9 @@ def _sqlite_engine(path: Path, *, read_only: bool) -> Engine:
 
 def open_sqlite(path: Path, *, read_only: bool, wait_seconds: float = WAIT_SECONDS) -> sqlite3.Connection:
     """One connection in autocommit mode, so that BEGIN is ours. The file is private (0600) from its first byte."""
-    if not read_only:
+    if not read_only and not path.exists():
+        # INVARIANT: nothing but SQLite opens the file once it exists. Closing any other descriptor of it drops this
+        # process's POSIX locks (https://www.sqlite.org/howtocorrupt.html §2.2), and the next reader takes the WAL away.
         os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(
         f"file:{quote(str(path))}?mode={'ro' if read_only else 'rw'}",

@@ -94,6 +94,9 @@ class SqlShifts:
         self._tx.change(delete(SHIFTS).where(overlapping))
         self._tx.insert(insert(SHIFTS), [rows.shift_columns(shift) for shift in snapshot])
 
+    def keep_only(self, sources: Sequence[str]) -> None:
+        self._tx.change(delete(SHIFTS).where(SHIFTS.c.source.not_in(list(sources))))
+
     def covering(self, service: str, at: datetime, slack: timedelta) -> Sequence[Shift]:
         """Shifts of a service that contain `at` when widened by `slack` on both ends, the lowest level first."""
         c = SHIFTS.c
@@ -119,6 +122,9 @@ class SqlIncidents:
             raise ValueError(f"a snapshot of {source} holds an incident of another source")
         self._tx.change(delete(INCIDENTS).where(INCIDENTS.c.source == source))
         self._tx.insert(insert(INCIDENTS), [rows.incident_columns(incident) for incident in snapshot])
+
+    def keep_only(self, sources: Sequence[str]) -> None:
+        self._tx.change(delete(INCIDENTS).where(INCIDENTS.c.source.not_in(list(sources))))
 
     def list(self) -> Sequence[Incident]:
         """Newest first."""

@@ -29,6 +29,7 @@ def lease_columns(lease: Lease) -> Columns:
         "attempts": lease.attempts,
         "last_error": lease.last_error,
         "next_attempt_at": lease.next_attempt_at,
+        "place": lease.place,
     }
 
 
@@ -47,6 +48,7 @@ def lease_of(row: RowMapping) -> Lease:
         attempts=row[c.attempts],
         last_error=row[c.last_error],
         next_attempt_at=row[c.next_attempt_at],
+        place=row[c.place],
     )
 
 

@@ -150,6 +150,7 @@ class LeaseRow(SQLModel, table=True):
     attempts: int
     last_error: str = Field(sa_type=_TEXT)
     next_attempt_at: datetime | None = Field(sa_type=_INSTANT)
+    place: str = Field(default="", sa_type=_TEXT)
 
 
 class CredentialRow(SQLModel, table=True):

@@ -50,3 +50,11 @@ def test_ids_sort_by_age_and_secrets_differ():
     assert ids.new("grt").startswith("grt_")
     early = system.make_id("grt", datetime(2026, 1, 1, tzinfo=UTC), b"\xff" * 10)
     assert early < system.make_id("grt", datetime(2026, 1, 2, tzinfo=UTC), b"\x00" * 10)
+
+
+def test_a_clock_set_back_over_a_restart_does_not_revive_what_was_over(times: _Times):
+    seen = datetime.fromtimestamp(times.wall + 7200, UTC)
+    clock = SystemClock(not_before=seen)
+    assert clock.now() == seen
+    times.steady += 5
+    assert clock.now() == seen + timedelta(seconds=5)
