@@ -176,7 +176,9 @@ class Chain:
 
     def extend(self, frame: bytes) -> bytes:
         """Take one frame's canonical bytes in; its link."""
-        self.digest = sha256(self.digest + frame).digest()
+        running = sha256(self.digest)
+        running.update(frame)  # not joined first: a frame may be large
+        self.digest = running.digest()
         self.count += 1
         return self.digest[:LINK]
 

@@ -109,15 +109,15 @@ class Segment:
         os.close(self._descriptor)
 
 
-def block(key: SessionKey, number: int, frames: Sequence[tuple[bytes, bytes]]) -> bytes:
-    """Frames of one session, each with its link, encrypted for the spool.
+def block(key: SessionKey, number: int, frames: Sequence[tuple[bytes, bytes]]) -> tuple[bytes, bytes]:
+    """Frames of one session, each with its link, encrypted for the spool: head and ciphertext, to be joined once.
 
     INVARIANT: a key never sees a number twice, also when the write of the first block failed: it is the nonce.
     """
     body = b"".join(part for pair in frames for part in pair)
     name = key.session_id.encode("ascii")
     head = _BLOCK.pack(_BLOCK_MAGIC, len(name), number, len(frames), len(body) + TAG) + name
-    return b"".join((head, key.wrapped, key.blocks.encrypt(_nonce(number), body, head)))
+    return head + key.wrapped, key.blocks.encrypt(_nonce(number), body, head)
 
 
 def _nonce(number: int) -> bytes:

@@ -226,10 +226,10 @@ class SpoolWriter:
     def _write(self, batch: Batch) -> None:
         parts = _by_lane(batch)
         blocks = [(lane, _block(lane, entries)) for lane, entries in parts.items() if not lane.frozen]
-        content = b"".join(block for _, block in blocks)
+        content = b"".join(part for _, pair in blocks for part in pair)
         segment = self._segment_for(len(content))
         start = segment.append(content) if content else segment.size
-        self._settle(parts, [(lane, len(block)) for lane, block in blocks], segment, start)
+        self._settle(parts, [(lane, sum(map(len, pair))) for lane, pair in blocks], segment, start)
         self._on_batch(batch)
 
     def _segment_for(self, size: int) -> Segment:
@@ -305,7 +305,7 @@ def _by_lane(batch: Batch) -> Parts:
     return parts
 
 
-def _block(lane: Lane, entries: Batch) -> bytes:
+def _block(lane: Lane, entries: Batch) -> tuple[bytes, bytes]:
     number = lane.blocks
     lane.blocks += 1
     return block(lane.key, number, [(entry.frame, lane.chain.extend(entry.frame)) for entry in entries])
