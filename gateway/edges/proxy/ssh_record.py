@@ -6,15 +6,48 @@ Octets of a stream are prefixed by the channel's number (4 octets, big-endian); 
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from threading import Lock
 
 from gateway.app.ports import Recording
 from gateway.edges.proxy.ssh_fields import u32
+from gateway.wire.echo import EchoedLines
+from gateway.wire.file_digest import FileDigest
+from gateway.wire.scp import transfer_command
 
 KEEP_PER_STREAM = 1024 * 1024
 DURABLE_WITHIN = timedelta(seconds=5)
-_TRANSFER_PROGRAMS = (b"scp", b"rsync", b"sftp-server")
+
+
+@dataclass(slots=True)
+class FileTotals:
+    """What a session moved: finished transfers and their octets by direction, and what was refused."""
+
+    files: dict[str, int] = field(default_factory=lambda: {"upload": 0, "download": 0})
+    octets: dict[str, int] = field(default_factory=lambda: {"upload": 0, "download": 0})
+    failed: int = 0
+    changes: int = 0
+    refused: int = 0
+
+    def add(self, op: str, direction: str, octets: int, outcome: str) -> None:
+        """One record of kind `file`."""
+        if direction and op != "mkdir":
+            self.octets[direction] += octets
+        if outcome not in ("ok", "not-parsed"):
+            self.failed += 1
+        elif op == "transfer":
+            self.files[direction] += 1
+        elif op != "list":
+            self.changes += 1
+
+    def fields(self) -> dict[str, object]:
+        """For the record `files-summary`."""
+        return {
+            "uploads": self.files["upload"], "upload_bytes": self.octets["upload"],
+            "downloads": self.files["download"], "download_bytes": self.octets["download"],
+            "changes": self.changes, "failed": self.failed, "refused": self.refused,
+        }  # fmt: skip
 
 
 class SessionRecord:
@@ -24,6 +57,8 @@ class SessionRecord:
         self._recording = recording
         self._now = now
         self._require = require
+        self._lock = Lock()
+        self._files: FileTotals | None = None
 
     def octets(self, kind: str, channel: int, data: bytes | bytearray) -> None:
         """A piece of a stream."""
@@ -33,6 +68,27 @@ class SessionRecord:
         """A JSON record; its sequence number."""
         return self._recording.append(kind, self._now(), json.dumps(fields, separators=(",", ":")).encode())
 
+    def file(self, op: str, direction: str, octets: int, outcome: str, **fields: object) -> None:
+        """A file that was moved, or something that was done to one."""
+        with self._lock:
+            self._files = self._files or FileTotals()
+            self._files.add(op, direction, octets, outcome)
+        self.fact("file", op=op, direction=direction, bytes=octets, outcome=outcome, **fields)
+
+    def file_refused(self, **fields: object) -> None:
+        """Something that the level's rules about files forbid; the target has not heard of it."""
+        with self._lock:
+            self._files = self._files or FileTotals()
+            self._files.refused += 1
+        self.fact("file-refused", **fields)
+
+    def close(self) -> None:
+        """The session is over: how many files it moved, if any were asked for."""
+        with self._lock:
+            files, self._files = self._files, None
+        if files is not None:
+            self.fact("files-summary", **files.fields())
+
     def begun(self, sequence: int) -> None:
         """Wait until the start of a command is on disk, where the grant says that nothing may happen before."""
         if self._require:
@@ -40,33 +96,37 @@ class SessionRecord:
 
 
 class StreamRecord:
-    """One stream of a channel without a terminal: its first octets, then only their number and digest."""
+    """One stream of a channel without a terminal: its first octets, then only their number and digest.
 
-    def __init__(self, record: SessionRecord, kind: str, channel: int, *, keep: int) -> None:
+    Without `digest` for file transfers that are followed: each file has its own.
+    """
+
+    def __init__(self, record: SessionRecord, kind: str, channel: int, *, keep: int, digest: bool) -> None:
         self._record = record
         self._kind = kind
         self._channel = channel
-        self._left = keep
-        self._digest = hashlib.sha256()
+        self._keep = self._left = keep
+        self._digest = hashlib.sha256() if digest else None
         self._octets = 0
         self._sealed = False
 
     def add(self, data: bytes | bytearray) -> None:
         """More of it."""
-        self._digest.update(data)
+        if self._digest is not None:
+            self._digest.update(data)
         self._octets += len(data)
         if self._left:
             kept = data[: self._left]
             self._left -= len(kept)
             self._record.octets(self._kind, self._channel, kept)
 
-    def seal(self, kept_of: int) -> None:
+    def seal(self) -> None:
         """Its number and digest; once."""
         if not self._sealed:
             self._sealed = True
             self._record.fact(
                 "stream", channel=self._channel, stream=self._kind, octets=self._octets,
-                kept=kept_of - self._left, sha256=self._digest.hexdigest(),
+                kept=self._keep - self._left, sha256=self._digest and self._digest.hexdigest(),
             )  # fmt: skip
 
 
@@ -80,6 +140,8 @@ class ChannelRecord:
         self._term: dict[str, object] = {}
         self._streams: dict[str, StreamRecord] = {}
         self._keep = KEEP_PER_STREAM
+        self._digest = True
+        self._echoed = EchoedLines()
 
     @property
     def is_terminal(self) -> bool:
@@ -92,25 +154,49 @@ class ChannelRecord:
 
     def begin(self, type_: str, command: bytes) -> None:
         """A shell, command or subsystem is about to start. Returns when it may; RecordingFailed when it may not."""
-        if type_ == "subsystem" or _is_transfer(command):
+        transfer = transfer_command(command) if type_ == "exec" else None
+        if type_ == "subsystem" or transfer is not None:
             self._keep = 0
+            self._digest = transfer is not None and transfer.program == "rsync"  # else each file has its own
         text = command.decode("utf-8", "backslashreplace")
         sequence = self._record.fact("channel", channel=self._channel, type=type_, command=text, **self._term)
         self._record.begun(sequence)
 
     def stream(self, kind: str, data: bytes | bytearray) -> None:
-        """`out`, `err` or `in`. What is typed on a terminal may be a password: only its size is kept."""
+        """`out`, `err` or `in`. What is typed on a terminal is kept only once the terminal has shown it."""
         if not self._term:
-            with self._lock:
-                stream = self._streams.get(kind)
-                if stream is None:
-                    stream = StreamRecord(self._record, kind, self._channel, keep=self._keep)
-                    self._streams[kind] = stream
-            stream.add(data)
-        elif kind == "in":
+            self._stream(kind).add(data)
+            return
+        with self._lock:
+            lines = self._echoed.typed(data) if kind == "in" else self._echoed.shown(data)
+        if kind == "in":
             self._record.fact("typed", channel=self._channel, octets=len(data))
         else:
             self._record.octets(kind, self._channel, data)
+        for line in lines:
+            self._record.fact("input", channel=self._channel, text=line.decode("utf-8", "backslashreplace"))
+
+    def _stream(self, kind: str) -> StreamRecord:
+        with self._lock:
+            stream = self._streams.get(kind)
+            if stream is None:
+                is_error = kind == "err"  # a transfer's complaints are worth their room
+                keep, digest = (KEEP_PER_STREAM, True) if is_error else (self._keep, self._digest)
+                stream = StreamRecord(self._record, kind, self._channel, keep=keep, digest=digest)
+                self._streams[kind] = stream
+            return stream
+
+    def file(
+        self, *, via: str, op: str, path: str, direction: str, octets: int, seconds: float, outcome: str,
+        digest: FileDigest | None, **fields: object,
+    ) -> None:  # fmt: skip
+        """A file that was moved (with its digest), or something that was done to one."""
+        known = {"channel": self._channel, "via": via, "path": path, "ms": round(seconds * 1000)}
+        self._record.file(op, direction, octets, outcome, **known, **fields, **(digest.fields() if digest else {}))
+
+    def file_refused(self, **fields: object) -> None:
+        """See `SessionRecord.file_refused`."""
+        self._record.file_refused(channel=self._channel, **fields)
 
     def resized(self, columns: int, rows: int) -> None:
         """The window changed."""
@@ -125,13 +211,4 @@ class ChannelRecord:
         with self._lock:
             streams = list(self._streams.values())
         for stream in streams:
-            stream.seal(self._keep)
-
-
-def _is_transfer(command: bytes) -> bool:
-    """True for a command that only carries files: their octets belong to a digest, not to a recording."""
-    words = command.split()
-    if not words or words[0].rpartition(b"/")[2] not in _TRANSFER_PROGRAMS:
-        return False
-    flags = {b"-t", b"-f", b"--server"}
-    return bool(flags & set(words[1:])) or words[0].endswith(b"sftp-server")
+            stream.seal()

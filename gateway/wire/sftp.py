@@ -1,0 +1,518 @@
+"""SFTP version 3 (draft-ietf-secsh-filexfer-02) as somebody in the middle sees it: what is asked, what came of it.
+
+`SftpWalker` is fed what each side sends, in pieces of any size. It lets file data through as it comes, holds back the
+head of a client's request until `judge` has said yes, and answers a refused one itself: the server never sees it.
+
+INVARIANTS
+1. A packet's length is compared with its limit before anything is kept; of file data nothing is kept.
+2. Only the packets that are listed here pass, only for requests that are open, only for handles that are open.
+   Anything else is SftpError: whoever walks ends the subsystem.
+3. What a server sends passes unchanged. Answers of our own are put between two of its packets.
+4. What is held is bounded: `MOST_REQUESTS`, `MOST_HANDLES`, `MOST_ANSWERS`, one head of each side.
+"""
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from gateway.wire.file_digest import FileDigest
+
+LONGEST_PACKET = 1024 * 1024
+LONGEST_REQUEST = 34_000  # the draft's §3 asks for no more; only data and directory listings are longer
+LONGEST_HANDLE = 256  # §3
+MOST_REQUESTS = 65_536  # paramiko asks for a whole file at once; who walks waits when `is_full`
+MOST_HANDLES = 4_096
+MOST_ANSWERS = 4_096
+VERSION = 3
+
+INIT, VERSION_REPLY = 1, 2
+OPEN, CLOSE, READ, WRITE = 3, 4, 5, 6
+LSTAT, FSTAT, SETSTAT, FSETSTAT, OPENDIR, READDIR, REMOVE, MKDIR, RMDIR = range(7, 16)
+REALPATH, STAT, RENAME, READLINK, SYMLINK = range(16, 21)
+STATUS, HANDLE, DATA, NAME, ATTRS = range(101, 106)
+EXTENDED, EXTENDED_REPLY = 200, 201
+OK, EOF, NO_SUCH_FILE, PERMISSION_DENIED, FAILURE, OP_UNSUPPORTED = 0, 1, 2, 3, 4, 8
+_FOR_READING, _FOR_CHANGES = 0x01, 0x02 | 0x04 | 0x08 | 0x10  # §6.3: WRITE, APPEND, CREAT, TRUNC
+
+_OUTCOMES = ("ok", "eof", "no-such-file", "permission-denied", "failure", "bad-message", "no-connection",
+             "connection-lost", "unsupported")  # fmt: skip  # §7
+# Requests with names: how many names, and what the record calls them ("" for a mere look).
+_NAMED = {
+    LSTAT: (1, ""), STAT: (1, ""), READLINK: (1, ""), REALPATH: (1, ""), OPENDIR: (1, "list"),
+    SETSTAT: (1, "setstat"), REMOVE: (1, "remove"), MKDIR: (1, "mkdir"), RMDIR: (1, "rmdir"),
+    RENAME: (2, "rename"), SYMLINK: (2, "symlink"),
+}  # fmt: skip
+_NAMED_EXTENDED = {
+    b"posix-rename@openssh.com": (2, "rename"), b"hardlink@openssh.com": (2, "link"),
+    b"lsetstat@openssh.com": (1, "setstat"), b"statvfs@openssh.com": (1, ""), b"expand-path@openssh.com": (1, ""),
+    b"home-directory": (1, ""),
+}  # fmt: skip
+_WITH_HANDLE_EXTENDED = frozenset({b"fsync@openssh.com", b"fstatvfs@openssh.com"})
+_FREE_EXTENDED = frozenset({b"limits@openssh.com", b"users-groups-by-id@openssh.com"})
+_HAVE_ATTRIBUTES_AFTER = frozenset({SETSTAT, MKDIR, OPEN, FSETSTAT})
+_ANSWERED_BY = {
+    OPEN: {STATUS, HANDLE}, OPENDIR: {STATUS, HANDLE}, READ: {STATUS, DATA}, READDIR: {STATUS, NAME},
+    REALPATH: {STATUS, NAME}, READLINK: {STATUS, NAME}, STAT: {STATUS, ATTRS}, LSTAT: {STATUS, ATTRS},
+    FSTAT: {STATUS, ATTRS}, EXTENDED: {STATUS, NAME, EXTENDED_REPLY},
+}  # fmt: skip
+_STATUS_ONLY = {STATUS}
+_U32 = struct.Struct(">I")
+_HEAD = struct.Struct(">IBI")  # length, type, request id
+_WRITE_TAIL = struct.Struct(">QI")
+
+Octets = bytes | bytearray | memoryview
+
+
+class SftpError(Exception):
+    """A peer sent what SFTP 3 does not allow, or more than is kept. Ends the subsystem."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request to be judged. `paths` as they came; `reads` and `changes` are what an open asks for."""
+
+    op: str
+    paths: tuple[bytes, ...]
+    reads: bool = False
+    changes: bool = True
+
+
+@dataclass(slots=True)
+class Done:
+    """One request or transfer that is over. `at` and `until` are the caller's clock, `outcome` a word."""
+
+    asked: Asked
+    direction: str  # download, upload, or "" for what moves no file
+    at: float
+    until: float
+    outcome: str
+    digest: FileDigest | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """A request that was answered here, and why."""
+
+    asked: Asked
+    sentence: str
+
+
+# Says no with a sentence; None is a yes.
+Judge = Callable[[Asked], str | None]
+
+
+@dataclass(slots=True)
+class _Open:
+    """A handle of the server's."""
+
+    asked: Asked
+    at: float
+    read: FileDigest = field(default_factory=FileDigest)
+    written: FileDigest = field(default_factory=FileDigest)
+    failed: int = OK
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A request that the server has not answered yet."""
+
+    type_: int
+    at: float = 0.0
+    asked: Asked | None = None
+    file: _Open | None = None
+    handle: bytes = b""
+    offset: int = 0
+    length: int = 0
+
+
+class _Side:
+    """Where one direction stands: a head that is not whole yet, or data of a packet that passes."""
+
+    __slots__ = ("digest", "head", "left", "passes")
+
+    def __init__(self) -> None:
+        self.head = bytearray()
+        self.left = 0
+        self.digest: FileDigest | None = None
+        self.passes = True
+
+
+class SftpWalker:
+    """See the module's text. Not safe for threads: both directions under one lock."""
+
+    def __init__(self, judge: Judge) -> None:
+        self._judge = judge
+        self._client = _Side()
+        self._server = _Side()
+        self._initiated = self._welcomed = False
+        self._pending: dict[int, _Pending] = {}
+        self._handles: dict[bytes, _Open] = {}
+        self._answers: list[bytes] = []
+        self.base: bytes | None = None  # where relative names start: the server's answer to REALPATH "."
+        self.done: list[Done | Denied] = []  # the caller takes them out
+
+    @property
+    def is_full(self) -> bool:
+        """True when the client has to wait for the server: feed no more of it."""
+        return len(self._pending) >= MOST_REQUESTS
+
+    def take_answers(self) -> bytes:
+        """Our own answers to the client; to be sent between two of the server's packets."""
+        answers, self._answers = self._answers, []
+        return b"".join(answers)
+
+    @property
+    def has_answers(self) -> bool:
+        """True when there is something to take."""
+        return bool(self._answers)
+
+    def interrupt(self, at: float) -> None:
+        """No more comes: what is open stays so."""
+        for file in self._handles.values():
+            self._transferred(file, at, "interrupted")
+        for waiting in self._pending.values():
+            if waiting.asked is not None:
+                self._finish(waiting.asked, waiting.at, at, "interrupted")
+        self._handles.clear()
+        self._pending.clear()
+
+    # ---------------------------------------------------------------- client → server
+
+    def from_client(self, data: Octets, at: float) -> Octets:
+        """What of it may go on now."""
+        side, view, position = self._client, memoryview(data), 0
+        passes: list[Octets] = []
+        while position < len(view):
+            if side.left:
+                piece = view[position : position + side.left]
+                self._stream(side, piece)
+                if side.passes:
+                    passes.append(piece)
+                position += len(piece)
+                continue
+            missing = _missing_of_request(side.head)
+            side.head += view[position : position + missing]
+            position += missing
+            if not _missing_of_request(side.head):
+                head = bytes(side.head)
+                side.head.clear()
+                passes.append(self._request(head, at))
+        if len(passes) == 1 and len(passes[0]) == len(view):
+            return passes[0]
+        return b"".join(passes)
+
+    def _stream(self, side: _Side, piece: memoryview) -> None:
+        side.left -= len(piece)
+        if side.digest is not None:
+            side.digest.update(piece)
+
+    def _request(self, head: bytes, at: float) -> bytes:
+        """What goes on of a request, or of the head of a WRITE."""
+        type_ = head[4]
+        if not self._initiated or type_ == INIT:
+            return self._init(head)
+        number = _HEAD.unpack_from(head)[2]
+        if number in self._pending:
+            raise SftpError("two open requests with one number")
+        reader = _Reader(head, _HEAD.size)
+        if type_ == WRITE:
+            return self._write(head, number, reader, at)
+        if type_ == EXTENDED:
+            allowed = self._extended(number, reader, at)
+        elif type_ == OPEN:
+            allowed = self._open(number, reader, at)
+        elif type_ in _NAMED:
+            allowed = self._named(type_, _NAMED[type_], number, reader, at)
+        elif type_ in (CLOSE, READ, FSTAT, FSETSTAT, READDIR):
+            allowed = self._with_handle(type_, number, reader, at)
+        else:
+            raise SftpError(f"packet type {type_} from a client")
+        if type_ not in _HAVE_ATTRIBUTES_AFTER and type_ != EXTENDED:
+            reader.end()
+        return head if allowed else b""
+
+    def _init(self, head: bytes) -> bytes:
+        if self._initiated or head[4] != INIT:
+            raise SftpError("INIT comes first, and once")
+        if _Reader(head, 5).u32() < VERSION:
+            raise SftpError("only version 3 is spoken")
+        self._initiated = True
+        # Who speaks a later version speaks this one as well (§4): the lower of both holds.
+        return _U32.pack(5) + bytes((INIT,)) + _U32.pack(VERSION)
+
+    def _write(self, head: bytes, number: int, reader: "_Reader", at: float) -> bytes:
+        handle = reader.string()
+        offset, length = reader.u64(), reader.u32()
+        if length != _U32.unpack_from(head)[0] + 4 - len(head):
+            raise SftpError("a WRITE with more or less than its data")
+        file = self._handles.get(handle)
+        side = self._client
+        side.left, side.passes = length, file is not None and file.asked.changes
+        if file is None or not side.passes:
+            side.digest = None
+            self._answer(number, FAILURE, "No file is open for writing under this handle.")
+            return b""
+        side.digest = file.written
+        file.written.begin(offset)
+        self._expect(number, _Pending(WRITE, at, file=file))
+        return head
+
+    def _open(self, number: int, reader: "_Reader", at: float) -> bool:
+        path, flags = reader.string(), reader.u32()
+        changes = bool(flags & _FOR_CHANGES)
+        asked = Asked("open", (path,), reads=bool(flags & _FOR_READING) or not changes, changes=changes)
+        return self._judged(OPEN, number, asked, at)
+
+    def _named(self, type_: int, shape: tuple[int, str], number: int, reader: "_Reader", at: float) -> bool:
+        count, op = shape
+        paths = tuple(reader.string() for _ in range(count))
+        if not op:
+            self._expect(number, _Pending(type_, at, handle=paths[0] if type_ == REALPATH else b""))
+            return True
+        return self._judged(type_, number, Asked(op, paths, changes=op != "list"), at)
+
+    def _judged(self, type_: int, number: int, asked: Asked, at: float) -> bool:
+        sentence = self._judge(asked)
+        if sentence is None:
+            self._expect(number, _Pending(type_, at, asked))
+            return True
+        self.done.append(Denied(asked, sentence))
+        self._answer(number, PERMISSION_DENIED, sentence)
+        return False
+
+    def _with_handle(self, type_: int, number: int, reader: "_Reader", at: float) -> bool:
+        handle = reader.string()
+        file = self._handles.get(handle)
+        if file is None or (type_ == READ and not file.asked.reads):
+            if type_ == READ:
+                reader.u64(), reader.u32()
+            self._answer(number, FAILURE, "Nothing is open for that under this handle.")
+            return False
+        waiting = _Pending(type_, at, file=file, handle=handle)
+        if type_ == READ:
+            waiting.offset, waiting.length = reader.u64(), reader.u32()
+        if type_ == FSETSTAT:
+            return self._judged(type_, number, Asked("setstat", file.asked.paths), at)
+        self._expect(number, waiting)
+        return True
+
+    def _extended(self, number: int, reader: "_Reader", at: float) -> bool:
+        name = reader.string()
+        if name in _NAMED_EXTENDED:
+            return self._named(EXTENDED, _NAMED_EXTENDED[name], number, reader, at)
+        if name in _FREE_EXTENDED:
+            self._expect(number, _Pending(EXTENDED, at))
+            return True
+        if name in _WITH_HANDLE_EXTENDED:
+            return self._with_handle(EXTENDED, number, reader, at)
+        if name == b"copy-data":
+            return self._copy(number, reader, at)
+        self._answer(number, OP_UNSUPPORTED, "The gateway does not know this extension.")
+        return False
+
+    def _copy(self, number: int, reader: "_Reader", at: float) -> bool:
+        """From one open file into another, on the server: nothing that we could digest comes by here."""
+        source = self._handles.get(reader.string())
+        reader.u64(), reader.u64()
+        sink = self._handles.get(reader.string())
+        if source is None or sink is None or not source.asked.reads or not sink.asked.changes:
+            self._answer(number, FAILURE, "Nothing is open for that under these handles.")
+            return False
+        sink.written.lose()
+        return self._judged(EXTENDED, number, Asked("copy", source.asked.paths + sink.asked.paths), at)
+
+    def _expect(self, number: int, waiting: _Pending) -> None:
+        self._pending[number] = waiting
+
+    def _answer(self, number: int, code: int, sentence: str) -> None:
+        if len(self._answers) >= MOST_ANSWERS:
+            raise SftpError("too many refused requests without reading the answers")
+        text = sentence.encode("utf-8", "replace")[:1000]
+        body = b"".join((bytes((STATUS,)), _U32.pack(number), _U32.pack(code), _string(text), _string(b"en")))
+        self._answers.append(_string(body))
+
+    # ---------------------------------------------------------------- server → client
+
+    def from_server(self, data: Octets, at: float) -> int:
+        """Where in `data` a packet ends last: answers may be put there. -1 when nowhere."""
+        side, view, position = self._server, memoryview(data), 0
+        boundary = -1 if side.head or side.left else 0
+        while position < len(view):
+            if side.left:
+                piece = view[position : position + side.left]
+                self._stream(side, piece)
+                position += len(piece)
+            else:
+                missing = self._missing_of_reply(side.head)
+                side.head += view[position : position + missing]
+                position += missing
+                if not self._missing_of_reply(side.head):
+                    head = bytes(side.head)
+                    side.head.clear()
+                    self._reply(head, at)
+            if not side.left and not side.head:
+                boundary = min(position, len(view))
+        return boundary
+
+    def _missing_of_reply(self, head: bytearray) -> int:
+        """How many octets are missing until a reply can be understood; what follows them may pass."""
+        if len(head) < _HEAD.size:
+            return _HEAD.size - len(head)
+        length, type_, number = _HEAD.unpack_from(head)
+        if not 5 <= length <= LONGEST_PACKET:
+            raise SftpError(f"a packet of {length} octets from a server")
+        wanted = _HEAD.size
+        if type_ in (STATUS, DATA):
+            wanted += 4
+        elif type_ == HANDLE or (type_ == NAME and self._is_realpath(number)):
+            wanted = length + 4
+            if length > LONGEST_REQUEST:
+                raise SftpError(f"a name of {length} octets")
+        if wanted > length + 4:
+            raise SftpError("a reply that is too short")
+        return wanted - len(head)
+
+    def _is_realpath(self, number: int) -> bool:
+        waiting = self._pending.get(number)
+        return waiting is not None and waiting.type_ == REALPATH
+
+    def _reply(self, head: bytes, at: float) -> None:
+        length, type_, number = _HEAD.unpack_from(head)
+        side = self._server
+        side.left, side.digest = length + 4 - len(head), None
+        if not self._welcomed or type_ == VERSION_REPLY:
+            self._version(type_, number)
+            return
+        waiting = self._pending.get(number)
+        if waiting is None:
+            raise SftpError("a reply to nothing that was asked")
+        if type_ not in _ANSWERED_BY.get(waiting.type_, _STATUS_ONLY):
+            raise SftpError(f"packet type {type_} in reply to {waiting.type_}")
+        del self._pending[number]
+        if type_ == STATUS:
+            self._status(waiting, _U32.unpack_from(head, _HEAD.size)[0], at)
+        elif type_ == DATA:
+            self._data(waiting, _U32.unpack_from(head, _HEAD.size)[0])
+        elif type_ == HANDLE:
+            self._handle(waiting, _Reader(head, _HEAD.size))
+        elif waiting.type_ == REALPATH:
+            self._realpath(waiting, _Reader(head, _HEAD.size))
+        elif waiting.asked is not None:
+            self._finish(waiting.asked, waiting.at, at, "ok")
+
+    def _version(self, type_: int, number: int) -> None:
+        """VERSION has its number where the others have the request's."""
+        if self._welcomed or type_ != VERSION_REPLY or not self._initiated or number != VERSION:
+            raise SftpError("VERSION 3 comes first, and once")
+        self._welcomed = True
+
+    def _status(self, waiting: _Pending, code: int, at: float) -> None:
+        file = waiting.file
+        if waiting.type_ == CLOSE and file is not None:
+            if self._handles.pop(waiting.handle, None) is file:
+                self._transferred(file, at, _outcome(file.failed or code))
+        elif waiting.type_ in (READ, WRITE) and file is not None:
+            if code not in (OK, EOF) and not file.failed:
+                file.failed = code
+        elif waiting.asked is not None:
+            self._finish(waiting.asked, waiting.at, at, _outcome(code))
+
+    def _data(self, waiting: _Pending, length: int) -> None:
+        side = self._server
+        if length != side.left or length > waiting.length or waiting.file is None:
+            raise SftpError("DATA with more or less than its data")
+        waiting.file.read.begin(waiting.offset)
+        side.digest = waiting.file.read
+
+    def _handle(self, waiting: _Pending, reader: "_Reader") -> None:
+        handle = reader.string()
+        reader.end()
+        if waiting.asked is None or len(handle) > LONGEST_HANDLE or len(self._handles) >= MOST_HANDLES:
+            raise SftpError("too long a handle, or too many")
+        if handle in self._handles:
+            raise SftpError("one handle for two files")
+        self._handles[handle] = _Open(waiting.asked, waiting.at)
+
+    def _realpath(self, waiting: _Pending, reader: "_Reader") -> None:
+        count, path = reader.u32(), reader.string()
+        if count == 1 and waiting.handle in (b".", b"") and self.base is None and path.startswith(b"/"):
+            self.base = path
+
+    # ---------------------------------------------------------------- what came of it
+
+    def _transferred(self, file: _Open, at: float, outcome: str) -> None:
+        """One line for each direction that the file was used in; for the one it was opened for, if in none."""
+        asked = file.asked
+        if asked.op == "list":
+            self._finish(asked, file.at, at, outcome)
+            return
+        used = [("download", file.read)] if asked.reads and (file.read.octets or not asked.changes) else []
+        if asked.changes and (file.written.octets or not used):
+            used.append(("upload", file.written))
+        self.done.extend(Done(asked, direction, file.at, at, outcome, digest) for direction, digest in used)
+
+    def _finish(self, asked: Asked, since: float, at: float, outcome: str) -> None:
+        direction = ""
+        if asked.op == "open":
+            direction = "upload" if asked.changes else "download"
+        self.done.append(Done(asked, direction, since, at, outcome))
+
+
+def _missing_of_request(head: bytearray) -> int:
+    """How many octets are missing until a request can be judged: all of it, or a WRITE up to its data."""
+    if len(head) < 5:
+        return 5 - len(head)
+    length = _U32.unpack_from(head)[0]
+    if not 5 <= length <= LONGEST_PACKET:
+        raise SftpError(f"a packet of {length} octets from a client")
+    if head[4] != WRITE:
+        if length > LONGEST_REQUEST:
+            raise SftpError(f"a request of {length} octets")
+        return int(length) + 4 - len(head)
+    if length < 4 + _HEAD.size + _WRITE_TAIL.size:
+        raise SftpError("a WRITE that is too short")
+    if len(head) < _HEAD.size + 4:
+        return _HEAD.size + 4 - len(head)
+    handle = _U32.unpack_from(head, _HEAD.size)[0]
+    wanted = _HEAD.size + 4 + handle + _WRITE_TAIL.size
+    if handle > LONGEST_HANDLE or wanted > length + 4:
+        raise SftpError("a handle that is too long")
+    return int(wanted) - len(head)
+
+
+class _Reader:
+    """A cursor over a head. Every read raises SftpError past the end."""
+
+    __slots__ = ("_at", "_octets")
+
+    def __init__(self, octets: bytes, at: int) -> None:
+        self._octets = octets
+        self._at = at
+
+    def _take(self, count: int) -> bytes:
+        taken = self._octets[self._at : self._at + count]
+        if len(taken) != count:
+            raise SftpError("a packet ends in the middle of a field")
+        self._at += count
+        return taken
+
+    def u32(self) -> int:
+        return int.from_bytes(self._take(4), "big")
+
+    def u64(self) -> int:
+        return int.from_bytes(self._take(8), "big")
+
+    def string(self) -> bytes:
+        return self._take(self.u32())
+
+    def end(self) -> None:
+        if self._at != len(self._octets):
+            raise SftpError("a packet with more fields than it should have")
+
+
+def _string(octets: bytes) -> bytes:
+    return _U32.pack(len(octets)) + octets
+
+
+def _outcome(code: int) -> str:
+    return _OUTCOMES[code] if code < len(_OUTCOMES) else f"status-{code}"
