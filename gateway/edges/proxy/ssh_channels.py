@@ -266,7 +266,7 @@ class ChannelEnd:
             self._gone = True
             self._room.notify_all()
 
-    def send(self, data: bytes | bytearray, *, stderr: bool = False) -> bool:
+    def send(self, data: bytes | bytearray | memoryview, *, stderr: bool = False) -> bool:
         """Send all of it, in bursts of packets, waiting for the peer's window; False when the channel is over."""
         head = bytes((EXTENDED_DATA,)) + u32(self.remote) + u32(1) if stderr else bytes((DATA,)) + u32(self.remote)
         at = 0
