@@ -47,6 +47,7 @@ def serve(config: Path | None, *, as_json: bool) -> None:
     Needs a catalogue, policies and an identity provider; see docs/install.md and docs/configure.md.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # its INFO lines are one per call to the provider
     logging.getLogger("paramiko").setLevel(logging.CRITICAL)  # its INFO lines repeat what strangers send
     _raise_open_files()
     try:
