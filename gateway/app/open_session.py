@@ -17,6 +17,7 @@ from gateway.core.grant import Grant
 from gateway.core.obligation import Record, merge
 from gateway.core.principal import User
 from gateway.core.session import EndReason, Protocol, Session, begin
+from gateway.core.ssh_rules import certificate_serial
 from gateway.core.target import Kind, Level, Target
 
 _BAD_TICKET = Refusal(
@@ -39,12 +40,15 @@ class Opened:
     login: DatabaseLogin | None
 
 
-def user_of_ticket(ctx: Context, user_name: str, ticket: str, target: str) -> tuple[User, Grant]:
-    """The person and grant behind a ticket presented at the database door; Denied when it is worth nothing.
+def user_of_ticket(
+    ctx: Context, user_name: str, ticket: str, target: str, door: Kind = Kind.POSTGRES
+) -> tuple[User, Grant]:
+    """The person and grant behind a ticket presented at a door; Denied when it is worth nothing there.
 
     One answer for every flaw, so that nothing can be learned by trying.
     """
     at = ctx.clock.now()
+    known = ctx.catalogue.current().targets.get(target)
     with ctx.store.read() as uow:
         held = uow.credentials.find(digest_of(ticket), "ticket")
         user = uow.users.get(held.subject) if held else None
@@ -57,6 +61,8 @@ def user_of_ticket(ctx: Context, user_name: str, ticket: str, target: str) -> tu
         and user.name == user_name
         and user.id == grant.holder
         and grant.target == target
+        and known is not None
+        and known.kind is door  # the other door would not know what to do with it
     )
     if not is_good or held is None or user is None or grant is None:
         raise journal.refuse(ctx, "session:denied", _BAD_TICKET, principal=user_name, target=target)
@@ -149,6 +155,8 @@ def _start(ctx: Context, session: Session, permit: Permit) -> None:
         "policy_set": permit.policy_set,
         "facts": dict(permit.facts),
     }
+    if session.protocol is Protocol.SSH:
+        data["serial"] = str(certificate_serial(session.id))  # a number this large is no JSON number everywhere
     with ctx.store.begin() as uow:
         uow.sessions.add(session)
         noted = journal.append(ctx, uow, "session:started", **journal.about_session(session), data=data)

@@ -13,7 +13,8 @@ import pytest
 from gateway.adapters.credentials.ssh_ca import SshAuthorities
 from gateway.app.open_session import Opened
 from gateway.app.ports import LiveSession, Recording, RecordingFailed
-from gateway.core.errors import Denied, Refusal
+from gateway.app.ssh_sign_in import BAD_TICKET
+from gateway.core.errors import Denied, Refusal, Unavailable
 from gateway.core.grant import Grant
 from gateway.core.obligation import Obligations, Record
 from gateway.core.principal import User
@@ -78,6 +79,9 @@ class Stage:
     recordings: list[MemoryRecording] = field(default_factory=list)
     ended: list[tuple[str, EndReason, str]] = field(default_factory=list)
     refused: list[tuple[str, Refusal]] = field(default_factory=list)
+    tickets: dict[tuple[str, str], tuple[User, Grant]] = field(default_factory=dict)
+    events: list[tuple[str, str, str, dict[str, object]]] = field(default_factory=list)
+    log_fails: bool = False
     live: dict[str, LiveSession] = field(default_factory=dict)
     changed: threading.Condition = field(default_factory=threading.Condition)
     door: SshDoor | None = None
@@ -86,13 +90,26 @@ class Stage:
         return Doorkeeper(
             now=lambda: datetime.now(UTC),
             user=self.users.get,
+            ticket=lambda name, ticket, _client: self.tickets.get((name, ticket), BAD_TICKET),
             grant_for=self._grant_for,
             open=self._open,
             end=self._end,
+            tell=self._tell,
             hold=self._hold,
             release=lambda session_id: self.live.pop(session_id, None) and None,
             refused=lambda name, _client, refusal: self.refused.append((name, refusal)),
         )
+
+    def _tell(self, session: Session, type_: str, outcome: str, data: dict[str, object]) -> None:
+        with self.changed:
+            if self.log_fails:
+                raise Unavailable(Refusal("log-unavailable", "The log does not answer."))
+            self.events.append((session.id, type_, outcome, data))
+            self.changed.notify_all()
+
+    def events_of(self, type_: str) -> list[dict[str, object]]:
+        with self.changed:
+            return [data for _, known, _, data in self.events if known == type_]
 
     def _grant_for(self, user: User, target: str, level: str) -> Grant:
         self.asked.append((user.id, target, level))

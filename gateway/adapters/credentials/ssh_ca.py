@@ -5,15 +5,21 @@ Rules, each with the flaw that it answers:
   (CVE-2026-35414, GHSA-59w7-v8rr-pr4p);
 - a presented certificate is a user certificate of this very authority, over a plain key, valid now, with no option
   that we do not know (CVE-2025-49825, CVE-2023-38325);
-- what targets trust lives five minutes at most and belongs to one session: a signed certificate cannot be taken back.
+- what targets trust lives five minutes at most, belongs to one session, is worth something only from the gateway's own
+  address and names no right that the session's level does not open: a signed certificate cannot be taken back, so its
+  serial follows from the session, for the revocation list;
+- a host certificate vouches for the very host that was dialled, is signed by an authority that the catalogue names for
+  it (never SHA-1), and carries no critical option: there is none that we know.
 """
 
 import base64
 import os
 import re
 import secrets
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -33,6 +39,8 @@ from cryptography.hazmat.primitives.serialization import (
 
 from gateway.core.errors import Refusal
 from gateway.core.principal import User
+from gateway.core.ssh_rules import certificate_serial, forwards_anything
+from gateway.core.target import SshRules
 
 LONGEST_TARGET_LIFE = timedelta(minutes=5)
 CLOCK_SLACK = timedelta(seconds=30)
@@ -41,6 +49,7 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._@-]")
 _RSA_BITS = range(3072, 8193)
 _PublicKey = ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 _NEW_CERTIFICATE = ("Run gw login to get a new one.",)
+NO_OPTIONS: Mapping[str, str] = {}
 
 
 class SshAuthorities:
@@ -83,17 +92,46 @@ class SshAuthorities:
         *,
         user: str = "",
         force_command: str | None = None,
+        source_address: str = "",
+        rules: SshRules | None = None,
         life: timedelta = LONGEST_TARGET_LIFE,
     ) -> str:
         """A certificate for `account` on a target, for one session; its key id names grant, session and user.
 
+        `source_address` is the gateway's as the target sees it, `rules` decide the extensions.
         ValueError for an account, session or grant of an unsafe alphabet. `life` is cut at five minutes.
         """
         for value, what in ((account, "account"), (session_id, "session id"), (grant_id, "grant id")):
             _must_be_safe(value, what)
         key_id = f"grant={grant_id} session={session_id} user={_UNSAFE.sub('_', user)[:64]}"
         until = at + min(life, LONGEST_TARGET_LIFE)
-        return _sign(self._target, _accepted_key(public_key), key_id, account, at - CLOCK_SLACK, until, force_command)
+        options = {"source-address": _host_network(source_address)} if source_address else {}
+        if force_command is not None:
+            options["force-command"] = force_command
+        return _sign(
+            self._target, _accepted_key(public_key), key_id, account, at - CLOCK_SLACK, until,
+            serial=certificate_serial(session_id), options=options, extensions=_extensions(rules or SshRules()),
+        )  # fmt: skip
+
+    def verify_host_certificate(self, blob: bytes, authorities: Sequence[bytes], host: str, at: datetime) -> str:
+        """Why a host certificate does not hold for `host` at `at`; "" when it does.
+
+        `authorities` are public keys in SSH's wire encoding, Ed25519 or ECDSA.
+        """
+        certificate = _parse(blob)
+        if certificate is None:
+            return "it is neither pinned nor certified"
+        signer = certificate.signature_key()
+        if not isinstance(signer, ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey):
+            return "its certificate is signed by a kind of key that is not accepted"
+        line = signer.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+        if base64.b64decode(line.split()[1]) not in authorities:
+            return "its certificate is signed by another authority"
+        try:
+            certificate.verify_cert_signature()
+        except (InvalidSignature, UnsupportedAlgorithm, ValueError):
+            return "its certificate's signature is wrong"
+        return _host_worth(certificate, host, int(at.timestamp()))
 
     def verify_door_certificate(self, blob: bytes, at: datetime) -> str | Refusal:
         """The user id that a certificate (its SSH wire encoding) stands for at `at`, or why it stands for nobody."""
@@ -128,6 +166,34 @@ def _worth(certificate: SSHCertificate, at: datetime) -> str | Refusal:
     if not _SAFE.fullmatch(user_id) or certificate.valid_principals != [user_id.encode()]:
         return _no("certificate-principal", "That certificate does not name exactly one person.")
     return user_id
+
+
+def _host_worth(certificate: SSHCertificate, host: str, now: int) -> str:
+    if certificate.type is not SSHCertificateType.HOST:
+        return "its certificate is a person's, not a host's"
+    if not certificate.valid_after <= now < certificate.valid_before:
+        return "its certificate has expired or is not valid yet"
+    if certificate.critical_options:
+        return "its certificate has options that this gateway does not know"
+    if host.lower().encode() not in [name.lower() for name in certificate.valid_principals]:
+        return f"its certificate does not name {host}"
+    return ""
+
+
+def _extensions(rules: SshRules) -> tuple[str, ...]:
+    """What sshd lets a session do beyond running a command: only what its level opens; never user rc."""
+    opened = {
+        "permit-X11-forwarding": rules.x11_forwarding,
+        "permit-agent-forwarding": rules.agent_forwarding,
+        "permit-port-forwarding": forwards_anything(rules),
+        "permit-pty": rules.shell,
+    }
+    return tuple(name for name, is_open in opened.items() if is_open)
+
+
+def _host_network(address: str) -> str:
+    """One address as sshd's source-address takes it; ValueError when it is none."""
+    return str(ip_address(address.partition("%")[0]))
 
 
 def _no(code: str, message: str) -> Refusal:
@@ -173,22 +239,26 @@ def _sign(
     principal: str,
     after: datetime,
     before: datetime,
-    force_command: str | None = None,
+    *,
+    serial: int = 0,
+    options: Mapping[str, str] = NO_OPTIONS,
+    extensions: Sequence[str] = ("permit-pty",),
 ) -> str:
-    """An OpenSSH user certificate line. No extension but permit-pty: no agent, no X11, no forwards, no user rc."""
+    """An OpenSSH user certificate line. `serial` 0 draws one; options are critical ones."""
     builder = (
         SSHCertificateBuilder()
         .public_key(key)
-        .serial(secrets.randbits(64))
+        .serial(serial or secrets.randbits(63) + 1)
         .type(SSHCertificateType.USER)
         .key_id(key_id.encode("ascii"))
         .valid_principals([principal.encode("ascii")])
         .valid_after(int(after.timestamp()))
         .valid_before(int(before.timestamp()))
-        .add_extension(b"permit-pty", b"")
     )
-    if force_command is not None:
-        builder = builder.add_critical_option(b"force-command", force_command.encode())
+    for name in extensions:
+        builder = builder.add_extension(name.encode(), b"")
+    for name, value in options.items():
+        builder = builder.add_critical_option(name.encode(), value.encode())
     return builder.sign(authority).public_bytes().decode("ascii")
 
 

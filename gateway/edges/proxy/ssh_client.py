@@ -16,25 +16,50 @@ BEFORE_LOGIN = ALWAYS | KEX_MESSAGES | {6, 7, 51, 52, 53}
 AFTER_LOGIN = ALWAYS | KEX_MESSAGES | {80, 81, 82, 90, 91, 92} | CHANNEL_MESSAGES
 
 
+_CERTIFIED = (
+    "ssh-ed25519-cert-v01@openssh.com", "ecdsa-sha2-nistp256-cert-v01@openssh.com",
+    "ecdsa-sha2-nistp384-cert-v01@openssh.com", "ecdsa-sha2-nistp521-cert-v01@openssh.com",
+    "rsa-sha2-512-cert-v01@openssh.com", "rsa-sha2-256-cert-v01@openssh.com",
+)  # fmt: skip
+
+
 class HostKeyChangedError(Exception):
-    """The target showed a host key that is not pinned for it."""
+    """The target showed a host key that is not pinned, or a certificate that does not hold; `key` is its blob."""
+
+    def __init__(self, key: bytes, why: str) -> None:
+        super().__init__(why)
+        self.key = key
 
 
 class TargetTransport(OpeningTransport):
-    """The client side of the connection to a target. `pinned` holds key blobs by type name."""
+    """The client side of the connection to a target. `pinned` holds key blobs by type name.
 
-    def __init__(self, sock: socket.socket, pinned: Sequence[tuple[str, bytes]], when_over: Callable[[], None]) -> None:
+    `certified`, where the catalogue names an authority for hosts, says why a host certificate does not hold ("" when
+    it does).
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        pinned: Sequence[tuple[str, bytes]],
+        when_over: Callable[[], None],
+        certified: Callable[[bytes], str] | None = None,
+    ) -> None:
         super().__init__(sock, when_over)
         self._allowed = BEFORE_LOGIN
         self._pinned = frozenset(blob for _type, blob in pinned)
-        self._preferred_keys = tuple(dict.fromkeys(name for type_, _blob in pinned for name in _signatures_of(type_)))
+        self._certified = certified
+        plain = dict.fromkeys(name for type_, _blob in pinned for name in _signatures_of(type_))
+        self._preferred_keys = (*(_CERTIFIED if certified else ()), *plain)
         # Called by the transport's thread, which must not wait. Nothing is expected until somebody says so.
         self.expects_channel: Callable[[str], bool] = lambda _kind: False
         self.channel_asked: Callable[[str, bytes, ChannelEnd], None] = lambda _kind, _fields, _channel: None
 
     def _verify_key(self, host_key: bytes, sig: bytes) -> None:
         if host_key not in self._pinned:  # INVARIANT 6
-            raise HostKeyChangedError
+            why = self._certified(host_key) if self._certified else "it is not pinned"
+            if why:
+                raise HostKeyChangedError(host_key, why)
         super()._verify_key(host_key, sig)  # type: ignore[misc]
 
     def log_in(self, account: str, key: paramiko.PKey) -> None:

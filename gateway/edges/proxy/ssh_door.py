@@ -12,11 +12,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from gateway.app import journal
 from gateway.app.context import Context
-from gateway.app.open_session import end_session, grant_for, open_session
+from gateway.app.open_session import end_session, open_session
+from gateway.app.ssh_sign_in import grant_asked_for, ticket_holder
 from gateway.core.errors import Refusal
 from gateway.core.grant import Grant
 from gateway.core.principal import User
-from gateway.core.session import EndReason
+from gateway.core.session import EndReason, Session
 from gateway.core.target import Kind
 from gateway.edges.proxy.ssh_session import Connection, Doorkeeper
 from gateway.edges.proxy.ssh_target import Authority, paramiko_key
@@ -64,6 +65,10 @@ class _Refusals:
         journal.record(self._ctx, "ssh:refused", "denied", target=user_name, data=data)
 
 
+def _tell(ctx: Context, session: Session, type_: str, outcome: str, data: dict[str, object]) -> None:
+    journal.record(ctx, type_, outcome, data, **journal.about_session(session))
+
+
 def doorkeeper(ctx: Context) -> Doorkeeper:
     """The real use cases."""
 
@@ -72,7 +77,7 @@ def doorkeeper(ctx: Context) -> Doorkeeper:
             return uow.users.get(user_id)
 
     def grant(who: User, target: str, level: str) -> Grant:
-        found = grant_for(ctx, who, target, level)
+        found = grant_asked_for(ctx, who, target, level)
         known = ctx.catalogue.current().targets.get(target)
         if known is None or known.kind is not Kind.SSH:  # before a session is opened and a database role is made
             no = Refusal("not-a-server", f"{target} is not a server.", next_steps=(f"Run gw connect {target}.",))
@@ -82,9 +87,11 @@ def doorkeeper(ctx: Context) -> Doorkeeper:
     return Doorkeeper(
         now=ctx.clock.now,
         user=user,
+        ticket=lambda name, ticket, client: ticket_holder(ctx, name, ticket, client),
         grant_for=grant,
         open=lambda who, granted, client: open_session(ctx, who, granted, client),
         end=lambda session, recording, reason, detail: end_session(ctx, session, recording, reason, detail),
+        tell=lambda session, type_, outcome, data: _tell(ctx, session, type_, outcome, data),
         hold=ctx.live.add,
         release=ctx.live.discard,
         refused=_Refusals(ctx),

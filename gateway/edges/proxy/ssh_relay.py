@@ -6,7 +6,9 @@ Requests that the gateway answers itself must not overtake the target's answers:
 """
 
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from threading import Lock
 
 from paramiko import SSHException
@@ -26,18 +28,19 @@ from gateway.edges.proxy.ssh_channels import (
     Item,
 )
 from gateway.edges.proxy.ssh_fields import Fields, ProtocolViolationError
+from gateway.edges.proxy.ssh_files import ChannelRefusedError, FileGate, NoFiles, open_gate
+from gateway.edges.proxy.ssh_gate import Gate
 from gateway.edges.proxy.ssh_record import ChannelRecord
 
 CONNECTION_GONE = (EOFError, OSError, SSHException)
 CLOSE_GRACE = 5.0
-# What a person's environment may say to a target: language and time zone. Never PATH, LD_PRELOAD and the like
-# (GHSA-vfxf: values of the environment that run code).
-ENVIRONMENT = frozenset({"LANG", "LANGUAGE", "TZ", "TERM", "COLORTERM"})
+REFUSED_STATUS = 254
 SIGNALS = frozenset(
     {"ABRT", "ALRM", "FPE", "HUP", "ILL", "INT", "KILL", "PIPE", "QUIT", "SEGV", "TERM", "USR1", "USR2"}
 )  # RFC 4254 §6.10
 SUBSYSTEMS = frozenset({"sftp"})
 _STARTS = frozenset({"shell", "exec", "subsystem"})
+_TO_PERSON = frozenset({"auth-agent-req@openssh.com", "x11-req"})  # ask for channels from the target to the person
 _FROM_TARGET = frozenset({"exit-status", "exit-signal", "xon-xoff", "eow@openssh.com"})
 
 
@@ -78,24 +81,32 @@ class Relay:
     """One channel. `inward` and `outward` each run in a thread of their own until the channel is over."""
 
     def __init__(
-        self, person: ChannelEnd, target: ChannelEnd, record: ChannelRecord, attendance: Attendance
+        self, person: ChannelEnd, target: ChannelEnd, record: ChannelRecord, gate: Gate, attendance: Attendance
     ) -> None:
         self.person = person
         self.target = target
         self.record = record
         self.attendance = attendance
+        self._gate = gate
         self._replies = Replies(person)
+        self._files: FileGate = NoFiles()
         self._started = False
         self._target_closed = False
         person.when_closed = lambda: target.hurry(CLOSE_GRACE)
+
+    def _pump(self, pass_on: Callable[[Item], bool], end: ChannelEnd) -> None:
+        try:
+            while all(pass_on(item) for item in end.take()):
+                pass
+        except ChannelRefusedError as no:  # in the middle of a transfer
+            self.person.last_words(f"gw: {no}\r\n".encode(), REFUSED_STATUS)
 
     # ---------------------------------------------------------------- person → target
 
     def inward(self) -> None:
         """Until the person closes the channel or either connection is gone. Raises RecordingFailed."""
         with suppress(*CONNECTION_GONE):
-            while all(self._pass_in(item) for item in self.person.take()):
-                pass
+            self._pump(self._pass_in, self.person)
         with suppress(*CONNECTION_GONE):
             self.target.close()
 
@@ -108,7 +119,8 @@ class Relay:
             if not self._started:
                 raise ProtocolViolationError("data before anything was started")
             self.record.stream("in", item.octets)
-            self.target.send(item.octets)
+            for octets in self._files.inward(item.octets):
+                self.target.send(octets)
             self.person.consumed(len(item.octets))
         elif item.kind == EOF:
             self.target.send_eof()
@@ -141,6 +153,11 @@ class Relay:
         elif item.wants_reply:
             self._replies.answer(ok=False)
 
+    def _turn_away(self, sentence: str) -> None:
+        """A start that the level does not allow: told where a person and a script can see it."""
+        self._replies.answer(ok=True)
+        self.person.last_words(f"gw: {sentence}\r\n".encode(), REFUSED_STATUS)
+
     def _passes(self, item: Item) -> bool:
         """True when a request may go to the target; it is recorded by then."""
         fields = Fields(bytes(item.octets))
@@ -152,12 +169,14 @@ class Relay:
             self.record.resized(fields.u32(), fields.u32())
             return True
         if item.name == "env":
-            name = fields.text()
-            return not self._started and (name in ENVIRONMENT or name.startswith("LC_"))
+            return not self._started and self._gate.may_set(fields.text(), fields.string())
         if item.name == "signal":
             return self._signal(fields.text())
         if item.name in ("break", "eow@openssh.com"):
             return self._started
+        if item.name in _TO_PERSON and not self._started and self._gate.permit(item.name):
+            self.record.fact("opened", what=item.name)
+            return True
         self.record.fact("refused", what=item.name[:100])
         return False
 
@@ -168,12 +187,22 @@ class Relay:
         if self._started or (name == "subsystem" and command.decode("utf-8", "replace") not in SUBSYSTEMS):
             self.record.fact("refused", what=f"{name} {command[:100].decode('utf-8', 'backslashreplace')}")
             return False
+        if why_not := self._gate.why_not(name, command):
+            self.record.fact("refused", what=f"{name} {command[:1000].decode('utf-8', 'backslashreplace')}")
+            self._turn_away(why_not)
+            return False
+        rules, poke = self._gate.level.ssh.files, partial(self.target.note, b"")
+        try:
+            self._files = open_gate(name, command, rules, self.record, poke, self.person.is_over)
+        except ChannelRefusedError as no:
+            self._turn_away(str(no))
+            return False
         self.record.begin(name, command)
         self._started = True
         return True
 
     def _terminal(self, fields: Fields) -> bool:
-        if self._started or self.record.is_terminal:
+        if self._started or self.record.is_terminal or not self._gate.may_terminal():
             return False
         self.record.terminal(fields.string()[:100].decode("utf-8", "replace"), fields.u32(), fields.u32())
         return True
@@ -192,8 +221,8 @@ class Relay:
         When the connection is lost the channel stays open: there is a sentence to be said on it.
         """
         with suppress(*CONNECTION_GONE):
-            while all(self._pass_out(item) for item in self.target.take()):
-                pass
+            self._pump(self._pass_out, self.target)
+        self._files.end()
         self.record.end()
         if self._target_closed:
             with suppress(*CONNECTION_GONE):
@@ -209,6 +238,8 @@ class Relay:
             self._report(item)
         elif item.kind in (SUCCESS, FAILURE):
             self._replies.target_answered(ok=item.kind == SUCCESS)
+        elif item.kind == NOTE and not item.octets:  # the gate of a file transfer has an answer of its own
+            self._send_out(b"")
         elif item.kind == NOTE:
             self.record.fact("note", text=bytes(item.octets).decode())
             if self.record.is_terminal:
@@ -222,8 +253,15 @@ class Relay:
         if not self.record.is_terminal:
             self.attendance.seen()  # who waits for a transfer or a command types nothing
         self.record.stream("err" if stderr else "out", item.octets)
-        self.person.send(item.octets, stderr=stderr)
+        if stderr:
+            self.person.send(item.octets, stderr=True)
+        else:
+            self._send_out(item.octets)
         self.target.consumed(len(item.octets))
+
+    def _send_out(self, octets: bytes | bytearray) -> None:
+        for piece in self._files.outward(octets):
+            self.person.send(piece)
 
     def _report(self, item: Item) -> None:
         """How it ended; and what servers ask of clients without need of an answer."""

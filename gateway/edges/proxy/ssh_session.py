@@ -9,6 +9,7 @@ import math
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from threading import Lock, Thread, Timer
@@ -26,10 +27,13 @@ from gateway.edges.proxy.ssh_attendance import Attendance
 from gateway.edges.proxy.ssh_channels import LOST, REQUEST, ChannelEnd
 from gateway.edges.proxy.ssh_client import TargetTransport
 from gateway.edges.proxy.ssh_fields import ProtocolViolationError
+from gateway.edges.proxy.ssh_forwards import Forwards
+from gateway.edges.proxy.ssh_gate import Gate
+from gateway.edges.proxy.ssh_openings import OpeningTransport
 from gateway.edges.proxy.ssh_record import ChannelRecord, SessionRecord
 from gateway.edges.proxy.ssh_relay import CONNECTION_GONE, Relay
-from gateway.edges.proxy.ssh_server import DoorEvents, DoorTransport
-from gateway.edges.proxy.ssh_target import Authority, dial
+from gateway.edges.proxy.ssh_server import DoorEvents, DoorTransport, Newcomer
+from gateway.edges.proxy.ssh_target import Authority, TargetRefusedError, dial
 
 LOG = logging.getLogger("gateway.ssh")
 REFUSED_STATUS = 254
@@ -41,13 +45,18 @@ CHANNEL_TIMEOUT = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Doorkeeper:
-    """The use cases behind the door. `grant_for` and `open` raise GatewayError for a no; `refused` records one."""
+    """The use cases behind the door. `grant_for`, `open` and `tell` raise GatewayError for a no; `refused` records one.
+
+    `ticket(user name, ticket, client)` is whose it is; `tell(session, type, outcome, data)` stores an event.
+    """
 
     now: Callable[[], datetime]
     user: Callable[[str], User | None]
+    ticket: Callable[[str, str, str], tuple[User, Grant] | Refusal]
     grant_for: Callable[[User, str, str], Grant]
     open: Callable[[User, Grant, str], Opened]
     end: Callable[[Session, Recording, EndReason, str], None]
+    tell: Callable[[Session, str, str, dict[str, object]], None]
     hold: Callable[[str, LiveSession], None]
     release: Callable[[str], None]
     refused: Callable[[str, str, Refusal], None]
@@ -58,6 +67,7 @@ class _Progress:
     """What changes over a connection's life; under `Connection._lock`."""
 
     user: User | None = None
+    grant: Grant | None = None  # the one that a ticket is for
     asked_for: str = ""
     opened: Opened | None = None
     record: SessionRecord | None = None
@@ -90,12 +100,15 @@ class Connection:
         self._lock = Lock()
         self._opening = Lock()  # one thread opens the session; the end waits for it
         self._is = _Progress()
-        self._attendance = Attendance()
+        self.attendance = Attendance()
         self._cutter = Timer(LAST_WORDS_TIME, self.cut)
         self._cutter.daemon = True
+        self._forwards = Forwards(self)
         events = DoorEvents(
-            self._judge, self._refused, self._logged_in, self._opened, self._forward_refused, self._over
-        )
+            self._judge, self._ticket, self._refused, self._logged_in, self._opened,
+            direct=self._forwards.direct, listen=self._forwards.listen,
+            forward_refused=self._forward_refused, only_forwards=self._only_forwards, over=self._over,
+        )  # fmt: skip
         self._transport = DoorTransport(sock, host_key, events)
 
     def serve(self) -> None:
@@ -140,20 +153,36 @@ class Connection:
             self._is.told_of_refusal = True
             self._keeper.refused(user_name, self.client, refusal)
 
-    def _logged_in(self, user_id: str, user_name: str) -> None:
-        self._is.user = self._keeper.user(user_id)
+    def _ticket(self, user_name: str, ticket: str) -> Newcomer | Refusal:
+        found = self._keeper.ticket(user_name, ticket, self.client)
+        return found if isinstance(found, Refusal) else Newcomer(found[0].id, found[1])
+
+    def _logged_in(self, who: Newcomer, user_name: str) -> None:
+        self._is.user = self._keeper.user(who.user_id)
+        self._is.grant = who.grant
         self._is.asked_for = user_name
 
     def _opened(self, channel: ChannelEnd) -> None:
         with self._lock:
             self._is.channels = [known for known in self._is.channels if not known.is_over()]
             self._is.channels.append(channel)
-        self._start(self._serve_channel, channel)
+        self.start(lambda: self._serve_channel(channel))
 
     def _forward_refused(self, what: str) -> None:
-        record = self._is.record
-        if record is not None:
-            self._recorded(lambda: record.fact("refused", what=what))
+        if self._is.opened is not None:
+            self._forwards.refused(what)
+
+    def _only_forwards(self) -> None:
+        """`ssh -N`: whoever may not come is told at once, and who may need not hurry."""
+        self.start(self._open_early)
+
+    def _open_early(self) -> None:
+        try:
+            self.upstream()
+        except GatewayError as no:
+            with suppress(*CONNECTION_GONE):
+                self._transport.say_goodbye(no.refusal.sentence())
+            self._transport.finish_writing()
 
     def _over(self) -> None:
         """The last thing that the connection's thread does."""
@@ -164,6 +193,9 @@ class Connection:
         self.cut()
         for thread in self._is.threads:
             thread.join(PUMP_TIME)
+        self._recorded(self._forwards.end)
+        if self._is.record is not None:
+            self._recorded(self._is.record.close)
         try:
             self._end()
         finally:
@@ -213,25 +245,26 @@ class Connection:
 
     def lock(self, *, locked: bool) -> None:
         """See `LiveSession`."""
-        self._attendance.lock(locked=locked)
+        self.attendance.lock(locked=locked)
 
     def idle_for(self) -> timedelta:
         """See `LiveSession`."""
-        return self._attendance.idle_for()
+        return self.attendance.idle_for()
 
     # ---------------------------------------------------------------- channels
 
-    def _start(self, work: Callable[[ChannelEnd], None], channel: ChannelEnd) -> None:
-        thread = Thread(target=self._guarded, args=(work, channel), name="ssh-channel", daemon=True)
+    def start(self, work: Callable[[], None]) -> None:
+        """See `ssh_forwards.Host`."""
+        thread = Thread(target=self._guarded, args=(work,), name="ssh-channel", daemon=True)
         with self._lock:
             self._is.threads = [known for known in self._is.threads if known.is_alive()]
             self._is.threads.append(thread)
             thread.start()
 
-    def _guarded(self, work: Callable[[ChannelEnd], None], channel: ChannelEnd) -> None:
+    def _guarded(self, work: Callable[[], None]) -> None:
         """Run a channel's thread; whatever it raises ends this connection and no other."""
         try:
-            work(channel)
+            work()
         except RecordingFailed:
             self.terminate(EndReason.RECORDING_FAILED, "")
         except ProtocolViolationError as wrong:
@@ -256,32 +289,55 @@ class Connection:
             reason = f"The target opens no session: {str(no) or 'the connection is gone'}."
             self._turn_away(channel, Refusal("target-refused", reason, next_steps=("Try again.",)))
             return
-        self._start(lambda _channel: relay.outward(), channel)
+        self.start(relay.outward)
         relay.inward()
 
     def _relay(self, channel: ChannelEnd) -> Relay:
-        leg, record = self._upstream()
+        leg, record = self.upstream()
         target = leg.open_session_channel(CHANNEL_TIMEOUT)
-        relay = Relay(channel, target, ChannelRecord(record, channel.number), self._attendance)
+        relay = Relay(channel, target, ChannelRecord(record, channel.number), self._gate(), self.attendance)
         with self._lock:
             self._is.relays = [known for known in self._is.relays if not known.person.is_over()]
             self._is.relays.append(relay)
         return relay
 
-    def _upstream(self) -> tuple[TargetTransport, SessionRecord]:
+    def _gate(self) -> Gate:
+        opened, _record = self.session()
+        return Gate(opened.level, opened.target.name, self._forwards.permit)
+
+    def session(self) -> tuple[Opened, SessionRecord]:
+        """See `ssh_forwards.Host`."""
+        with self._opening:
+            return self._session()
+
+    def _session(self) -> tuple[Opened, SessionRecord]:
+        self._still_wanted()
+        if self._is.record is None:
+            self._open_session()
+        record, opened = self._is.record, self._is.opened
+        if record is None or opened is None:
+            raise AssertionError("a session that is open has a record")
+        return opened, record
+
+    def upstream(self) -> tuple[TargetTransport, SessionRecord]:
         """The connection to the target; the first call opens the session and dials."""
         with self._opening:
-            self._still_wanted()
-            if self._is.record is None:
-                self._open_session()
-            record, opened = self._is.record, self._is.opened
-            if record is None or opened is None:
-                raise AssertionError("a session that is open has a record")
+            opened, record = self._session()
             if self._is.leg is None:
                 self._dial(opened)
             if self._is.leg is None:
                 raise AssertionError("dialled or raised")
             return self._is.leg, record
+
+    def door(self) -> OpeningTransport:
+        """See `ssh_forwards.Host`."""
+        return self._transport
+
+    def tell(self, type: str, outcome: str, data: dict[str, object]) -> None:
+        """See `ssh_forwards.Host`."""
+        opened = self._is.opened
+        if opened is not None:
+            self._keeper.tell(opened.session, type, outcome, data)
 
     def _still_wanted(self) -> None:
         if self._is.over or self._is.ending is not None:
@@ -292,7 +348,7 @@ class Connection:
         if user is None:
             raise AssertionError("channels come after login")
         level, _, target = self._is.asked_for.rpartition("%")
-        grant = self._keeper.grant_for(user, target, level)
+        grant = self._is.grant or self._keeper.grant_for(user, target, level)
         opened = self._keeper.open(user, grant, self.client)
         require = opened.record is Record.REQUIRE
         self._is.opened = opened
@@ -302,9 +358,12 @@ class Connection:
     def _dial(self, opened: Opened) -> None:
         try:
             leg = dial(opened, self._authority, self._keeper.now(), self._target_over)
-        except Unavailable as no:
+        except TargetRefusedError as no:
+            if no.presented:  # a key that the catalogue does not know is worth an event of its own
+                self.tell("target:untrusted", "denied", {"code": no.refusal.code, **no.presented})
             self._ends(EndReason.TARGET_UNREACHABLE, no.refusal.code)  # the person is told on the channel
             raise
+        self._forwards.attach(leg)
         with self._lock:
             self._is.leg = leg
         if not leg.is_active():  # it was over before anybody could be told

@@ -2,9 +2,10 @@
 
 import base64
 import binascii
+import hashlib
 import io
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Protocol
@@ -16,7 +17,7 @@ from paramiko import AuthenticationException, SSHException
 
 from gateway.app.open_session import Opened
 from gateway.core.errors import Refusal, Unavailable
-from gateway.core.target import Target
+from gateway.core.target import SshRules, Target
 from gateway.edges.proxy.ssh_client import HostKeyChangedError, TargetTransport
 
 CONNECT_TIMEOUT = 10.0
@@ -41,24 +42,47 @@ class Authority(Protocol):
         *,
         user: str = "",
         force_command: str | None = None,
+        source_address: str = "",
+        rules: SshRules | None = None,
     ) -> str:
-        """A user certificate line for an account on a target."""
+        """A user certificate line for an account on a target, with no more rights than the rules open."""
+        ...
+
+    def verify_host_certificate(self, blob: bytes, authorities: Sequence[bytes], host: str, at: datetime) -> str:
+        """Why a host certificate does not hold; "" when one of the authorities (key blobs) vouches for `host`."""
         ...
 
 
+class TargetRefusedError(Unavailable):
+    """The target cannot be used; `presented` tells of a host key that it showed and nobody vouches for."""
+
+    def __init__(self, refusal: Refusal, presented: dict[str, object] | None = None) -> None:
+        super().__init__(refusal)
+        self.presented = presented or {}
+
+
 def dial(opened: Opened, authority: Authority, at: datetime, when_over: Callable[[], None]) -> TargetTransport:
-    """A logged-in connection to the session's target. Raises Unavailable with a sentence; nothing is left open then.
+    """A logged-in connection to the session's target. TargetRefusedError with a sentence; nothing is left open then.
 
     `when_over` is called once, by the connection's own thread, when it has ended.
     """
     target = opened.target
-    pinned = pinned_keys(target)
-    key = _certified_key(opened, authority, at)
+    pinned, authorities = pinned_keys(target)
     try:
         sock = socket.create_connection((target.host, target.port), timeout=CONNECT_TIMEOUT)
     except OSError as why:
         raise _unavailable(target, "target-unreachable", f"{target.name} cannot be reached.") from why
-    transport = TargetTransport(sock, pinned, when_over)
+    try:
+        # The certificate is worth something only from where this connection comes from.
+        key = _certified_key(opened, authority, at, str(sock.getsockname()[0]))
+    except (OSError, Unavailable):
+        sock.close()
+        raise
+
+    def certified(blob: bytes) -> str:
+        return authority.verify_host_certificate(blob, authorities, target.host, at)
+
+    transport = TargetTransport(sock, pinned, when_over, certified if authorities else None)
     try:
         transport.start_client(timeout=HANDSHAKE_TIMEOUT)
         transport.log_in(opened.level.account, key)
@@ -69,41 +93,62 @@ def dial(opened: Opened, authority: Authority, at: datetime, when_over: Callable
     return transport
 
 
-def _why_not(target: Target, why: BaseException) -> Unavailable:
+def _why_not(target: Target, why: BaseException) -> TargetRefusedError:
     if isinstance(why, HostKeyChangedError):
-        return _unavailable(
+        no = _unavailable(
             target,
             "host-key-changed",
             f"The host key of {target.name} is not the one in the catalogue, so nothing was sent to it.",
             "Tell the target's owners: either it was rebuilt and the catalogue must follow, or this is not the target.",
         )
+        no.presented = {"presented": _fingerprint(why.key), "why": str(why), "pinned": _known(target)}
+        return no
     if isinstance(why, AuthenticationException):
         return _unavailable(
             target,
             "target-refused",
             f"{target.name} does not accept the gateway's certificate.",
-            "Its TrustedUserCAKeys must hold the gateway's authority, and the level's account must exist.",
+            "Its TrustedUserCAKeys must hold the gateway's authority, the level's account must exist, and no address "
+            "translation may stand between: the certificate names the gateway's address.",
         )
     return _unavailable(target, "target-unreachable", f"{target.name} does not answer as an SSH server.")
 
 
-def _unavailable(target: Target, code: str, message: str, step: str = "") -> Unavailable:
-    return Unavailable(Refusal(code, message, (target.name,), (step or "Try again; then call the target's owners.",)))
+def _unavailable(target: Target, code: str, message: str, step: str = "") -> TargetRefusedError:
+    return TargetRefusedError(
+        Refusal(code, message, (target.name,), (step or "Try again; then call the target's owners.",))
+    )
 
 
-def pinned_keys(target: Target) -> tuple[tuple[str, bytes], ...]:
-    """(type, blob) of each pinned host key line; Unavailable when there is none that can be read."""
-    keys = []
+def pinned_keys(target: Target) -> tuple[tuple[tuple[str, bytes], ...], tuple[bytes, ...]]:
+    """(type, blob) of each pinned host key, and the blobs of `cert-authority` lines; Unavailable without either."""
+    keys, authorities = [], []
     for line in target.host_keys:
-        kind, _, rest = line.strip().partition(" ")
-        with suppress(binascii.Error, ValueError):
-            keys.append((kind, base64.b64decode(rest.split(" ")[0], validate=True)))
-    if not keys:
+        words = line.split()
+        is_authority = words[:1] == ["cert-authority"]
+        kind, *rest = words[is_authority:] or [""]
+        with suppress(binascii.Error, ValueError, IndexError):
+            blob = base64.b64decode(rest[0], validate=True)
+            if is_authority:
+                authorities.append(blob)
+            else:
+                keys.append((kind, blob))
+    if not keys and not authorities:
         raise _unavailable(target, "host-key-missing", f"The catalogue holds no host key for {target.name}.")
-    return tuple(keys)
+    return tuple(keys), tuple(authorities)
 
 
-def _certified_key(opened: Opened, authority: Authority, at: datetime) -> paramiko.PKey:
+def _fingerprint(blob: bytes) -> str:
+    """As ssh-keygen -l prints it."""
+    return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
+
+
+def _known(target: Target) -> list[str]:
+    keys, authorities = pinned_keys(target)
+    return [*(_fingerprint(blob) for _kind, blob in keys), *(f"authority {_fingerprint(blob)}" for blob in authorities)]
+
+
+def _certified_key(opened: Opened, authority: Authority, at: datetime, source_address: str) -> paramiko.PKey:
     """A fresh key and its certificate; both live in memory only."""
     private = Ed25519PrivateKey.generate()
     public = private.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode("ascii")
@@ -112,6 +157,7 @@ def _certified_key(opened: Opened, authority: Authority, at: datetime) -> parami
         certificate = authority.target_certificate(
             public, level.account, session.id, session.grant, at,
             user=session.holder_name, force_command=level.force_command,
+            source_address=source_address, rules=level.ssh,
         )  # fmt: skip
     except ValueError as why:
         raise _unavailable(opened.target, "account-unsafe", str(why), "Correct the level in the catalogue.") from why
