@@ -258,6 +258,19 @@ def _list_reviews(found: Any, as_json: bool) -> None:
 
 @click.command()
 @click.argument("grant")
+@click.option("--for", "duration", default="1h", show_default=True, help="How long from now: 30m, 1h, …")
+@output.json_option
+def extend(grant: str, duration: str, as_json: bool) -> None:
+    """Let your grant last longer, if policy still says yes; sessions that are open go on."""
+    longer = client.api().post(f"/api/grants/{client.segment(grant)}/extend", {"duration": duration})
+    if as_json:
+        output.print_json(longer)
+    else:
+        say(f"Extended: {safe(longer['level'])} on {safe(longer['target'])} until {moment(longer['not_after'])}.")
+
+
+@click.command()
+@click.argument("grant")
 @click.option("--reason", default="", help="Why, for the audit log.")
 @output.json_option
 def revoke(grant: str, reason: str, as_json: bool) -> None:

@@ -30,14 +30,16 @@ def sessions(everybody: bool, live: bool | None, as_json: bool) -> None:
         output.print_json(found)
         return
     rows = [
-        (s["id"], s["target"], s["level"], s["holder"], moment(s["started_at"]), _ended(s)) for s in found
-    ]  # fmt: skip
-    output.table(("session", "target", "level", "who", "started", "ended"), rows, empty="No sessions.")
+        (s["id"], s["target"], s["level"], s["holder"], moment(s["started_at"]), moment(s["active_at"]), _ended(s))
+        for s in found
+    ]
+    heads = ("session", "target", "level", "who", "started", "last activity", "ended")
+    output.table(heads, rows, empty="No sessions.")
 
 
 @click.group()
 def session() -> None:
-    """Replay, watch or end one session."""
+    """Replay, watch, lock or end one session."""
 
 
 @session.command()
@@ -54,6 +56,7 @@ def show(session_id: str, as_json: bool) -> None:
         ("target", f"{found['target']}, level {found['level']} ({found['protocol']})"),
         ("who", f"{found['holder']} from {found['client']}, under grant {found['grant']}"),
         ("started", moment(found["started_at"])),
+        ("active", moment(found["active_at"])),
         ("ended", _ended(found)),
         ("recording", found["recording_digest"] or "still growing"),
     ):
@@ -75,6 +78,32 @@ def kill(session_id: str, reason: str, as_json: bool) -> None:
 
 @session.command()
 @click.argument("session_id")
+@click.option("--reason", default="", help="For the log.")
+@output.json_option
+def lock(session_id: str, reason: str, as_json: bool) -> None:
+    """Hold back what the person types in an SSH session; they are told, and the output goes on."""
+    _change_lock(session_id, "lock", reason, as_json)
+
+
+@session.command()
+@click.argument("session_id")
+@click.option("--reason", default="", help="For the log.")
+@output.json_option
+def unlock(session_id: str, reason: str, as_json: bool) -> None:
+    """Let the person type again."""
+    _change_lock(session_id, "unlock", reason, as_json)
+
+
+def _change_lock(session_id: str, verb: str, reason: str, as_json: bool) -> None:
+    changed = client.api().post(f"/api/sessions/{client.segment(session_id)}/{verb}", {"reason": reason})
+    if as_json:
+        output.print_json(changed)
+    else:
+        say(f"Session {safe(session_id)} is {verb}ed.")
+
+
+@session.command()
+@click.argument("session_id")
 @click.option("--speed", type=click.FloatRange(0.1, 100), default=1.0, show_default=True, help="Times as fast.")
 @click.option("--export", type=click.Path(dir_okay=False), help="Write an asciicast file, for any player.")
 @click.option("--statements", is_flag=True, help="One line per record instead of a picture.")
@@ -83,7 +112,7 @@ def kill(session_id: str, reason: str, as_json: bool) -> None:
 def replay(session_id: str, speed: float, export: str | None, statements: bool, expect: str, as_json: bool) -> None:
     """Play a session that is over. That you looked is in the log first; the recording is verified here too."""
     with _fetched(session_id) as fetched:
-        _verify(fetched, session_id, expect)
+        gaps = _verify(fetched, session_id, expect)
         if as_json:
             _print_records(fetched)
         elif export:
@@ -92,7 +121,7 @@ def replay(session_id: str, speed: float, export: str | None, statements: bool, 
             for line in playback.transcript(fetched.frames()):
                 say(line)
         if not as_json:
-            _tell_verified(fetched.announced)
+            _tell_verified(fetched.announced, gaps)
 
 
 @session.command()
@@ -112,7 +141,8 @@ def watch(session_id: str, as_json: bool) -> None:
 
 
 def _ended(found: Any) -> str:
-    return f"{moment(found['ended_at'])}, {found['end_reason']}" if found["ended_at"] else "live"
+    live = f"live, locked by {found['locked_by']}" if found["locked_by"] else "live"
+    return f"{moment(found['ended_at'])}, {found['end_reason']}" if found["ended_at"] else live
 
 
 # ---------------------------------------------------------------- a recording, fetched and verified
@@ -149,8 +179,8 @@ def _fetched(session_id: str) -> Iterator[Fetched]:
         yield Fetched(announced, lines)
 
 
-def _verify(fetched: Fetched, session_id: str, expect: str) -> None:
-    """Before anything of it is shown."""
+def _verify(fetched: Fetched, session_id: str, expect: str) -> int:
+    """Before anything of it is shown. The number of gaps, which only a best-effort recording has."""
     announced = fetched.announced
     if announced.session != session_id:
         output.fail("The server sent the recording of another session.", code="recording-broken")
@@ -159,8 +189,7 @@ def _verify(fetched: Fetched, session_id: str, expect: str) -> None:
             f"The recording is {announced.records}:{announced.digest}, not what you expected.", code="recording-broken"
         )
     try:
-        for _ in fetched.frames():
-            pass
+        return sum(frame.kind == "gap" for frame in fetched.frames())
     except BrokenRecordingError as broken:
         output.fail(
             f"The recording is not what was sealed. Record {broken.seq}: {broken.why}.", output.EXIT_ERROR,
@@ -168,10 +197,12 @@ def _verify(fetched: Fetched, session_id: str, expect: str) -> None:
         )  # fmt: skip
 
 
-def _tell_verified(announced: Announced) -> None:
+def _tell_verified(announced: Announced, gaps: int) -> None:
     said = f"{announced.records} records, verified against {announced.digest}"
     if not announced.complete:
         said += "; the gateway died during this session, and this is what can be proved of it"
+    if gaps:
+        said += f"; parts were NOT RECORDED, {gaps} time(s): --statements says what is missing where"
     say(said, err=True)
 
 

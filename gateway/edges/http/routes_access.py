@@ -10,6 +10,7 @@ from gateway.app import list_access
 from gateway.app.approve_request import answer, pending_for
 from gateway.app.break_glass import break_glass
 from gateway.app.context import Context
+from gateway.app.extend_grant import extend_grant
 from gateway.app.issue_ticket import issue_ticket
 from gateway.app.request_access import Outcome, request_access
 from gateway.app.review_grant import open_reviews, sign
@@ -29,6 +30,7 @@ from gateway.edges.http.schemas import (
     ReasonIn,
     RequestOut,
     ReviewOut,
+    SpanIn,
     TargetOut,
     TicketIn,
     TicketOut,
@@ -105,6 +107,12 @@ def one_grant(ctx: Ctx, user: Caller, grant_id: str) -> GrantOut:
 def revoke(ctx: Ctx, user: Caller, grant_id: str, body: ReasonIn) -> GrantOut:
     """End a grant now; its sessions end within a second."""
     return GrantOut.of(revoke_grant(ctx, user, grant_id, body.reason), ctx.clock.now())
+
+
+@router.post("/grants/{grant_id}/extend", responses=problems(403, 404, 409, 422))
+def extend(ctx: Ctx, user: Caller, grant_id: str, body: SpanIn) -> GrantOut:
+    """Let your grant end later, if policy says yes once more; its live sessions go on without a reconnect."""
+    return GrantOut.of(extend_grant(ctx, user, grant_id, body.span()), ctx.clock.now())
 
 
 @router.get("/reviews", responses=problems())

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from gateway.app import list_access
 from gateway.app.kill_session import kill_session
+from gateway.app.lock_session import lock_session
 from gateway.app.replay_session import replay, watch
 from gateway.app.show_access import show_session
 from gateway.audit.recording import Frame
@@ -48,6 +49,18 @@ def one_session(ctx: Ctx, user: Caller, session_id: str) -> SessionOut:
 def kill(ctx: Ctx, user: Caller, session_id: str, body: ReasonIn) -> SessionOut:
     """End a live session within a second; its grant stays as it is."""
     return SessionOut.of(kill_session(ctx, user, session_id, body.reason))
+
+
+@router.post("/{session_id}/lock", responses=problems(403, 404, 409, 422))
+def lock(ctx: Ctx, user: Caller, session_id: str, body: ReasonIn) -> SessionOut:
+    """Hold back what the person types in a live SSH session; the output goes on."""
+    return SessionOut.of(lock_session(ctx, user, session_id, locked=True, reason=body.reason))
+
+
+@router.post("/{session_id}/unlock", responses=problems(403, 404, 409, 422))
+def unlock(ctx: Ctx, user: Caller, session_id: str, body: ReasonIn) -> SessionOut:
+    """Let the person type again."""
+    return SessionOut.of(lock_session(ctx, user, session_id, locked=False, reason=body.reason))
 
 
 @router.get(

@@ -72,6 +72,18 @@ class ReasonIn(Schema):
     reason: Sentence = ""
 
 
+class SpanIn(Schema):
+    """How long from now."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"duration": "1h"}]})
+
+    duration: Span = "1h"
+
+    def span(self) -> timedelta:
+        """The same, as the use case knows it."""
+        return parse_duration(self.duration)
+
+
 class VerdictIn(Schema):
     """A judgement on a break-glass grant: `justified` or `unjustified`, with a sentence."""
 
@@ -361,7 +373,9 @@ class SessionOut(Schema):
     client: str
     gateway: str
     live: bool
+    locked_by: str
     started_at: datetime
+    active_at: datetime
     deadline: datetime
     ended_at: datetime | None
     end_reason: str
@@ -381,6 +395,8 @@ class SessionOut(Schema):
             client=session.client,
             gateway=session.gateway,
             live=session.is_live(),
+            locked_by=session.locked_by,
+            active_at=session.active_at or session.started_at,
             started_at=session.started_at,
             deadline=session.deadline,
             ended_at=session.ended_at,

@@ -136,6 +136,15 @@ def test_revoking(gw: Gw) -> None:
     assert oncall("revoke", "grt_none").exit_code == 4
 
 
+def test_extending(gw: Gw) -> None:
+    oncall = gw.as_("oncall")
+    grant = oncall.json("request", "web-1", "--level", "shell", "--reason", "slow")["grant"]["id"]
+    assert "Extended: shell on web-1 until" in oncall("extend", grant, "--for", "2h").output
+    assert oncall.json("extend", grant, "--for", "3h")["id"] == grant
+    assert oncall("extend", grant, "--for", "1h").exit_code == 3
+    assert oncall("extend", "grt_none").exit_code == 4
+
+
 def test_targets_say_why_not(gw: Gw) -> None:
     gw.stage.policy.permits = lambda q: q.facts.level == "read"
     lines = gw.as_("developer")("targets").output.splitlines()

@@ -69,6 +69,14 @@ def test_a_database_session_is_a_transcript(server: HTTPServer):
     assert "5 records, verified" in result.stderr
 
 
+def test_what_was_not_recorded_is_told(server: HTTPServer):
+    gap = {"why": "disk full", "after": 5, "records": 7, "bytes": 70, "since": "12:00", "until": "12:01"}
+    serve(server, *recording([*SQL, ("gap", json.dumps(gap).encode())], "postgres"))
+    result = run("replay", "ses_1")
+    assert "NOT RECORDED: 7 records, 70 bytes, from 12:00 to 12:01: disk full" in result.stdout
+    assert "parts were NOT RECORDED, 1 time(s)" in result.stderr
+
+
 def test_a_shell_away_from_a_terminal_is_harmless(server: HTTPServer):
     serve(server, *recording(SHELL, "ssh"))
     result = run("replay", "ses_1")
@@ -145,6 +153,7 @@ def test_lists_and_kills(server: HTTPServer):
     one = {
         "id": "ses_1", "target": "web-1", "level": "shell", "holder": "on\x1bcall", "protocol": "ssh", "client": "x",
         "grant": "grt_1", "started_at": AT.isoformat(), "ended_at": None, "end_reason": "", "recording_digest": "",
+        "active_at": AT.isoformat(), "locked_by": "",
     }  # fmt: skip
     server.expect_request("/api/sessions", query_string="all=false").respond_with_json([one])
     server.expect_request("/api/sessions/ses_1").respond_with_json(one)
@@ -157,6 +166,14 @@ def test_lists_and_kills(server: HTTPServer):
     assert "being ended" in run("kill", "ses_1", "--reason", "r").stdout
     with pytest.raises(output.Failure):
         CliRunner().invoke(session.session, ["show", ".."], standalone_mode=False, catch_exceptions=False)
+
+
+def test_locks_and_unlocks(server: HTTPServer):
+    for verb in ("lock", "unlock"):
+        path = f"/api/sessions/ses_1/{verb}"
+        server.expect_request(path, method="POST", json={"reason": "r"}).respond_with_json({"id": "ses_1"})
+        assert f"is {verb}ed" in run(verb, "ses_1", "--reason", "r").stdout
+        assert json.loads(run(verb, "ses_1", "--reason", "r", "--json").stdout) == {"id": "ses_1"}
 
 
 # ---------------------------------------------------------------- the terminal is the viewer's

@@ -77,6 +77,22 @@ def test_revoking_ends_a_grant_once(client: TestClient, as_: People) -> None:
     assert client.post(f"/api/grants/{grant}/revoke", json={}, headers=as_("oncall")).status_code == 409
 
 
+def test_a_grant_is_extended_from_now_and_only_by_its_holder(client: TestClient, as_: People, stage: Stage) -> None:
+    oncall = as_("oncall")
+    grant = client.post("/api/requests", json={**ASK, "target": "web-1", "level": "shell"}, headers=oncall).json()[
+        "grant"
+    ]
+    path = f"/api/grants/{grant['id']}/extend"
+    longer = client.post(path, json={"duration": "2h"}, headers=oncall)
+    assert longer.status_code == 200
+    assert longer.json()["not_after"] > grant["not_after"]
+    assert client.post(path, json={"duration": "1h"}, headers=oncall).json()["code"] == "not-longer"
+    assert client.post(path, json={"duration": "1w"}, headers=oncall).status_code == 422
+    assert client.post(path, json={"duration": "3h"}, headers=as_("lead")).status_code == 404
+    stage.forbid(Action.CONNECT)
+    assert client.post(path, json={"duration": "3h"}, headers=oncall).status_code == 403
+
+
 def test_break_glass_owes_a_review_that_somebody_else_signs(client: TestClient, as_: People, stage: Stage) -> None:
     stage.policy.obligations = Obligations(review=True)
     grant = client.post("/api/break-glass", json={**ASK, "level": "admin"}, headers=as_("oncall")).json()["grant"]
