@@ -37,9 +37,10 @@ def extend_grant(ctx: Context, user: User, grant_id: str, duration: timedelta) -
     extended = extend(grant, permit.obligations, wanted, at, ctx.limits.longest_grant)
     if isinstance(extended, Refusal):
         raise _refuse(ctx, grant, extended, permit)
-    if target.kind is Kind.POSTGRES:
-        _extend_roles(ctx, extended, target)
-    noted = _store(ctx, extended, grant.window.not_after, permit)
+    with ctx.logins.turn(grant.id, target.name):  # a role that is being made now is extended, too
+        if target.kind is Kind.POSTGRES:
+            _extend_roles(ctx, extended, target)
+        noted = _store(ctx, extended, grant.window.not_after, permit)
     ctx.wake()
     journal.confirm_logged(ctx, noted)
     return extended
