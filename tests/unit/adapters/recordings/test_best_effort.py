@@ -8,6 +8,7 @@ import pytest
 
 from gateway.adapters.recordings import FileRecorder, SpoolLimits, SpoolRecording
 from gateway.adapters.recordings import gap as gap_module
+from gateway.adapters.recordings.spool import SEGMENT_MAGIC, runs
 from gateway.app.ports import RecordingFailed
 from gateway.audit.recording import MAX_PAYLOAD, joined, verify_chain
 from gateway.core.obligation import Record
@@ -144,6 +145,29 @@ def test_other_sessions_still_end(scene: Scene):
         strict.seal()
     scene.disk.room = ROOM
     assert scene.sealed(recording)[-1][0] == "gap"
+
+
+def test_no_block_number_is_used_twice_for_it_is_the_nonce(scene: Scene, tmp_path: Path):
+    recording = scene.open()
+    written: list[bytes] = []
+    write = scene.disk.write
+
+    def watched(descriptor: int, content: bytes) -> None:
+        written.append(content)
+        write(descriptor, content)
+
+    scene.disk.write = watched  # type: ignore[method-assign]
+    for n in range(5):
+        scene.lose(recording, b"lost %d" % n)
+        scene.disk.room = ROOM
+        kept = recording.digest()[0]
+        recording.append("out", AT, b"%d" % n)
+        eventually(lambda kept=kept: recording.digest()[0] > kept)  # type: ignore[misc]
+    (tmp_path / "all").write_bytes(SEGMENT_MAGIC + b"".join(each for each in written if each != SEGMENT_MAGIC))
+    with (tmp_path / "all").open("rb") as file:
+        numbers = [run.number for run in runs(file, 0, (tmp_path / "all").stat().st_size)]
+    assert len(numbers) >= 10, "also those that did not arrive"
+    assert numbers == sorted(set(numbers))
 
 
 def test_nobody_waits_for_a_best_effort_record(scene: Scene):
