@@ -42,6 +42,14 @@ def poll(client: TestClient, stage: Stage, code: str) -> tuple[int, dict[str, st
     return answer.status_code, answer.json()
 
 
+def test_a_browser_that_is_signed_in_reaches_recordings(client: TestClient) -> None:
+    for path in ("/sessions/ses_x/replay", "/api/sessions/ses_x/cast"):
+        client.cookies.clear()
+        assert client.get(path).status_code == 401
+        sign_in(client, "auditor")
+        assert client.get(path).status_code == 404
+
+
 def test_a_person_signs_in_and_out(client: TestClient) -> None:
     assert "not signed in" in client.get("/").text
     assert sign_in(client, "oncall") == "/"
