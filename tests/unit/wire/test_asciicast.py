@@ -1,10 +1,11 @@
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.wire.asciicast import Record, to_asciicast
+from gateway.wire.asciicast import LOOK_AHEAD, Record, to_asciicast
 
 BEGAN = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 
@@ -109,3 +110,54 @@ def test_output_survives_any_cutting(text: str, data: st.DataObject) -> None:
     pieces = [encoded[a:b] for a, b in zip([0, *cuts], [*cuts, len(encoded)], strict=True)]
     lines = cast(SHELL, *(octets("out", 0, piece, 1) for piece in pieces))
     assert "".join(event[2] for event in lines[1:]) == text
+
+
+def test_version_3_has_intervals_input_files_and_the_exit() -> None:
+    records = [
+        SHELL,
+        octets("out", 0, b"$ ", 0.5),
+        octets("out", 0, b"ls\r\n", 1.25),
+        fact("input", 1.25, channel=0, text="ls"),
+        fact("resize", 2.0, channel=0, columns=100, rows=50),
+        fact("file", 2.5, channel=0, op="transfer", path="/a\udcff"),
+        fact("exit", 4.0, channel=0, status=3),
+    ]
+    lines = [json.loads(line) for line in to_asciicast(records, version=3)]
+    assert lines == [
+        {
+            "version": 3,
+            "term": {"cols": 132, "rows": 40, "type": "xterm-256color"},
+            "timestamp": int(BEGAN.timestamp()),
+        },
+        [0.5, "o", "$ "],
+        [0.75, "o", "ls\r\n"],
+        [0.0, "i", "ls\r"],
+        [0.75, "r", "100x50"],
+        [0.5, "m", "transfer /a\udcff"],
+        [1.5, "x", "3"],
+    ]
+
+
+def test_it_streams() -> None:
+    taken = 0
+
+    def endless() -> Iterator[Record]:
+        nonlocal taken
+        yield fact("channel", channel=0, type="exec", command="tail -f x")
+        while True:
+            taken += 1
+            yield octets("out", 0, b"x" * 100, 1.0)
+
+    lines = to_asciicast(endless())
+    for _ in range(10):
+        next(lines)
+    assert taken <= LOOK_AHEAD + 10
+
+
+def test_a_terminal_that_begins_later_is_found_within_bounds() -> None:
+    command = fact("channel", channel=0, type="exec", command="true")
+    shell = fact("channel", channel=1, type="shell", command="", term="xterm")
+    assert cast(command, octets("out", 0, b"x", 0.1), shell)[0]["env"] == {"TERM": "xterm"}
+    filler = [fact("typed", channel=0, octets=1)] * LOOK_AHEAD
+    assert cast(command, *filler, shell)[0]["command"] == "true"
+    assert cast(*filler, shell)[0]["env"] == {"TERM": "xterm"}
