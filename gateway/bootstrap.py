@@ -47,19 +47,19 @@ class Gateway:
     audit_key: str
     authorities: SshAuthorities
     recorder: FileRecorder
-    statements: StatementIndex
+    statements: StatementIndex | None
     notifier: WebhookNotifier
     provider: OidcProvider | None
     lock: int
 
 
-def build(settings: Settings) -> Gateway:
+def build(settings: Settings, lock_name: str = "lock") -> Gateway:
     """Open the state directory, bring the database up to date, wire the adapters.
 
     Raises AlreadyRunningError, ValueError (a file that is wrong, named with line and key) or Unavailable (database).
     """
     state = private_directory(settings.state_dir.expanduser())
-    lock = hold(state)
+    lock = hold(state, lock_name)
     name = gateway_name(settings, state)
     url = settings.store_url()
     upgrade(url)
@@ -68,7 +68,8 @@ def build(settings: Settings) -> Gateway:
     sequencer = Sequencer(url, signer, settings.log_origin, name, clock.now)
     recorded = state / "recordings"
     evidence = Evidence()
-    statements = StatementIndex(private_directory(recorded) / "statements.sqlite")
+    index_file = private_directory(recorded) / "statements.sqlite"
+    statements = StatementIndex(index_file) if settings.recordings.index else None
     recording_keys = Keyring(state / "keys" / "recordings.key")
     recorder = FileRecorder(
         recorded,
@@ -155,9 +156,9 @@ def private_directory(path: Path) -> Path:
     return path
 
 
-def hold(state: Path) -> int:
+def hold(state: Path, name: str = "lock") -> int:
     """Lock the state directory for the life of this process: recovery would end another one's live sessions."""
-    lock = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = os.open(state / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import ctypes
 import json
 import logging
 import resource
 import signal
+import socket
 import ssl
 import sys
 from collections.abc import Iterator
@@ -28,9 +30,12 @@ from gateway.edges.http.app import DoorFacts, create_app
 from gateway.edges.proxy.postgres import PostgresDoor, serve_postgres
 from gateway.edges.proxy.ssh_door import SshDoor, doorkeeper, serve_ssh
 from gateway.settings import Settings, load_settings
+from gateway.workers import shared_listener, stop_with_parent, supervise
 
 LOG = logging.getLogger("gateway")
 STOP_SECONDS = 10.0
+MOST_WORKERS = 64
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
 
 
 @click.command()
@@ -40,8 +45,17 @@ STOP_SECONDS = 10.0
     envvar="GATEWAY_CONFIG",
     help="TOML file of settings; GATEWAY_… environment variables override it.",
 )
+@click.option(
+    "--workers",
+    type=click.IntRange(1, MOST_WORKERS),
+    default=1,
+    show_default=True,
+    envvar="GATEWAY_WORKERS",
+    help="Processes behind the same ports, to use that many cores.",
+)
+@click.option("--worker", type=click.IntRange(0, MOST_WORKERS), default=0, hidden=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON line when everything is ready.")
-def serve(config: Path | None, *, as_json: bool) -> None:
+def serve(config: Path | None, workers: int, worker: int, *, as_json: bool) -> None:
     """Run the gateway: API, SSH door, database door and upkeep in one process.
 
     Needs a catalogue, policies and an identity provider; see docs/install.md and docs/configure.md.
@@ -50,24 +64,31 @@ def serve(config: Path | None, *, as_json: bool) -> None:
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # its INFO lines are one per call to the provider
     logging.getLogger("paramiko").setLevel(logging.CRITICAL)  # its INFO lines repeat what strangers send
     _raise_open_files()
+    _keep_freed_memory()
     try:
-        gateway = build(load_settings(config))
+        settings = load_settings(config)
+        if workers > 1 and not worker:
+            raise SystemExit(supervise(settings, config, workers, as_json=as_json))
+        gateway = build(settings, f"lock-{worker}" if worker else "lock")
     except ValidationError as wrong:
         for error in wrong.errors(include_url=False, include_input=False):
             click.echo(f"setting {'.'.join(map(str, error['loc'])) or '(all)'}: {error['msg']}", err=True)
         raise SystemExit(2) from wrong
-    except (AlreadyRunningError, ValueError) as wrong:
+    except (AlreadyRunningError, ValueError, OSError) as wrong:
         click.echo(f"gw serve: {wrong}", err=True)
         raise SystemExit(1) from wrong
     except GatewayError as wrong:
         click.echo(f"gw serve: {wrong.refusal.sentence()}", err=True)
         raise SystemExit(1) from wrong
-    uvloop.run(_run(gateway, as_json=as_json))
+    if worker:
+        stop_with_parent()
+    uvloop.run(_run(gateway, as_json=as_json, is_worker=bool(worker)))
 
 
 @dataclass(slots=True)
 class _Doors:
     api: "_Api"
+    api_sockets: list[socket.socket] | None  # None: uvicorn binds
     postgres: PostgresDoor | None
     ssh: SshDoor | None
 
@@ -80,7 +101,7 @@ class _Api(uvicorn.Server):
         yield
 
 
-async def _run(gateway: Gateway, *, as_json: bool) -> None:
+async def _run(gateway: Gateway, *, as_json: bool, is_worker: bool) -> None:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for each in (signal.SIGTERM, signal.SIGINT):
@@ -94,18 +115,18 @@ async def _run(gateway: Gateway, *, as_json: bool) -> None:
         raise SystemExit(1) from wrong
     interrupted = await asyncio.to_thread(recover, ctx)
     await asyncio.to_thread(gateway.supervisor.run_once)
-    doors = await _open_doors(gateway)
+    doors = await _open_doors(gateway, is_worker=is_worker)
     gateway.supervisor.start()
     await asyncio.to_thread(journal.record, ctx, "gateway:started", "ok", {"interrupted_sessions": interrupted})
     _tell_ready(gateway, doors, as_json=as_json)
-    serving = asyncio.create_task(doors.api.serve())
+    serving = asyncio.create_task(doors.api.serve(sockets=doors.api_sockets))
     stopped = asyncio.create_task(stopping.wait())
     await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
     await _close(gateway, doors, serving)
 
 
-async def _open_doors(gateway: Gateway) -> _Doors:
+async def _open_doors(gateway: Gateway, *, is_worker: bool) -> _Doors:
     settings, ctx = gateway.settings, gateway.ctx
     cert, key, ca = _door_files(settings, gateway)
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -113,7 +134,7 @@ async def _open_doors(gateway: Gateway) -> _Doors:
     tls.load_cert_chain(cert, key)
     postgres = None
     if settings.postgres.enabled:
-        postgres = await serve_postgres(ctx, settings.postgres.host, settings.postgres.port, tls)
+        postgres = await serve_postgres(ctx, settings.postgres.host, settings.postgres.port, tls, reuse_port=is_worker)
     ssh = None
     if settings.ssh.enabled:
         ssh = await asyncio.to_thread(
@@ -123,6 +144,7 @@ async def _open_doors(gateway: Gateway) -> _Doors:
             settings.ssh.port,
             gateway.authorities,
             gateway.authorities.host_key(),
+            reuse_port=is_worker,
         )
     facts = DoorFacts(
         ssh_host=settings.ssh.public_host or settings.ssh.host,
@@ -134,7 +156,8 @@ async def _open_doors(gateway: Gateway) -> _Doors:
         audit_key=gateway.audit_key,
     )
     app = create_app(ctx, gateway.provider, facts, public_url=settings.api_url(), statements=gateway.statements)
-    return _Doors(_api(settings, app), postgres, ssh)
+    shared = [shared_listener(settings.api.host, settings.api.port)] if is_worker else None
+    return _Doors(_api(settings, app), shared, postgres, ssh)
 
 
 def _api(settings: Settings, app: object) -> _Api:
@@ -203,7 +226,8 @@ def _drop_and_drain(gateway: Gateway) -> None:
         LOG.warning("stopped without a last event: %s", wrong.refusal.message)
     gateway.sequencer.stop()
     gateway.recorder.close()
-    gateway.statements.close()
+    if gateway.statements is not None:
+        gateway.statements.close()
     gateway.notifier.close()
     if gateway.provider is not None:
         gateway.provider.close()
@@ -213,3 +237,11 @@ def _raise_open_files() -> None:
     """Each session needs a few descriptors; the soft limit of 1,024 is for interactive shells."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _keep_freed_memory() -> None:
+    """The C library gives freed memory back so eagerly that a busy session spends a quarter of its time on page faults."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # not every C library has it
+        mallopt(_M_TRIM_THRESHOLD, 64 * 1024 * 1024)
+        mallopt(_M_MMAP_THRESHOLD, 32 * 1024 * 1024)

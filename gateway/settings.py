@@ -82,6 +82,12 @@ class Rota(_Part):
         )
 
 
+class Recordings(_Part):
+    """Recordings are encrypted; the index that makes statements searchable is not (0600, in state_dir)."""
+
+    index: bool = True
+
+
 class Notify(_Part):
     """Loud things go here. A webhook file holds one https URL (a secret)."""
 
@@ -138,6 +144,7 @@ class Settings(BaseSettings):
     postgres: Postgres = Postgres()
     oidc: Oidc = Oidc()
     rota: Rota = Rota()
+    recordings: Recordings = Recordings()
     notify: Notify = Notify()
     limits: Bounds = Bounds()
 
