@@ -182,6 +182,8 @@ class SshDoor:
                     for held, since in self._held.items()
                     if held.is_overdue(now) or self._is_late(held, now - since)
                 ]
+            for connection in self._connections():
+                connection.look(now)
             for connection in late:
                 connection.cut()
 
@@ -198,10 +200,18 @@ def serve_ssh(
     authority: Authority,
     host_key: Ed25519PrivateKey,
     limits: DoorLimits | None = None,
+    *,
+    reuse_port: bool = False,
 ) -> SshDoor:
-    """Listen on `host`:`port` (0 picks one, see `SshDoor.port`). OSError when the address cannot be had."""
+    """Listen on `host`:`port` (0 picks one, see `SshDoor.port`), with `reuse_port` beside other processes.
+
+    OSError when the address cannot be had.
+    """
     threading.stack_size(_STACK)
     listener = socket.create_server(
-        (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=256
+        (host, port),
+        family=socket.AF_INET6 if ":" in host else socket.AF_INET,
+        backlog=256,
+        reuse_port=reuse_port,
     )
     return SshDoor(keeper, listener, authority, host_key, limits or DoorLimits())

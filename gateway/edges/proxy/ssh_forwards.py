@@ -175,7 +175,7 @@ class Forwards:
         try:
             leg, record = self._host.upstream()
             asker, other = (self._host.door(), leg) if person else (leg, self._host.door())
-            forward = self._begin(record, {"kind": kind, **about})
+            forward = self._begin(record, {"type": kind, **about})
             found = other.open_channel_to_peer(kind, octets, OPEN_TIMEOUT)
             asker.let_open(waiting)
         except GatewayError as no:
@@ -259,7 +259,7 @@ class Forwards:
             self._tell_refused(f"{kind} {place}", record)
             return None
         leg, record = self._host.upstream()
-        forward = self._begin(record, {"kind": kind, "destination": str(place), "originator": ""})
+        forward = self._begin(record, {"type": kind, "destination": str(place), "originator": ""})
         with self._remote:
             answer = leg.ask(kind, octets, ASK_TIMEOUT)
             if answer is None:
@@ -322,7 +322,7 @@ class Forwards:
             self._leave()
             return
         forward.about["error"] = why[:200]
-        if forward.about["kind"] not in LISTEN:
+        if forward.about["type"] not in LISTEN:
             self._leave()
         self._close(forward)
 

@@ -80,8 +80,7 @@ class DoorEvents:
     `ticket(user name, ticket)` the same for a ticket; `refused(user name, refusal)` tells of a certificate that was
     presented with a valid shape and turned away; `logged_in(who, user name)` comes once; `opened(channel)` for each
     session channel; `direct(kind, fields, channel)` and `listen(kind, fields, answer due)` for forwards;
-    `forward_refused(what)` for what is never forwarded; `only_forwards()` when no session channel will ever come;
-    `over()` once, at the very end.
+    `forward_refused(what)` for what is never forwarded; `over()` once, at the very end.
     """
 
     judge: Callable[[bytes], str | Refusal]
@@ -92,7 +91,6 @@ class DoorEvents:
     direct: Callable[[str, bytes, ChannelEnd], None]
     listen: Callable[[str, bytes, GlobalAnswer | None], None]
     forward_refused: Callable[[str], None]
-    only_forwards: Callable[[], None]
     over: Callable[[], None]
 
 
@@ -193,8 +191,6 @@ class DoorTransport(OpeningTransport):
             return
         if kind == "no-more-sessions@openssh.com":
             self._no_more_sessions = True
-            if not len(self._internals._channels):
-                self.events.only_forwards()
         self._refuse_global(fields)
 
 

@@ -29,7 +29,7 @@ from gateway.edges.proxy.ssh_client import TargetTransport
 from gateway.edges.proxy.ssh_fields import ProtocolViolationError
 from gateway.edges.proxy.ssh_forwards import Forwards
 from gateway.edges.proxy.ssh_gate import Gate
-from gateway.edges.proxy.ssh_openings import OpeningTransport
+from gateway.edges.proxy.ssh_openings import GlobalAnswer, OpeningTransport
 from gateway.edges.proxy.ssh_record import ChannelRecord, SessionRecord
 from gateway.edges.proxy.ssh_relay import CONNECTION_GONE, Relay
 from gateway.edges.proxy.ssh_server import DoorEvents, DoorTransport, Newcomer
@@ -38,6 +38,7 @@ from gateway.edges.proxy.ssh_target import Authority, TargetRefusedError, dial
 LOG = logging.getLogger("gateway.ssh")
 REFUSED_STATUS = 254
 LAST_WORDS_TIME = 0.5  # seconds for a client to read why its session ends
+SILENT_FOR = 2.0  # seconds after login; by then a client that wants a session has asked for it
 LEAVE_WITHIN = 5.0  # for a client whose target could not be reached
 PUMP_TIME = 5.0
 CHANNEL_TIMEOUT = 20.0
@@ -69,6 +70,8 @@ class _Progress:
     user: User | None = None
     grant: Grant | None = None  # the one that a ticket is for
     asked_for: str = ""
+    since: float = math.inf  # when they logged in
+    asked: bool = False  # for any channel or forward, whatever came of it
     opened: Opened | None = None
     record: SessionRecord | None = None
     leg: TargetTransport | None = None
@@ -106,8 +109,7 @@ class Connection:
         self._forwards = Forwards(self)
         events = DoorEvents(
             self._judge, self._ticket, self._refused, self._logged_in, self._opened,
-            direct=self._forwards.direct, listen=self._forwards.listen,
-            forward_refused=self._forward_refused, only_forwards=self._only_forwards, over=self._over,
+            direct=self._direct, listen=self._listen, forward_refused=self._forward_refused, over=self._over,
         )  # fmt: skip
         self._transport = DoorTransport(sock, host_key, events)
 
@@ -130,6 +132,12 @@ class Connection:
     def holds_session(self) -> bool:
         """False while nothing is opened: such a connection may do nothing and need not stay."""
         return self._is.opened is not None
+
+    def look(self, now: float) -> None:
+        """Open the session of who only waits (`ssh -N -L`): a no is told at once, and a yes need not hurry."""
+        if now - self._is.since > SILENT_FOR and not self._is.asked:
+            self._is.asked = True
+            self.start(self._open_early)
 
     def is_overdue(self, now: float) -> bool:
         """True when it should have ended by now (`now` is monotonic): the client was told and stays."""
@@ -161,9 +169,11 @@ class Connection:
         self._is.user = self._keeper.user(who.user_id)
         self._is.grant = who.grant
         self._is.asked_for = user_name
+        self._is.since = time.monotonic()
 
     def _opened(self, channel: ChannelEnd) -> None:
         with self._lock:
+            self._is.asked = True
             self._is.channels = [known for known in self._is.channels if not known.is_over()]
             self._is.channels.append(channel)
         self.start(lambda: self._serve_channel(channel))
@@ -172,9 +182,13 @@ class Connection:
         if self._is.opened is not None:
             self._forwards.refused(what)
 
-    def _only_forwards(self) -> None:
-        """`ssh -N`: whoever may not come is told at once, and who may need not hurry."""
-        self.start(self._open_early)
+    def _direct(self, kind: str, octets: bytes, channel: ChannelEnd) -> None:
+        self._is.asked = True
+        self._forwards.direct(kind, octets, channel)
+
+    def _listen(self, kind: str, octets: bytes, due: GlobalAnswer | None) -> None:
+        self._is.asked = True
+        self._forwards.listen(kind, octets, due)
 
     def _open_early(self) -> None:
         try:
