@@ -154,11 +154,14 @@ def _file(keys: Mapping[str, Place], key: str, home: Path) -> str:
 
 
 def _host_key(text: str) -> str:
-    """An OpenSSH public key line `type base64 [comment]`; ValueError otherwise."""
+    """An OpenSSH public key line `[cert-authority] type base64 [comment]`; ValueError otherwise."""
+    key = text.strip().removeprefix("cert-authority ").strip()
     try:
-        load_ssh_public_key(text.strip().encode())
+        load_ssh_public_key(key.encode())
     except (ValueError, UnsupportedAlgorithm):
         raise ValueError("is not an OpenSSH public key line such as 'ssh-ed25519 AAAA…'") from None
+    if key != text.strip() and not key.startswith(("ssh-ed25519 ", "ecdsa-sha2-")):  # RSA: it may sign with SHA-1
+        raise ValueError("names an authority for hosts that is neither Ed25519 nor ECDSA")
     return text.strip()
 
 

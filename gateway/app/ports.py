@@ -385,6 +385,11 @@ class DatabaseRoles(Protocol):
 class SshSigner(Protocol):
     """The gateway's SSH certificate authorities: one for people at the door, one for targets upstream."""
 
+    @property
+    def target_ca_public(self) -> str:
+        """The line for a target's TrustedUserCAKeys."""
+        ...
+
     def door_certificate(self, user: User, public_key: str, at: datetime, until: datetime) -> str:
         """An OpenSSH user certificate for the gateway's own door; ValueError for an unsupported key."""
         ...

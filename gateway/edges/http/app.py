@@ -6,7 +6,15 @@ from starlette.staticfiles import StaticFiles
 from gateway.app.context import Context
 from gateway.app.identity import IdentityProvider
 from gateway.app.search_statements import StatementSearch
-from gateway.edges.http import problems, routes_access, routes_audit, routes_login, routes_policy, routes_sessions
+from gateway.edges.http import (
+    problems,
+    routes_access,
+    routes_audit,
+    routes_login,
+    routes_policy,
+    routes_sessions,
+    routes_ssh,
+)
 from gateway.edges.http.deps import DoorFacts, Wired, Wiring
 from gateway.edges.http.guard import Guard
 from gateway.edges.http.schemas import DoorOut, PostgresDoorOut, ProblemOut, SshDoorOut
@@ -36,7 +44,7 @@ def create_app(
     )
     app.state.wiring = Wiring(ctx, provider, doors, public_url.rstrip("/"), statements)
     problems.install(app)
-    for routes in (routes_login, routes_access, routes_sessions, routes_audit, routes_policy):
+    for routes in (routes_login, routes_access, routes_sessions, routes_audit, routes_policy, routes_ssh):
         app.include_router(routes.router)
     app.include_router(routes_sessions.pages)
     app.get("/healthz", tags=["public"])(healthz)
