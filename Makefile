@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check bench lock clean
+.PHONY: help venv demo test conformance check bench lock clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
@@ -29,8 +29,14 @@ demo: venv ## Run the stage: gateway, database, server, identity provider; Ctrl-
 	@exec $(BIN)/gw demo
 
 test: venv ## Everything that proves something: unit, contract and end-to-end tests
-	@$(BIN)/python -m gateway.demo.programs psql ssh scp sshd
+	@$(BIN)/python -m gateway.demo.programs psql ssh scp sftp sshd rsync git plink psftp puttygen dbclient
 	@$(BIN)/python -m pytest $(TESTS)
+
+conformance: venv ## Clients with dependencies of their own (Ansible, asyncssh) at the SSH door; installs them apart
+	@$(BIN)/python -m gateway.demo.programs ssh sftp sshd
+	@$(BIN)/python -m venv .venv-conformance
+	@.venv-conformance/bin/python -m pip --disable-pip-version-check --quiet install ansible-core==2.19.14 asyncssh==2.24.1
+	@CONFORMANCE_BIN=$(CURDIR)/.venv-conformance/bin $(BIN)/python -m pytest tests/conformance/ssh_clients.py
 
 check: venv ## Lint, formatting, types, layer contracts, lock file in step
 	@$(BIN)/ruff check .
@@ -49,4 +55,4 @@ lock: ## Choose dependency versions anew (needs uv) and write requirements.lock
 	uv export --quiet --no-header --no-emit-project --format requirements-txt --output-file requirements.lock
 
 clean: ## Remove what this Makefile made
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-conformance .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -17,6 +17,12 @@ PACKAGES = {
     "useradd": "passwd",
     "pgbouncer": "pgbouncer",
     "pgbench": "postgresql-15",
+    "rsync": "rsync",
+    "git": "git",
+    "plink": "putty-tools",
+    "psftp": "putty-tools",
+    "puttygen": "putty-tools",
+    "dbclient": "dropbear-bin",
 }
 _SBIN = ("/usr/sbin", "/sbin", "/usr/local/sbin")
 _POLICY = Path("/usr/sbin/policy-rc.d")
