@@ -1,4 +1,4 @@
-"""A ticket ties a database connection to one grant: a short-lived password that is worth nothing without it."""
+"""A ticket ties connections to one grant: a short-lived password at a door that is worth nothing without it."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -9,7 +9,6 @@ from gateway.app.context import Context
 from gateway.app.credentials import digest_of
 from gateway.app.open_session import grant_for
 from gateway.app.ports import Credential
-from gateway.core.errors import Conflict, Refusal
 from gateway.core.principal import User
 from gateway.core.target import Kind
 
@@ -18,7 +17,10 @@ PREFIX = "gwt_"  # lets secret scanners find a leaked one
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """`secret` is shown once. `expires_at` bounds new connections; the grant bounds all of them."""
+    """`secret` is shown once. `expires_at` bounds new connections; the grant bounds all of them.
+
+    `kind` says at which door it is worth something.
+    """
 
     secret: str = field(repr=False)
     user_name: str
@@ -26,14 +28,12 @@ class Ticket:
     level: str
     grant: str
     expires_at: datetime
+    kind: Kind
 
 
 def issue_ticket(ctx: Context, user: User, target: str, level: str = "", *, single_use: bool = False) -> Ticket:
-    """A ticket for the user's active grant on a database. Raises Denied, NotFound, Conflict (not a database)."""
+    """A ticket for the user's active grant on a target. Raises Denied or NotFound."""
     found = find_target(ctx, user, target, "ticket:denied")
-    if found.kind is not Kind.POSTGRES:
-        how = Refusal("not-a-database", f"{target} is a server.", next_steps=(f"gw ssh {target}",))
-        raise Conflict(how)
     grant = grant_for(ctx, user, target, level)
     at = ctx.clock.now()
     expires_at = min(at + ctx.limits.ticket_lifetime, grant.window.not_after)
@@ -46,4 +46,4 @@ def issue_ticket(ctx: Context, user: User, target: str, level: str = "", *, sing
         data = {"expires_at": expires_at.isoformat(), "single_use": single_use}
         noted = journal.append(ctx, uow, "ticket:issued", **journal.about_grant(grant), data=data)
     journal.confirm_logged(ctx, noted)  # and with it every earlier event, the grant's among them
-    return Ticket(secret, user.name, target, grant.level, grant.id, expires_at)
+    return Ticket(secret, user.name, target, grant.level, grant.id, expires_at, found.kind)

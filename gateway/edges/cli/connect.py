@@ -25,16 +25,14 @@ _CHECK_S = 10.0
 @click.command()
 @click.argument("target")
 @click.option("--level", default="", help="Which of your grants; default the one with the most power.")
+@click.option("--once", is_flag=True, help="A ticket for one connection only.")
 @output.json_option
-def connect(target: str, level: str, as_json: bool) -> None:
-    """Print how to reach TARGET with any client. For a database the URL holds a ticket: a short-lived secret."""
+def connect(target: str, level: str, once: bool, as_json: bool) -> None:
+    """Print how to reach TARGET with any client, with a ticket: a short-lived secret, given as password."""
     api = client.api()
-    try:
-        ticket = _ticket(api, target, level)
-    except output.Failure as no:
-        if no.problem.get("code") != "not-a-database":
-            raise
-        _connect_ssh(target, level, as_json)
+    ticket = _ticket(api, target, level, once=once)
+    if ticket["kind"] == "ssh":
+        _connect_ssh(ticket, _ssh_door(api), level, as_json)
         return
     door = _database_door(api)
     url = _database_url(ticket, door)
@@ -53,20 +51,33 @@ def connect(target: str, level: str, as_json: bool) -> None:
         say(f"{name}={value}")
 
 
-def _connect_ssh(target: str, level: str, as_json: bool) -> None:
-    login = f"{level}%{target}" if level else target
-    plain = f"ssh -F <(gw ssh-config) -l {login} {target}.gw"
+def _connect_ssh(ticket: Any, door: Any, level: str, as_json: bool) -> None:
+    """With the certificate for OpenSSH; with the ticket as password for clients that know no certificates."""
+    target, login = ticket["target"], f"{ticket['user']}%{ticket['target']}"
+    host, port = str(door["host"]), int(door["port"])
     command = f"gw ssh {target}" + (f" --level {level}" if level else "")
+    at = f"{login}@[{host}]" if ":" in host else f"{login}@{host}"
+    lines = {
+        "command": command,
+        "ssh": f"ssh -p {port} -l {_shell_word(login)} {host}",
+        "sftp": f"sftp -P {port} {_shell_word(at)}",
+    }
     if as_json:
-        output.print_json({"target": target, "kind": "ssh", "command": command, "host": f"{target}.gw", "user": login})
+        told = {key: ticket[key] for key in ("target", "kind", "level", "grant", "expires_at", "password")}
+        output.print_json({**told, **lines, "host": host, "port": port, "user": login, "host_key": door["host_key"]})
         return
-    say(command)
-    say("# or with plain ssh, scp, sftp:")
-    say(safe(plain))
+    say(f"# {safe(ticket['level'])} on {safe(target)}; connect before {moment(ticket['expires_at'])}")
+    say(safe(command))
+    say(safe(f"ssh {target}.gw        # also scp, sftp, rsync: once gw ssh-config is in ~/.ssh/config"))
+    say("\n# clients without certificates (PuTTY, WinSCP, dbclient), with the ticket as password:")
+    say(safe(lines["ssh"]))
+    say(safe(lines["sftp"]))
+    say(safe(f"password: {ticket['password']}"))
+    say(safe(f"host key: {door['host_key']}"))
 
 
-def _ticket(api: client.Api, target: str, level: str) -> Any:
-    return api.post(f"/api/targets/{client.segment(target)}/ticket", {"level": level})
+def _ticket(api: client.Api, target: str, level: str, *, once: bool = False) -> Any:
+    return api.post(f"/api/targets/{client.segment(target)}/ticket", {"level": level, "single_use": once})
 
 
 def _database_door(api: client.Api) -> dict[str, Any]:
@@ -123,6 +134,8 @@ def psql(level: str, target: str, args: tuple[str, ...]) -> None:
     binary = _find_psql()
     api = client.api()
     ticket = _ticket(api, target, level)
+    if ticket["kind"] != "postgres":
+        output.fail(f"{target} is a server.", output.EXIT_CONFLICT, f"gw ssh {target}", code="not-a-database")
     door = _database_door(api)
     # The secret goes by environment: argv is readable by everybody on the machine.
     env = {name: value for name, value in os.environ.items() if not name.startswith("PGSSL")}

@@ -129,9 +129,10 @@ def review(ctx: Ctx, user: Caller, review_or_grant_id: str, body: VerdictIn) -> 
 
 @router.post("/targets/{target}/ticket", status_code=201, responses=problems(403, 404, 409, 422))
 def ticket(ctx: Ctx, user: Caller, target: str, body: TicketIn) -> TicketOut:
-    """A password for the database door, tied to one of your active grants."""
-    issued = issue_ticket(ctx, user, target, body.level)
+    """A password for the target's door, tied to one of your active grants."""
+    issued = issue_ticket(ctx, user, target, body.level, single_use=body.single_use)
     return TicketOut(
+        kind=issued.kind.value,
         user=issued.user_name,
         password=issued.secret,
         target=issued.target,

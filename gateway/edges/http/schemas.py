@@ -111,11 +111,12 @@ class QuestionIn(Schema):
 
 
 class TicketIn(Schema):
-    """`level` "" takes the highest of one's active grants."""
+    """`level` "" takes the highest of one's active grants; a single-use ticket opens one connection."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"level": "read"}]})
 
     level: Annotated[str, StringConstraints(max_length=128)] = ""
+    single_use: bool = False
 
 
 class PublicKeyIn(Schema):
@@ -407,8 +408,9 @@ class SessionOut(Schema):
 
 
 class TicketOut(Schema):
-    """`password` is shown once and is worth nothing without its grant."""
+    """`password` is shown once and is worth nothing without its grant; `kind` is the door that takes it."""
 
+    kind: str
     user: str
     password: str
     target: str

@@ -47,9 +47,18 @@ def test_a_url_for_any_client(oncall: Gw) -> None:
 
 
 def test_a_server_has_a_command_instead(gw: Gw) -> None:
-    told = gw.as_("oncall").json("connect", "web-1")
+    oncall = gw.as_("oncall")
+    assert oncall("connect", "web-1").exit_code == 3
+    oncall("request", "web-1", "--level", "shell", "--reason", "disk full", "--incident", "INC-1042")
+    told = oncall.json("connect", "web-1", "--once")
     assert told["kind"] == "ssh"
     assert told["command"] == "gw ssh web-1"
+    assert told["user"] == "oncall%web-1"
+    assert told["password"].startswith("gwt_")
+    shown = oncall("connect", "web-1").output
+    assert "-l oncall%web-1" in shown
+    assert "password: gwt_" in shown
+    assert oncall("psql", "web-1").exit_code == 5
 
 
 def test_without_a_grant_the_no_says_how_to_get_one(gw: Gw) -> None:

@@ -127,7 +127,7 @@ def test_targets_say_what_policy_would_and_hide_where_they_are(client: TestClien
     assert "orders_read" not in answer.text
 
 
-def test_a_ticket_needs_a_grant_and_a_database(client: TestClient, as_: People) -> None:
+def test_a_ticket_needs_a_grant(client: TestClient, as_: People) -> None:
     oncall = as_("oncall")
     assert client.post("/api/targets/orders-db/ticket", json={}, headers=oncall).status_code == 403
     client.post("/api/requests", json=ASK, headers=oncall)
@@ -135,8 +135,9 @@ def test_a_ticket_needs_a_grant_and_a_database(client: TestClient, as_: People) 
     assert answer.status_code == 201
     assert answer.json()["user"] == "oncall"
     assert answer.json()["password"].startswith("gwt_")
-    wrong = client.post("/api/targets/web-1/ticket", json={}, headers=oncall)
-    assert (wrong.status_code, wrong.json()["code"]) == (409, "not-a-database")
+    assert answer.json()["kind"] == "postgres"
+    without = client.post("/api/targets/web-1/ticket", json={"single_use": True}, headers=oncall)
+    assert (without.status_code, without.json()["code"]) == (403, "no-grant")
     assert (
         client.get("/api/whoami", headers={"authorization": f"Bearer {answer.json()['password']}"}).status_code == 401
     )
