@@ -157,6 +157,11 @@ class TargetLogin:
         """True from the first ReadyForQuery on."""
         return self._state is LoginState.READY
 
+    @property
+    def may_hash(self) -> bool:
+        """True when the next `feed` may take long: off the event loop with it."""
+        return self._state is LoginState.SASL_CONTINUE
+
     def settled(self) -> bytes:
         """What the client must be told: ParameterStatus, notices and ReadyForQuery."""
         return bytes(self._settled)

@@ -8,6 +8,7 @@ import hashlib
 import hmac
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
+from functools import lru_cache
 
 from gateway.wire.buffer import ProtocolViolation
 
@@ -84,6 +85,7 @@ def _iterations(text: str) -> int:
     return count
 
 
+@lru_cache(maxsize=256)  # a role is made for a grant, which has many connections; its password dies with it
 def _keys(password: str, salt: bytes, iterations: int) -> tuple[bytes, bytes]:
     salted = hashlib.pbkdf2_hmac("sha256", password.encode("ascii"), salt, iterations)
     return hmac.digest(salted, b"Client Key", "sha256"), hmac.digest(salted, b"Server Key", "sha256")

@@ -27,7 +27,7 @@ from gateway.edges.proxy.postgres_cancel import Backend, CancelKeys
 from gateway.edges.proxy.postgres_greeting import Visitor, greet
 from gateway.edges.proxy.postgres_leg import SCRATCH, Leg, LegClosed
 from gateway.edges.proxy.postgres_refusals import Turned
-from gateway.edges.proxy.postgres_relay import PostgresSession
+from gateway.edges.proxy.postgres_relay import Backlog, PostgresSession
 from gateway.edges.proxy.postgres_upstream import TargetUnreachable, cancel, dial, log_in
 from gateway.wire import postgres_messages as pg
 from gateway.wire.buffer import ProtocolViolation
@@ -84,13 +84,14 @@ class PostgresDoor:
         self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="postgres-door")
         self._scratch = memoryview(bytearray(SCRATCH))
         self._keys = CancelKeys()
+        self._backlog = Backlog()
         self._sessions: set[PostgresSession] = set()
         self._chores: set[asyncio.Task[None]] = set()
         self._is_stopping = False
 
-    async def start(self, host: str, port: int) -> None:
-        """Bind and accept."""
-        self.port = await self._listener.start(host, port)
+    async def start(self, host: str, port: int, *, reuse_port: bool = False) -> None:
+        """Bind and accept; with `reuse_port`, beside other processes."""
+        self.port = await self._listener.start(host, port, reuse_port=reuse_port)
 
     async def close(self) -> None:
         """End every session with a word to its person; returns within a few seconds."""
@@ -156,7 +157,7 @@ class PostgresDoor:
     async def _hold(self, leg: Leg, visitor: Visitor, opened: Opened, parameters: dict[str, str]) -> None:
         """A session is open: whatever happens from here on, it is ended exactly once."""
         is_strict = opened.record is Record.REQUIRE
-        session = PostgresSession(leg, opened.recording, self._keeper.now, is_strict=is_strict)
+        session = PostgresSession(leg, opened.recording, self._keeper.now, self._backlog, is_strict=is_strict)
         self._sessions.add(session)
         reason, detail = EndReason.INTERRUPTED, ""
         try:
@@ -168,8 +169,14 @@ class PostgresDoor:
             reason, detail = await session.over
         finally:
             self._sessions.discard(session)
-            await self._call(self._keeper.end, opened.session, opened.recording, reason, detail)
+            session.close_account()
+            await self._call(self._end, session, opened, reason, detail)
             self._keeper.live.discard(opened.session.id)
+
+    def _end(self, session: PostgresSession, opened: Opened, reason: EndReason, detail: str) -> None:
+        """On a worker's thread: what is still to be recorded may have to wait for a slow disk."""
+        session.record_rest()
+        self._keeper.end(opened.session, opened.recording, reason, detail)
 
     async def _run(
         self, visitor: Visitor, opened: Opened, parameters: dict[str, str], session: PostgresSession
@@ -232,7 +239,7 @@ class PostgresDoor:
 
 
 async def serve_postgres(
-    ctx: Context, host: str, port: int, tls: ssl.SSLContext, *, allow_plaintext: bool = False
+    ctx: Context, host: str, port: int, tls: ssl.SSLContext, *, allow_plaintext: bool = False, reuse_port: bool = False
 ) -> PostgresDoor:
     """Open the door on the running event loop; OSError when the address cannot be bound.
 
@@ -240,8 +247,9 @@ async def serve_postgres(
     `allow_plaintext` is for loopback tests only.
     """
     tls.set_alpn_protocols(["postgresql"])
+    tls.num_tickets = 0  # libpq resumes no session, nor does PostgreSQL offer it
     door = PostgresDoor(Doorkeeper.of(ctx), tls, allow_plaintext=allow_plaintext)
-    await door.start(host, port)
+    await door.start(host, port, reuse_port=reuse_port)
     return door
 
 

@@ -25,6 +25,7 @@ class Pause(IntFlag):
     NOT_DURABLE = 4
     CROWDED = 8
     ENDING = 16
+    SPOOL = 32
 
 
 class Leg(asyncio.BufferedProtocol):
@@ -106,7 +107,7 @@ class Leg(asyncio.BufferedProtocol):
 
     def write(self, data: bytes) -> None:
         """Queue; nothing happens on a lost connection."""
-        if self._transport is not None and not self.is_lost:
+        if data and self._transport is not None and not self.is_lost:
             self._transport.write(data)
 
     def pause(self, why: Pause) -> None:

@@ -19,10 +19,19 @@ from gateway.wire.postgres_statements import StatementAccount
 from gateway.wire.postgres_walk import ClientWalk, ServerWalk
 
 _HELD_HIGH = 1 << 16  # bytes that may wait for their record before the client is paused
+_SPOOL_HIGH = 1 << 19  # bytes of records that may wait for the disk before a session is paused
+_SPOOL_ALL = 1 << 25  # the same for all sessions of a door; the recorder blocks its callers at twice as many
 _BOUNDARY_S = 0.3  # how long a cut session may wait for the end of a message under way
 _LAST_WORDS_S = 1.0
 _DRAIN_S = 10.0
 _WARNING = "01000"
+
+
+class Backlog:
+    """What the sessions of one door have given to the recorder and do not know to be on disk."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
 
 
 class PostgresSession:
@@ -31,7 +40,15 @@ class PostgresSession:
     `over` resolves once, to why the session ended, when both legs are closing.
     """
 
-    def __init__(self, client: Leg, recording: Recording, now: Callable[[], datetime], *, is_strict: bool) -> None:
+    def __init__(
+        self,
+        client: Leg,
+        recording: Recording,
+        now: Callable[[], datetime],
+        backlog: Backlog,
+        *,
+        is_strict: bool,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self.over: asyncio.Future[tuple[EndReason, str]] = self._loop.create_future()
         self._client = client
@@ -40,6 +57,11 @@ class PostgresSession:
         self._now = now
         self._is_strict = is_strict
         self._is_crowded = False
+        self._backlog = backlog
+        self._unkept = 0  # bytes of records given to the recorder since it last said that all is on disk
+        self._newest = -1  # number of the last record given to it
+        self._is_asking = False
+        self._stalled = b""  # from the client, recorded in part: goes on when the recorder has taken the rest
         self._account = StatementAccount()
         self._asks = ClientWalk(self._account)
         self._answers = ServerWalk(self._account)
@@ -79,7 +101,8 @@ class PostgresSession:
 
     def note(self, kind: str, data: bytes) -> None:
         """Record something about the session itself."""
-        self._record([Entry(kind, data)])
+        self._account.entries.append(Entry(kind, data))
+        self._record()
 
     def start(self, target: Leg, greeting: bytes, early: bytes, late: bytes) -> None:
         """Begin the relay. `greeting` goes to the client first; `early` came behind its password, `late` behind the
@@ -121,13 +144,21 @@ class PostgresSession:
         self._client.close(_LAST_WORDS_S)
         if self._target is not None:
             self._target.abort()
-        self._close_account()
+        self.close_account()
         self.over.set_result(self._ending)
 
-    def _close_account(self) -> None:
+    def close_account(self) -> None:
+        """Nothing is answered any more. Idempotent; the last records are `record_rest`'s."""
         self._account.close(monotonic())
+        self._backlog.bytes -= self._unkept
+        self._unkept = 0
+
+    def record_rest(self) -> None:
+        """The last records. To be called once, off the loop, when the session is over: this may block."""
+        at = self._now()
         with suppress(RecordingFailed):
-            self._append(self._account.entries)
+            for entry in self._account.entries:
+                self._recording.append(entry.kind, at, entry.data)
 
     def _from_client(self, chunk: bytes) -> None:
         if self._ending is not None or self._target is None:
@@ -137,12 +168,20 @@ class PostgresSession:
         except ProtocolViolation as why:
             self.end(EndReason.PROTOCOL_VIOLATION, str(why))
             return
-        waits_for = self._record(self._account.entries) if self._account.entries else None
+        waits_for = self._record() if self._account.entries else None
         if self._is_over():
             return
         if self._account.is_crowded:
             self._is_crowded = True
             self._client.pause(Pause.CROWDED)
+        if self._account.entries or self._stalled:
+            self._stalled += chunk
+        else:
+            self._send_on(chunk, waits_for)
+
+    def _send_on(self, chunk: bytes, waits_for: int | None) -> None:
+        if self._target is None:
+            return
         if self._is_strict and (self._held or waits_for is not None):
             self._hold(chunk, waits_for)
         else:
@@ -187,7 +226,7 @@ class PostgresSession:
             self.end(EndReason.TARGET_CLOSED, str(why))
             return
         if self._account.entries:
-            self._record(self._account.entries)
+            self._record()
         if self._is_crowded and not self._account.is_crowded:
             self._is_crowded = False
             self._client.resume(Pause.CROWDED)
@@ -223,7 +262,7 @@ class PostgresSession:
         if self._account.said_goodbye and self._target is not None and not self._target.is_lost:
             # The target closes when it has done what it was sent; its answers still belong into the record.
             self._loop.call_later(_DRAIN_S, self._leave)
-        elif not self._held:
+        elif not self._held and not self._stalled:
             self._leave()
 
     def _leave(self) -> None:
@@ -234,7 +273,7 @@ class PostgresSession:
         self._ending = (EndReason.CLIENT_CLOSED, "a statement was under way" if self.left_work else "")
         if self._target is not None:
             self._target.close()
-        self._close_account()
+        self.close_account()
         if not self.over.done():
             self.over.set_result(self._ending)
 
@@ -251,20 +290,69 @@ class PostgresSession:
             words = error_response(of_end(*self._ending)) if is_clean else b""
         self._client.write(words)
         self._client.close(_DRAIN_S)
-        self._close_account()
+        self.close_account()
         self.over.set_result(self._ending)
 
-    def _record(self, entries: list[Entry]) -> int | None:
+    def _record(self) -> int | None:
+        """Give the recorder what there is to record; the last one's number. Never waits: it would for a slow disk,
+        and with it every session of this loop, so both legs are paused instead and the rest is kept here.
+        """
         try:
-            return self._append(entries)
+            return self._append()
         except RecordingFailed:
             self.end(EndReason.RECORDING_FAILED)
             return None
 
-    def _append(self, entries: list[Entry]) -> int | None:
-        seq = None
-        at = self._now()
+    def _append(self) -> int | None:
+        entries, at, seq, size, count = self._account.entries, self._now(), -1, self._unkept, 0
         for entry in entries:
+            if size > _SPOOL_HIGH:
+                break
             seq = self._recording.append(entry.kind, at, entry.data)
-        entries.clear()
-        return seq
+            size += len(entry.data)
+            count += 1
+        del entries[:count]
+        self._backlog.bytes += size - self._unkept
+        self._unkept = size
+        if count:
+            self._newest = seq
+        if size > _SPOOL_HIGH // 2 or (size and self._backlog.bytes > _SPOOL_ALL):
+            self._ask_for_room()
+        return seq if count else None
+
+    def _ask_for_room(self) -> None:
+        if not self._is_asking:
+            self._is_asking = True
+            asked = self._unkept
+            self._recording.on_durable(self._newest, lambda ok: self._tell_kept(asked, ok=ok))
+        if self._unkept > _SPOOL_HIGH or self._backlog.bytes > _SPOOL_ALL:
+            self._client.pause(Pause.SPOOL)
+            if self._target is not None:
+                self._target.pause(Pause.SPOOL)
+
+    def _tell_kept(self, asked: int, *, ok: bool) -> None:
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._kept, asked, ok)
+
+    def _kept(self, asked: int, ok: bool) -> None:
+        """The recorder has room again: go on where the session stopped."""
+        self._is_asking = False
+        if self.over.done():  # `record_rest` does the rest
+            return
+        if not ok:
+            self.end(EndReason.RECORDING_FAILED)
+            return
+        self._unkept -= asked
+        self._backlog.bytes -= asked
+        waits_for = self._record()
+        if self._account.entries or self._ending is not None:
+            return
+        stalled, self._stalled = self._stalled, b""
+        if stalled:
+            self._send_on(stalled, waits_for)
+        if not self._is_asking:
+            self._client.resume(Pause.SPOOL)
+            if self._target is not None:
+                self._target.resume(Pause.SPOOL)
+        if self._client_is_gone and not self._held:
+            self._leave()

@@ -61,8 +61,11 @@ async def log_in(
         async with asyncio.timeout(DIAL_S):
             leg.write(machine.hello())
             while not machine.is_ready:
-                # Off the loop: a target may ask for as many hashes as SCRAM's bound allows.
-                leg.write(await loop.run_in_executor(pool, machine.feed, await leg.read()))
+                arrived = await leg.read()
+                if machine.may_hash:  # off the loop: a target may ask for as many hashes as SCRAM's bound allows
+                    leg.write(await loop.run_in_executor(pool, machine.feed, arrived))
+                else:
+                    leg.write(machine.feed(arrived))
     except TimeoutError as why:
         raise TargetUnreachable(f"it did not let the gateway in within {DIAL_S:g} s") from why
     except LegClosed as why:

@@ -1,0 +1,162 @@
+import asyncio
+import json
+import socket
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime, timedelta
+from functools import wraps
+from typing import Self
+
+import pytest
+
+from gateway.app.ports import RecordingFailed
+from gateway.core.session import EndReason
+from gateway.edges.proxy.postgres_leg import SCRATCH, Leg
+from gateway.edges.proxy.postgres_relay import Backlog, PostgresSession
+from gateway.wire.postgres_messages import message
+
+AT = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
+ROOM = 1 << 20  # bytes: a recorder blocks its caller beyond some such amount
+PATIENCE = 20.0
+
+
+def on_a_loop(test: Callable[..., Coroutine[None, None, None]]) -> Callable[..., None]:
+    @wraps(test)
+    def run(**arguments: bool) -> None:
+        asyncio.run(test(**arguments))
+
+    return run
+
+
+class StalledSpool:
+    """A recording whose disk writes only when it is told to, and which must never be filled up."""
+
+    def __init__(self) -> None:
+        self.records: list[dict[str, object]] = []
+        self.queued = 0
+        self.is_broken = False
+        self._waiting: list[tuple[int, Callable[[bool], None]]] = []
+
+    def append(self, kind: str, at: datetime, data: bytes) -> int:
+        del at
+        if self.is_broken:
+            raise RecordingFailed("the disk is gone")
+        self.queued += len(data)
+        assert self.queued <= ROOM, "the event loop would stand still here"
+        self.records.append({"kind": kind, **json.loads(data)})
+        return len(self.records) - 1
+
+    def wait_durable(self, seq: int, timeout: timedelta) -> None:
+        raise AssertionError("a session waits for nothing")
+
+    def on_durable(self, seq: int, callback: Callable[[bool], None]) -> None:
+        self._waiting.append((seq, callback))
+
+    def digest(self) -> tuple[int, str]:
+        return len(self.records), ""
+
+    def seal(self) -> tuple[int, str]:
+        return self.digest()
+
+    def sync(self, *, ok: bool = True) -> None:
+        self.queued = 0
+        waiting, self._waiting = self._waiting, []
+        for _, callback in waiting:
+            callback(ok)
+
+
+class Relay:
+    """A session between two sockets whose far ends are `client` and `target`."""
+
+    def __init__(self, *, is_strict: bool) -> None:
+        self.spool = StalledSpool()
+        self._is_strict = is_strict
+
+    async def __aenter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        scratch = memoryview(bytearray(SCRATCH))
+        self._legs, far = [], []
+        for _ in range(2):
+            ours, theirs = socket.socketpair()
+            leg = Leg(scratch)
+            await loop.connect_accepted_socket(lambda leg=leg: leg, ours)
+            self._legs.append(leg)
+            far.append(await asyncio.open_connection(sock=theirs, limit=1 << 24))
+        (self.client, self.to_client), (self.target, self.to_target) = far
+        self.session = PostgresSession(self._legs[0], self.spool, lambda: AT, Backlog(), is_strict=self._is_strict)
+        self.session.start(self._legs[1], b"", b"", b"")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for leg in self._legs:
+            leg.abort()
+        for writer in (self.to_client, self.to_target):
+            writer.close()
+        await asyncio.wait_for(self.session.wait_over(), PATIENCE)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while not condition():  # noqa: ASYNC110 - the relay has no event for a test
+                await asyncio.sleep(0)
+
+    async def synced(self, reading: "asyncio.Task[bytes]") -> bytes:
+        """Let the disk write again and again until `reading` is done."""
+        async with asyncio.timeout(PATIENCE):
+            while not reading.done():
+                self.spool.sync()
+                await asyncio.sleep(0)
+        return reading.result()
+
+
+PARSE = message(b"P", b"s\0" + b"x" * 2000 + b"\0\0\0")
+BIND = message(b"B", b"\0s\0" + bytes(6))
+MANY = 4000  # each told with its text: 8 MB of records from 60 kB
+
+
+@pytest.mark.parametrize("is_strict", [False, True])
+@on_a_loop
+async def test_a_disk_that_stands_still_pauses_the_session_and_not_the_loop(is_strict: bool) -> None:
+    async with Relay(is_strict=is_strict) as relay:
+        asked = PARSE + MANY * BIND
+        relay.to_client.write(asked)
+        await relay.until(lambda: relay.spool.queued > ROOM // 4)
+        arrived = await relay.synced(asyncio.create_task(relay.target.readexactly(len(asked))))
+        assert arrived == asked
+        assert [r["n"] for r in relay.spool.records] == list(range(1, MANY + 1))
+
+
+@on_a_loop
+async def test_results_come_through_and_are_all_recorded_while_the_disk_stands_still() -> None:
+    async with Relay(is_strict=False) as relay:
+        asked = message(b"Q", b"many\0") * 5000
+        answer = (message(b"C", b"SELECT 1\0") + message(b"Z", b"I")) * 5000
+        relay.to_client.write(asked)
+        await relay.synced(asyncio.create_task(relay.target.readexactly(len(asked))))
+        relay.to_target.write(answer)
+        assert await relay.synced(asyncio.create_task(relay.client.readexactly(len(answer)))) == answer
+        relay.spool.sync()
+        await relay.until(lambda: relay.spool.sync() or len(relay.spool.records) == 10_000)
+        assert [r["n"] for r in relay.spool.records if r["kind"] == "result"] == list(range(1, 5001))
+
+
+@on_a_loop
+async def test_a_disk_that_fails_while_the_session_waits_for_it_ends_the_session() -> None:
+    async with Relay(is_strict=False) as relay:
+        relay.to_client.write(PARSE + MANY * BIND)
+        await relay.until(lambda: relay.spool.queued > ROOM // 4)
+        relay.spool.is_broken = True
+        relay.spool.sync(ok=False)
+        reason, _ = await asyncio.wait_for(relay.session.wait_over(), PATIENCE)
+        assert reason is EndReason.RECORDING_FAILED
+
+
+@on_a_loop
+async def test_what_could_not_be_recorded_yet_is_recorded_when_the_session_is_over() -> None:
+    async with Relay(is_strict=False) as relay:
+        relay.to_client.write(PARSE + MANY * BIND)
+        await relay.until(lambda: relay.spool.queued > ROOM // 4)
+        relay.session.end(EndReason.KILLED)
+        await asyncio.wait_for(relay.session.wait_over(), PATIENCE)
+        told = len(relay.spool.records)
+        relay.spool.queued = -100 * ROOM  # it may block now
+        relay.session.record_rest()
+        assert told < MANY <= len([r for r in relay.spool.records if r["kind"] == "statement"])
