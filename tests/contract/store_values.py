@@ -83,7 +83,7 @@ ENDED = replace(
 TRIED_LEASE = replace(
     LEASE, state="zombie", attempts=3, last_error="refused", next_attempt_at=T0 + HOUR, place="db-1:5432/orders"
 )
-USED_TICKET = replace(TICKET, place="db-1:5432/orders", used_at=T0)
+USED_TICKET = replace(TICKET, used_at=T0)
 CLOSED_INCIDENT = replace(INCIDENT, closed_at=T0)
 
 
