@@ -262,7 +262,7 @@ class DoorAuth(AuthHandler):
         """One question (RFC 4256 §3.2): name, instruction, language, number, prompt, no echo."""
         self._prompted = True
         head = string(b"") * 2 + string(b"") + u32(1)
-        self._door._answer(b"\x3c" + head + string(b"Ticket (gw connect prints one): ") + b"\0")
+        self._door._answer(b"\x3c" + head + string(b"The ticket of gw connect as password: ") + b"\0")
 
     def _prompt_answered(self, m: Message) -> None:
         fields = Fields(m.asbytes())

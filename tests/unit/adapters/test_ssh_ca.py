@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from gateway.adapters.credentials.ssh_ca import SshAuthorities
 from gateway.core.errors import Refusal
 from gateway.core.principal import User
+from gateway.core.ssh_rules import certificate_serial
+from gateway.core.target import SshRules
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -237,8 +239,86 @@ def test_an_unsafe_account_is_never_signed(authorities: SshAuthorities, account:
         authorities.target_certificate(line(PERSON), account, "ses_1", "grt_1", NOW)
 
 
-def test_serials_are_random(authorities: SshAuthorities) -> None:
+def test_the_serial_follows_from_the_session(authorities: SshAuthorities) -> None:
     serials = {
-        parsed(authorities.target_certificate(line(PERSON), "deploy", "ses_1", "grt_1", NOW)).serial for _ in range(20)
+        parsed(authorities.target_certificate(line(PERSON), "deploy", f"ses_{n}", "grt_1", NOW)).serial
+        for n in range(20)
     }
+    assert serials == {certificate_serial(f"ses_{n}") for n in range(20)}
     assert len(serials) == 20
+
+
+@pytest.mark.parametrize(
+    ("rules", "extensions"),
+    [
+        (SshRules(shell=False), set()),
+        (SshRules(), {b"permit-pty"}),
+        (SshRules(forwards=("127.0.0.1:1",)), {b"permit-pty", b"permit-port-forwarding"}),
+        (SshRules(remote_forwards=("/run/x",), shell=False), {b"permit-port-forwarding"}),
+        (SshRules(agent_forwarding=True), {b"permit-pty", b"permit-agent-forwarding"}),
+        (SshRules(x11_forwarding=True), {b"permit-pty", b"permit-X11-forwarding"}),
+    ],
+)
+def test_a_target_certificate_allows_no_more_than_its_level(
+    authorities: SshAuthorities, rules: SshRules, extensions: set[bytes]
+) -> None:
+    made = parsed(authorities.target_certificate(line(PERSON), "deploy", "ses_1", "grt_1", NOW, rules=rules))
+    assert set(made.extensions) == extensions
+
+
+def test_a_target_certificate_is_worth_something_from_one_address(authorities: SshAuthorities) -> None:
+    made = parsed(
+        authorities.target_certificate(line(PERSON), "deploy", "ses_1", "grt_1", NOW, source_address="fe80::1%eth0")
+    )
+    assert made.critical_options == {b"source-address": b"fe80::1"}
+    with pytest.raises(ValueError, match="not appear"):
+        authorities.target_certificate(line(PERSON), "deploy", "ses_1", "grt_1", NOW, source_address="0.0.0.0/0,x")
+
+
+# ---------------------------------------------------------------- host certificates
+
+HOST_CA = ed25519.Ed25519PrivateKey.generate()
+HOST = {"type": SSHCertificateType.HOST, "principals": [b"web-1.internal"]}
+
+
+def key_blob(key: object) -> bytes:
+    return base64.b64decode(line(key).split()[1])
+
+
+def test_a_host_certificate_vouches_for_the_host_that_was_dialled(authorities: SshAuthorities) -> None:
+    made = forged(HOST_CA, **HOST)
+    assert authorities.verify_host_certificate(made, [key_blob(HOST_CA)], "web-1.internal", NOW) == ""
+    assert authorities.verify_host_certificate(made, [key_blob(HOST_CA)], "WEB-1.internal", NOW) == ""
+    assert "does not name" in authorities.verify_host_certificate(made, [key_blob(HOST_CA)], "web-2.internal", NOW)
+    assert "another authority" in authorities.verify_host_certificate(made, [], "web-1.internal", NOW)
+    assert "another" in authorities.verify_host_certificate(made, [key_blob(PERSON)], "web-1.internal", NOW)
+    assert "neither" in authorities.verify_host_certificate(
+        key_blob(PERSON), [key_blob(HOST_CA)], "web-1.internal", NOW
+    )
+    assert "neither" in authorities.verify_host_certificate(b"", [key_blob(HOST_CA)], "web-1.internal", NOW)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"type": SSHCertificateType.USER}, "person's"),
+        ({"principals": []}, "does not name"),
+        ({"principals": [b"web-1.internal,web-2.internal"]}, "does not name"),
+        ({"principals": [b"*"]}, "does not name"),
+        ({"critical": [(b"unknown@example.com", b"")]}, "options"),
+        ({"before": NOW - timedelta(seconds=1)}, "expired"),
+        ({"after": NOW + timedelta(seconds=1)}, "expired or is not valid yet"),
+    ],
+)
+def test_host_certificates_that_prove_nothing(authorities: SshAuthorities, change: dict[str, object], why: str) -> None:
+    made = forged(HOST_CA, **{**HOST, **change})
+    assert why in authorities.verify_host_certificate(made, [key_blob(HOST_CA)], "web-1.internal", NOW)
+
+
+def test_a_host_certificate_that_was_changed_or_signed_by_rsa(authorities: SshAuthorities) -> None:
+    made = bytearray(forged(HOST_CA, **HOST))
+    made[-1] ^= 1
+    assert "signature" in authorities.verify_host_certificate(bytes(made), [key_blob(HOST_CA)], "web-1.internal", NOW)
+    weak = rsa.generate_private_key(65537, 3072)
+    by_rsa = forged(weak, **HOST)  # type: ignore[arg-type]
+    assert "kind of key" in authorities.verify_host_certificate(by_rsa, [key_blob(weak)], "web-1.internal", NOW)
