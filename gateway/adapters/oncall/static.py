@@ -76,7 +76,8 @@ class Schedule:
             for o in self.overrides
             if o.window.not_before < window.not_after and o.window.not_after > max(window.not_before, begins)
         ]
-        return sorted(cut + swaps, key=lambda turn: turn.window.not_before)
+        within = [t for t in cut if t.window.not_before < window.not_after and t.window.not_after > window.not_before]
+        return sorted(within + swaps, key=lambda turn: turn.window.not_before)
 
     def _left_of(self, turn: Turn) -> Iterator[Turn]:
         """What the overrides leave of a turn."""
