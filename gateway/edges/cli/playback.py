@@ -84,9 +84,9 @@ def harmless(text: str) -> str:
     return "\n".join(safe(line.removesuffix("\r")) for line in text.split("\n"))
 
 
-def cast_lines(frames: Iterable[Frame]) -> Iterator[str]:
-    """The frames of an SSH session as an asciicast file."""
-    return to_asciicast((frame.kind, frame.at(), frame.payload) for frame in joined(frames))
+def cast_lines(frames: Iterable[Frame], version: int = 2) -> Iterator[str]:
+    """The frames of an SSH session as an asciicast file of version 2 or 3."""
+    return to_asciicast(((frame.kind, frame.at(), frame.payload) for frame in joined(frames)), version=version)
 
 
 def play(frames: Iterable[Frame], speed: float, sleep: Callable[[float], None] = time.sleep) -> bool:
@@ -153,6 +153,11 @@ def _sentence(kind: str, fields: dict[str, Any]) -> str:
         case "gap":
             lost = f"{fields.get('records')} records, {fields.get('bytes')} bytes"
             return f"NOT RECORDED: {lost}, from {fields.get('since')} to {fields.get('until')}: {fields.get('why')}"
+        case "file" | "file-refused":
+            what = " ".join(str(fields[key]) for key in ("via", "op", "direction", "path", "to") if fields.get(key))
+            digest = f", sha256 {fields['sha256']}" if fields.get("sha256") else ""
+            went = f"{fields.get('outcome')}, {fields.get('bytes')} bytes, {fields.get('ms')} ms{digest}"
+            return f"{what} -> {went if kind == 'file' else 'REFUSED: ' + str(fields.get('why'))}"
         case _:
             return f"{kind}: " + ", ".join(f"{key}={value}" for key, value in fields.items())
 

@@ -106,17 +106,20 @@ def _change_lock(session_id: str, verb: str, reason: str, as_json: bool) -> None
 @click.argument("session_id")
 @click.option("--speed", type=click.FloatRange(0.1, 100), default=1.0, show_default=True, help="Times as fast.")
 @click.option("--export", type=click.Path(dir_okay=False), help="Write an asciicast file, for any player.")
+@click.option("--asciicast", type=click.IntRange(2, 3), default=2, show_default=True, help="Version to export.")
 @click.option("--statements", is_flag=True, help="One line per record instead of a picture.")
 @click.option("--expect", default="", metavar="COUNT:DIGEST", help="What the recording must be, from the log.")
 @output.json_option
-def replay(session_id: str, speed: float, export: str | None, statements: bool, expect: str, as_json: bool) -> None:
+def replay(
+    session_id: str, speed: float, export: str | None, asciicast: int, statements: bool, expect: str, as_json: bool
+) -> None:
     """Play a session that is over. That you looked is in the log first; the recording is verified here too."""
     with _fetched(session_id) as fetched:
         gaps = _verify(fetched, session_id, expect)
         if as_json:
             _print_records(fetched)
         elif export:
-            _export(fetched, export)
+            _export(fetched, export, asciicast)
         elif statements or fetched.announced.protocol != "ssh" or not playback.play(fetched.frames(), speed):
             for line in playback.transcript(fetched.frames()):
                 say(line)
@@ -220,8 +223,8 @@ def _print_records(fetched: Fetched) -> None:
     )
 
 
-def _export(fetched: Fetched, path: str) -> None:
-    lines = playback.cast_lines(fetched.frames())
+def _export(fetched: Fetched, path: str, version: int) -> None:
+    lines = playback.cast_lines(fetched.frames(), version)
     first = next(lines, None)
     if first is None:
         output.fail("This session has no terminal to export.", output.EXIT_USAGE, "--statements prints what it has.")

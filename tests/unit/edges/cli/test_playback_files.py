@@ -1,0 +1,25 @@
+import json
+
+from gateway.audit.recording import Frame, unix_ns
+from gateway.edges.cli.playback import transcript
+from tests.unit.adapters.recordings.stage import AT
+
+
+def shown(kind: str, **fields: object) -> str:
+    (line,) = transcript([Frame(0, unix_ns(AT), kind, json.dumps(fields).encode())])
+    return line[10:]
+
+
+def test_a_file_is_one_harmless_line() -> None:
+    line = shown(
+        "file", op="transfer", direction="upload", bytes=7, outcome="ok", channel=0, via="sftp",
+        path="/a\n\x1b[2J\udcff\u202e", ms=12, sha256="ed70",
+    )  # fmt: skip
+    assert line == r"sftp transfer upload /a\n\x1b[2J\udcff\u202e -> ok, 7 bytes, 12 ms, sha256 ed70"
+    assert line.isascii()
+
+
+def test_a_refused_file_says_why() -> None:
+    assert (
+        shown("file-refused", channel=0, op="rename", path="/a", to="/b", why="no.") == "rename /a /b -> REFUSED: no."
+    )
