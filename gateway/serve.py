@@ -240,7 +240,7 @@ def _raise_open_files() -> None:
 
 
 def _keep_freed_memory() -> None:
-    """The C library gives freed memory back so eagerly that a busy session spends a quarter of its time on page faults."""
+    """By default glibc gives freed memory back so eagerly that a fifth of a busy session's time goes to page faults."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # not every C library has it
         mallopt(_M_TRIM_THRESHOLD, 64 * 1024 * 1024)

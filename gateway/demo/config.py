@@ -45,7 +45,8 @@ def target_ca_file(state: Path) -> Path:
 
 def environment() -> dict[str, str]:
     """The caller's, without settings of another gateway: the stage is configured by its own files."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("GATEWAY_", "PG"))}
+    kept = "GATEWAY_WORKERS"  # how many processes is not the stage's business
+    return {n: value for n, value in os.environ.items() if n == kept or not n.startswith(("GATEWAY_", "PG"))}
 
 
 def _settings(state: Path, parts: Parts) -> str:

@@ -1,0 +1,89 @@
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.stage import GW, Stage, directory, running, wait_for
+
+
+@pytest.fixture(scope="module")
+def stage() -> Iterator[Stage]:
+    with pytest.MonkeyPatch.context() as patch, directory() as place:
+        patch.setenv("GATEWAY_WORKERS", "2")
+        with running(place / "stage") as stage:
+            stage.ask("web-1", "shell")
+            yield stage
+
+
+def workers(stage: Stage) -> dict[int, int]:
+    """Process ids by number."""
+    parent = stage.pids()["gateway"]
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    lines = {int(child): Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0") for child in children}
+    return {int(line[line.index(b"--worker") + 1]): pid for pid, line in lines.items()}
+
+
+def shell(stage: Stage) -> "subprocess.Popen[str]":
+    argv = ["ssh", "-F", str(stage.ssh_config()), "-o", "LogLevel=ERROR", "web-1.gw", "echo in; cat"]
+    client = subprocess.Popen(
+        argv, env=stage.env("oncall"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert client.stdout is not None
+    assert client.stdout.readline() == "in\n", client.communicate()[1]
+    return client
+
+
+def fill(stage: Stage) -> list["subprocess.Popen[str]"]:
+    """Sessions until each worker has one."""
+    clients: list[subprocess.Popen[str]] = []
+    while len({session["gateway"] for session in stage.live_sessions()}) < 2:
+        assert len(clients) < 20, "one worker gets no connections"
+        clients.append(shell(stage))
+    return clients
+
+
+def test_a_kill_reaches_the_sessions_of_every_worker(stage: Stage) -> None:
+    clients = fill(stage)
+    for session in stage.live_sessions():
+        stage.gw("oncall", "session", "kill", session["id"], "--reason", "over")
+    for client in clients:
+        out, err = client.communicate(timeout=10)
+        assert client.returncode == 254, (out, err)
+    wait_for("no session is left", lambda: not stage.live_sessions())
+
+
+def test_a_worker_that_is_killed_comes_back_and_ends_what_it_held(stage: Stage) -> None:
+    clients = fill(stage)
+    before = workers(stage)
+    held = {session["gateway"]: session["id"] for session in stage.live_sessions()}
+    os.kill(before[2], signal.SIGKILL)
+    wait_for("a new worker 2", lambda: workers(stage).get(2) not in (None, before[2]))
+    assert workers(stage)[1] == before[1]
+    (dead,) = [name for name in held if name.endswith("-2")]
+    (alive,) = [name for name in held if name.endswith("-1")]
+    wait_for("the dead worker's session is over", lambda: held[dead] not in {s["id"] for s in stage.live_sessions()})
+    assert held[alive] in {s["id"] for s in stage.live_sessions()}
+    events = stage.json("auditor", "audit", "search", "--session", held[dead], "--type", "session:ended")
+    assert "interrupted" in str(events)
+    for client in clients:
+        client.kill()
+        client.communicate()
+
+
+def test_a_second_gateway_in_the_same_place_is_refused(stage: Stage) -> None:
+    done = subprocess.run(
+        [*GW, "serve", "--config", str(stage.directory / "gateway.toml"), "--workers", "2"],
+        capture_output=True, text=True, timeout=30,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "another gateway runs" in done.stderr
+
+
+def test_sigterm_stops_all(stage: Stage) -> None:
+    pids = workers(stage).values()
+    os.kill(stage.process.pid, signal.SIGTERM)
+    stage.process.wait(60)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
