@@ -91,6 +91,7 @@ class Relay:
         self._replies = Replies(person)
         self._files: FileGate = NoFiles()
         self._started = False
+        self._unsaid: deque[bytes] = deque()
         self._target_closed = False
         person.when_closed = lambda: target.hurry(CLOSE_GRACE)
 
@@ -199,6 +200,7 @@ class Relay:
             return False
         self.record.begin(name, command)
         self._started = True
+        poke()
         return True
 
     def _terminal(self, fields: Fields) -> bool:
@@ -239,14 +241,22 @@ class Relay:
         elif item.kind in (SUCCESS, FAILURE):
             self._replies.target_answered(ok=item.kind == SUCCESS)
         elif item.kind == NOTE and not item.octets:  # the gate of a file transfer has an answer of its own
+            self._say_unsaid()
             self._send_out(b"")
         elif item.kind == NOTE:
-            self.record.fact("note", text=bytes(item.octets).decode())
-            if self.record.is_terminal:
-                self.person.send(b"\r\n" + item.octets + b"\r\n", stderr=True)
+            self._unsaid.append(bytes(item.octets))
+            self._say_unsaid()
         elif item.kind == CLOSE:
             self._target_closed = True
         return item.kind not in (CLOSE, LOST)
+
+    def _say_unsaid(self) -> None:
+        """Sentences wait until it is known whether there is a terminal for them."""
+        while self._started and self._unsaid:
+            sentence = self._unsaid.popleft()
+            self.record.fact("note", text=sentence.decode())
+            if self.record.is_terminal:
+                self.person.send(b"\r\n" + sentence + b"\r\n", stderr=True)
 
     def _output(self, item: Item) -> None:
         stderr = item.kind == EXTENDED_DATA

@@ -80,6 +80,7 @@ class _Progress:
     over: bool = False
     told_of_refusal: bool = False
     relays: list[Relay] = field(default_factory=list)
+    unsaid: list[str] = field(default_factory=list)
     channels: list[ChannelEnd] = field(default_factory=list)
     threads: list[Thread] = field(default_factory=list)
 
@@ -254,6 +255,8 @@ class Connection:
         """See `LiveSession`."""
         with self._lock:
             relays = list(self._is.relays)
+            if not relays:  # said on the first channel: a grant may be about to end as a session begins
+                self._is.unsaid = [*self._is.unsaid[-3:], sentence]
         for relay in relays:
             relay.target.note(sentence.encode())
 
@@ -313,6 +316,9 @@ class Connection:
         with self._lock:
             self._is.relays = [known for known in self._is.relays if not known.person.is_over()]
             self._is.relays.append(relay)
+            unsaid, self._is.unsaid = self._is.unsaid, []
+        for sentence in unsaid:
+            target.note(sentence.encode())
         return relay
 
     def _gate(self) -> Gate:
