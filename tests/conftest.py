@@ -1,5 +1,5 @@
-import shutil
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
