@@ -2,8 +2,8 @@
 
 import asyncio
 import contextlib
-import gc
 import ctypes
+import gc
 import json
 import logging
 import resource
