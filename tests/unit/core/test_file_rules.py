@@ -122,6 +122,8 @@ def test_renames_and_links_give_no_new_rights() -> None:
     assert not may_rename(LOGS, "/in/x.csv", "/var/log/y.csv")
     assert not may_rename(NO_SHADOW, None, "/x")
     assert may_rename((), None, None)
+    kept = (FileRule(False, "/d/keep"), FileRule(True, "/d/**"), FileRule(True, "/x"))
+    assert not may_rename(kept, "/d", "/x")  # takes away what may not be changed
 
 
 @given(rules, paths, paths, st.lists(components, max_size=3))
