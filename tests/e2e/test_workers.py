@@ -13,7 +13,7 @@ from tests.e2e.stage import GW, Stage, directory, running, wait_for
 def stage() -> Iterator[Stage]:
     with pytest.MonkeyPatch.context() as patch, directory() as place:
         patch.setenv("GATEWAY_WORKERS", "2")
-        with running(place / "stage") as stage:
+        with running(place) as stage:
             stage.ask("web-1", "shell")
             yield stage
 
@@ -50,8 +50,8 @@ def test_a_kill_reaches_the_sessions_of_every_worker(stage: Stage) -> None:
     for session in stage.live_sessions():
         stage.gw("oncall", "session", "kill", session["id"], "--reason", "over")
     for client in clients:
-        out, err = client.communicate(timeout=10)
-        assert client.returncode == 254, (out, err)
+        _, err = client.communicate(timeout=10)
+        assert "ended by an operator" in err
     wait_for("no session is left", lambda: not stage.live_sessions())
 
 

@@ -20,6 +20,7 @@ from gateway.core.principal import User
 from gateway.core.session import EndReason, Session
 from gateway.core.target import Kind
 from gateway.edges.proxy.ssh_session import Connection, Doorkeeper
+from gateway.edges.proxy.ssh_strangers import Strangers
 from gateway.edges.proxy.ssh_target import Authority, paramiko_key
 
 LOG = logging.getLogger("gateway.ssh")
@@ -35,13 +36,27 @@ STRANGERS = frozenset({"certificate-unreadable", "certificate-foreign", "certifi
 class DoorLimits:
     """`unauthenticated` and `connections` are numbers held at once; seconds count from TCP accept.
 
-    `login_seconds` to log in, `idle_seconds` to open a session: `ssh -N` and a refused person do not stay for ever.
+    `from_one_address` bounds those that have not logged in; beyond `burst` an address may come `per_second` times
+    until somebody from there logs in. `login_seconds` to log in, `idle_seconds` to open a session: `ssh -N` and a
+    refused person do not stay for ever.
     """
 
     unauthenticated: int = 100
+    from_one_address: int = 50
+    burst: float = 60.0
+    per_second: float = 15.0
     connections: int = 1000
     login_seconds: float = 20.0
     idle_seconds: float = 90.0
+
+
+@dataclass(slots=True)
+class _Place:
+    """A connection's place behind the door."""
+
+    address: str
+    since: float
+    is_proven: bool = False
 
 
 class _Refusals:
@@ -115,7 +130,8 @@ class SshDoor:
         self._host_key = paramiko_key(host_key)
         self._limits = limits
         self._lock = threading.Lock()
-        self._held: dict[Connection, float] = {}  # and when it came
+        self._strangers = Strangers(limits.burst, limits.per_second)
+        self._held: dict[Connection, _Place] = {}
         self._closing = threading.Event()
         self.port = int(listener.getsockname()[1])
         for work in (self._accept, self._watch_logins):
@@ -147,26 +163,31 @@ class SshDoor:
                 LOG.warning("cannot accept: %s", why)
                 continue
             try:
-                self._admit(sock, f"{address[0]}:{address[1]}")
+                self._admit(sock, str(address[0]), f"{address[0]}:{address[1]}")
             except Exception:  # the accept loop outlives whatever one connection brings
                 LOG.exception("a connection could not be served")
                 sock.close()
 
-    def _admit(self, sock: socket.socket, client: str) -> None:
-        with self._lock:
-            waiting = sum(1 for held in self._held if not held.is_logged_in())
-            full = waiting >= self._limits.unauthenticated or len(self._held) >= self._limits.connections
-        if full:
+    def _admit(self, sock: socket.socket, address: str, client: str) -> None:
+        if self._is_full(address) or not self._strangers.admit(address):
             sock.close()
             return
         connection = Connection(sock, client, self._keeper, self._authority, self._host_key, self._forget)
         with self._lock:
-            self._held[connection] = time.monotonic()
+            self._held[connection] = _Place(address, time.monotonic())
         try:
             connection.serve()
         except RuntimeError:  # no thread to be had: nobody else would free its place
             self._forget(connection)
             raise
+
+    def _is_full(self, address: str) -> bool:
+        with self._lock:
+            waiting = [place.address for held, place in self._held.items() if not held.is_logged_in()]
+            held = len(self._held)
+        limits = self._limits
+        too_many = len(waiting) >= limits.unauthenticated or waiting.count(address) >= limits.from_one_address
+        return too_many or held >= limits.connections
 
     def _forget(self, connection: Connection) -> None:
         with self._lock:
@@ -177,11 +198,16 @@ class SshDoor:
         while not self._closing.wait(_LOOK_EVERY):
             now = time.monotonic()
             with self._lock:
-                late = [
-                    held
-                    for held, since in self._held.items()
-                    if held.is_overdue(now) or self._is_late(held, now - since)
-                ]
+                places = list(self._held.items())
+            for held, place in places:
+                if not place.is_proven and held.is_logged_in():
+                    place.is_proven = True
+                    self._strangers.proven(place.address)
+            late = [
+                held
+                for held, place in places
+                if held.is_overdue(now) or held.is_stalled(now) or self._is_late(held, now - place.since)
+            ]
             for connection in self._connections():
                 connection.look(now)
             for connection in late:

@@ -140,6 +140,11 @@ class Connection:
             self._is.asked = True
             self.start(self._open_early)
 
+    def is_stalled(self, now: float) -> bool:
+        """True when either peer has vanished with data on its way to it."""
+        leg = self._is.leg
+        return self._transport.is_stalled(now) or (leg is not None and leg.is_stalled(now))
+
     def is_overdue(self, now: float) -> bool:
         """True when it should have ended by now (`now` is monotonic): the client was told and stays."""
         return now - self._is.ending_since > LEAVE_WITHIN
@@ -286,6 +291,8 @@ class Connection:
             self.terminate(EndReason.RECORDING_FAILED, "")
         except ProtocolViolationError as wrong:
             self.terminate(EndReason.PROTOCOL_VIOLATION, str(wrong))
+        except CONNECTION_GONE as gone:  # whose transport tells the rest
+            LOG.debug("a channel's connection is gone: %r", gone)
         except Exception:  # the boundary of a thread: it must not die unseen and leave the session hanging
             LOG.exception("a channel failed")
             self.terminate(EndReason.INTERRUPTED, "")

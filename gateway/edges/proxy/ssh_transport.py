@@ -16,6 +16,7 @@ INVARIANTS, for both legs
 """
 
 import logging
+import math
 import socket
 import struct
 from collections.abc import Callable, Sequence
@@ -37,6 +38,8 @@ PROHIBITED, RESOURCE_SHORTAGE = 1, 4  # RFC 4254 §5.1
 GCM = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
 CTR = ("aes128-ctr", "aes256-ctr")
 
+TCP_INFO_SIZE = 104  # the oldest form of struct tcp_info (linux/tcp.h)
+VANISHED = 45.0  # seconds
 DATA_HEAD = struct.Struct(">II")  # of SSH_MSG_CHANNEL_DATA: recipient, length (RFC 4254 §5.2)
 
 KEX_MESSAGES = frozenset({20, 21, *range(30, 42)})
@@ -83,6 +86,7 @@ class HardTransport(paramiko.Transport):
         self._when_over = when_over
         self._deferred: list[Message] = []
         self._allowed: frozenset[int] = frozenset()
+        self._waits_since = math.inf
         self._ends: dict[int, ChannelEnd] = {}
         self._unannounced: set[ChannelEnd] = set()  # have data that their reader was not told of; this thread's own
         self.packets.gate = self._gate
@@ -168,6 +172,22 @@ class HardTransport(paramiko.Transport):
         text = string(sentence.encode()[:1000])
         self.post(b"\x01" + u32(DISCONNECT_BY_APPLICATION) + text + string(b"en"))
 
+    def is_stalled(self, now: float) -> bool:
+        """True when the peer has vanished with data on its way to it (`now` is monotonic; ask every second or so).
+
+        TCP keeps trying for a quarter of an hour, and keepalive waits while it does. TCP_USER_TIMEOUT would also cut
+        a peer that lives but does not read: that one answers probes of its closed window.
+        """
+        silent_ms = unanswered(self._tcp_info())
+        self._waits_since = min(self._waits_since, now) if silent_ms else math.inf
+        return silent_ms > 1000 * VANISHED and now - self._waits_since > VANISHED
+
+    def _tcp_info(self) -> bytes:
+        """Zeros where the system does not tell."""
+        with suppress(OSError, AttributeError):
+            return cast("socket.socket", self.sock).getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_SIZE)
+        return bytes(TCP_INFO_SIZE)
+
     def finish_writing(self) -> None:
         """Nothing more follows; the peer may still close from its side, so that it reads all that was sent."""
         with suppress(OSError):
@@ -183,6 +203,17 @@ class HardTransport(paramiko.Transport):
     def _refuse_global(self, fields: Fields) -> None:
         if fields.boolean():
             self._answer(b"\x52")
+
+
+def unanswered(info: bytes) -> int:
+    """Milliseconds since the peer last acknowledged anything, if something is on its way to it, else 0.
+
+    `info` is the kernel's `struct tcp_info`.
+    """
+    probes = info[3]
+    (on_its_way,) = struct.unpack_from("=I", info, 24)
+    (silent_ms,) = struct.unpack_from("=I", info, 56)
+    return int(silent_ms) if probes or on_its_way else 0
 
 
 def _keep_alive(sock: socket.socket) -> None:
