@@ -102,8 +102,8 @@ def ssh_paths(stage: Stage, processes: Processes, work: Path) -> SshPaths:
     gateway_config = re.sub(r"^Match .*$", "", gateway_config, flags=re.MULTILINE)
     config = work / "ssh_config"
     config.write_text(
-        # One cipher for all, so that the table compares paths and not ciphers.
-        "Ciphers aes128-gcm@openssh.com\nIdentitiesOnly yes\nIdentityAgent none\nLogLevel ERROR\n"
+        # One cipher and one key exchange for all, so that the table compares paths and not algorithms.
+        "Ciphers aes128-gcm@openssh.com\nKexAlgorithms curve25519-sha256\nIdentitiesOnly yes\nIdentityAgent none\nLogLevel ERROR\n"
         f"Host direct\n  Port {target.port}\n  {common}"
         f"Host hop\n  Port {jump.port}\n  {common}"
         f"Host jumped\n  Port {target.port}\n  ProxyJump hop\n  {common}\n{gateway_config}"

@@ -1,6 +1,7 @@
 import os
 import statistics
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -22,7 +23,12 @@ def measure(paths: SshPaths, payload: Path, *, quick: bool) -> list[Row]:
     for row, once in ((down, _down), (up, _up)):
         runs = _each(paths, lambda config, host, once=once: megabytes / once(config, host, payload))
         interleaved(row, runs, paths.pids, 1 if quick else 3, per=per_gb)
-    return [logins, down, up, *_echo(paths, 100 if quick else 400)]
+    copy = Row(f"`scp` down, {megabytes:.0f} MB", "MB/s", is_rate=True, cpu_unit="s/GB")
+    with tempfile.TemporaryDirectory(dir=payload.parent) as place:
+        runs = _each(paths, lambda config, host: megabytes / _scp(config, host, payload, Path(place) / "copy"))
+        interleaved(copy, runs, paths.pids, 1 if quick else 3, per=per_gb)
+    keys = 100 if quick else 400
+    return [logins, down, up, copy, *_echo(paths, keys), *_echo_under_load(paths, payload, keys)]
 
 
 def _each(paths: SshPaths, once: Callable[[Path, str], float]) -> dict[str, Callable[[], float]]:
@@ -46,6 +52,10 @@ def _up(config: Path, host: str, payload: Path) -> float:
         return timed(lambda: _run(_ssh(config, host, "cat > /dev/null"), stdin=source))
 
 
+def _scp(config: Path, host: str, payload: Path, copy: Path) -> float:
+    return timed(lambda: _run(["scp", "-q", "-F", str(config), f"{host}:{payload}", str(copy)]))
+
+
 def _run(argv: list[str], stdin: object = subprocess.DEVNULL) -> None:
     subprocess.run(argv, stdin=stdin, stdout=subprocess.DEVNULL, check=True, timeout=TIMEOUT_S)  # type: ignore[call-overload]
 
@@ -62,6 +72,24 @@ def _echo(paths: SshPaths, keys: int) -> list[Row]:
             cuts = statistics.quantiles(times, n=100)
             rows[0].add(name, 1000 * cuts[49])
             rows[1].add(name, 1000 * cuts[98])
+    return rows
+
+
+def _echo_under_load(paths: SshPaths, payload: Path, keys: int) -> list[Row]:
+    """The same while two others read as fast as they can, through the same path."""
+    names = ("keystroke echo p50, two bulk streams", "keystroke echo p99, two bulk streams")
+    rows = [Row(name, "ms", is_rate=False) for name in names]
+    for name, host in paths.hosts.items():
+        argv = _ssh(paths.config, host, f"while :; do cat {payload}; done")
+        readers = [subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) for _ in range(2)]
+        try:
+            cuts = statistics.quantiles(_echo_times(paths.config, host, keys), n=100)
+        finally:
+            for reader in readers:
+                reader.kill()
+                reader.wait()
+        for row, at in zip(rows, (49, 98), strict=True):
+            row.add(name, 1000 * cuts[at])
     return rows
 
 
