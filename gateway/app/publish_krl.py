@@ -10,7 +10,7 @@ from gateway.wire.krl import revoked_certificates
 
 # A certificate lives five minutes; sessions that began longer ago need not be listed.
 LISTED_FOR = timedelta(hours=1)
-MOST_SESSIONS = 10_000
+MOST_SESSIONS = 2_000
 _TAKEN_BACK = frozenset({EndReason.KILLED, EndReason.GRANT_REVOKED, EndReason.USER_DISABLED, EndReason.POLICY_CHANGED})
 
 

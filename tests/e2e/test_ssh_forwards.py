@@ -84,7 +84,7 @@ def running(stage: Stage, *args: str) -> Iterator["subprocess.Popen[bytes]"]:
     try:
         yield process
     finally:
-        process.terminate()
+        process.kill()  # OpenSSH loses a SIGTERM that comes just before it waits
         process.communicate(timeout=10)
 
 

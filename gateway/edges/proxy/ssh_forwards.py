@@ -150,8 +150,7 @@ class Forwards:
     def _direct(self, kind: str, octets: bytes, person: ChannelEnd, place: Place, originator: str) -> None:
         try:
             opened, record = self._host.session()
-            own = (opened.target.host, opened.target.name)
-            if not may_forward(opened.level.ssh, place, opened.target.port, own):
+            if not self._may_dial(opened, place):
                 self._host.door().turn_down(person, _no(opened, f"forward to {place}"))
                 self._tell_refused(f"{kind} {place}", record)
                 return
@@ -161,7 +160,18 @@ class Forwards:
         except GatewayError as no:
             self._host.door().turn_down(person, no.refusal.sentence())
             return
+        except OSError:
+            self._host.door().turn_down(person, "The target is gone.", CONNECT_FAILED)
+            return
         self._connect(person, None, kind, octets, {"destination": str(place), "originator": originator})
+
+    def _may_dial(self, opened: Opened, place: Place) -> bool:
+        """Judged before the target is dialled, and again with the address that it turns out to have."""
+        target, own = opened.target, [opened.target.host, opened.target.name]
+        if not may_forward(opened.level.ssh, place, target.port, own):
+            return False
+        leg, _record = self._host.upstream()
+        return may_forward(opened.level.ssh, place, target.port, [*own, leg.peer_address()])
 
     def _connect(
         self, person: ChannelEnd | None, target: ChannelEnd | None, kind: str, octets: bytes, about: dict[str, object]

@@ -60,6 +60,10 @@ class OpeningTransport(HardTransport):
         self._asking = Lock()
         self._asked: tuple[Event, list[bytes]] | None = None
 
+    def peer_address(self) -> str:
+        """The address at the other end; OSError when it is gone."""
+        return str(self.sock.getpeername()[0])
+
     # ---------------------------------------------------------------- channels that we open
 
     def open_channel_to_peer(self, kind: str, fields: bytes, timeout: float) -> ChannelEnd:
