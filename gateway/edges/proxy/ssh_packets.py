@@ -10,7 +10,7 @@ INVARIANTS
 1. No more than `limit` octets are asked for on behalf of one packet: checked on the length field, before any
    allocation. `limit` is LIMIT_BEFORE_LOGIN until `trust()` is called, LIMIT_AFTER_LOGIN then.
 2. The buffer of unread octets is READ_WHEN_IDLE or READ_AFTER_LOGIN long, or one packet if that is longer.
-3. Nothing is decrypted or delivered before its tag (GCM) or MAC (encrypt-then-MAC) is verified. Plain packets
+3. Nothing is decrypted or delivered before its tag (GCM, Poly1305) or MAC (encrypt-then-MAC) is verified. Plain packets
    exist only before the first NEWKEYS; encrypt-and-MAC is not spoken.
 4. Sequence numbers count every packet (RFC 4253 §6.4) and restart only when `reset_seqno_*` says so (strict key
    exchange); they may not wrap during the first key exchange (CVE-2023-48795).
@@ -35,6 +35,7 @@ from typing import Any
 from paramiko import Message, SSHException
 from paramiko.packet import NeedRekeyException
 
+from gateway.edges.proxy.ssh_chacha import ChaChaPoly
 from gateway.edges.proxy.ssh_fields import ProtocolViolationError
 
 LIMIT_BEFORE_LOGIN = 35_000  # RFC 4253 §6.1: what every implementation must be able to take
@@ -277,7 +278,7 @@ class PacketLayer:
         keys = self._in
         if self._end - self._start < 4:
             self._fill(4)
-        length = int(_U32.unpack_from(self._buffer, self._start)[0])
+        length = self._length(keys)
         if not 5 <= length <= self._limit:  # INVARIANT 1
             raise ProtocolViolationError(f"a packet of {length} octets")
         total = 4 + length + keys.tag
@@ -293,11 +294,18 @@ class PacketLayer:
         self._watch_wear(4 + length)
         return plain, length - padding
 
+    def _length(self, keys: _Direction) -> int:
+        if isinstance(keys.engine, ChaChaPoly):
+            return keys.engine.length(keys.sequence, bytes(self._buffer[self._start : self._start + 4]))
+        return int(_U32.unpack_from(self._buffer, self._start)[0])
+
     def _open(self, packet: memoryview, length: int) -> bytes:
         """Verify, then decrypt: padding length, payload, padding (INVARIANT 3)."""
         keys = self._in
         if keys.engine is None:
             return bytes(packet[4:])
+        if isinstance(keys.engine, ChaChaPoly):
+            return keys.engine.open(keys.sequence, bytes(packet))
         if keys.aead:
             return keys.engine.decrypt(keys.next_iv(), packet[4:], packet[:4])  # type: ignore[no-any-return]
         sealed, tag = packet[: 4 + length], packet[4 + length :]
@@ -341,6 +349,8 @@ class PacketLayer:
         body = b"".join((_OCTETS[padding], *parts, self._padding(padding) if sealed else bytes(padding)))
         if not sealed:
             return (header, body)
+        if isinstance(keys.engine, ChaChaPoly):
+            return keys.engine.seal(keys.sequence, header, body)
         if keys.aead:
             return (header, keys.engine.encrypt(keys.next_iv(), body, header))
         out = header + bytes(keys.engine.update(body))

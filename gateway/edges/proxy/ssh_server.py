@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Event
+from typing import Any, ClassVar
 
 import paramiko
 from paramiko import Message, SSHException
@@ -16,6 +17,8 @@ from paramiko.auth_handler import AuthHandler
 from gateway.app.ssh_sign_in import BAD_TICKET
 from gateway.core.errors import Refusal
 from gateway.core.grant import Grant
+from gateway.edges.proxy.ssh_chacha import NAME as CHACHA
+from gateway.edges.proxy.ssh_chacha import ChaChaPoly
 from gateway.edges.proxy.ssh_channels import MAX_PACKET, WINDOW, ChannelEnd
 from gateway.edges.proxy.ssh_fields import Fields, ProtocolViolationError, string, u32
 from gateway.edges.proxy.ssh_forwards import CANCEL, DIRECT, LISTEN, MOST_FORWARDS
@@ -98,6 +101,10 @@ class DoorTransport(OpeningTransport):
     """The server side of a person's connection."""
 
     _preferred_keys = ("ssh-ed25519",)
+    _cipher_info: ClassVar[dict[str, dict[str, Any]]] = {
+        **paramiko.Transport._cipher_info,  # type: ignore[attr-defined]
+        CHACHA: {"class": ChaChaPoly, "block-size": 8, "iv-size": 12, "key-size": 64, "is_aead": True},
+    }
 
     def __init__(self, sock: socket.socket, host_key: paramiko.PKey, events: DoorEvents) -> None:
         super().__init__(sock, events.over)
@@ -136,6 +143,13 @@ class DoorTransport(OpeningTransport):
             self._internals.in_kex = True
             return
         self._kex_sent = True
+        if self.remote_version.startswith("SSH-2.0-dropbear"):
+            self._preferred_ciphers = (CHACHA, *self._preferred_ciphers)
+            # Named because both sides must have one in common; with this cipher it is not used (and nothing that is
+            # not sealed is spoken, see PacketLayer).
+            self._preferred_macs = (*self._preferred_macs, "hmac-sha2-256")
+            # It sends its guess at once (RFC 4253 §7): right if its first choice is ours.
+            self._preferred_kex = ("curve25519-sha256", "curve25519-sha256@libssh.org")
         super()._send_kex_init()  # type: ignore[misc]
 
     def _negotiate_keys(self, m: Message) -> None:

@@ -52,8 +52,8 @@ class HardTransport(paramiko.Transport):
 
     _active_check_timeout = 5.0  # closing wakes the reader, so it need not look ten times a second
     _preferred_ciphers: Sequence[str] = (*GCM, *CTR)
-    _preferred_macs = ("hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com")
-    _preferred_kex = ("mlkem768x25519-sha256", "curve25519-sha256", "curve25519-sha256@libssh.org")
+    _preferred_macs: Sequence[str] = ("hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com")
+    _preferred_kex: Sequence[str] = ("mlkem768x25519-sha256", "curve25519-sha256", "curve25519-sha256@libssh.org")
     _preferred_keys: Sequence[str] = ("ssh-ed25519", "rsa-sha2-512", "rsa-sha2-256")
     _preferred_pubkeys = (
         "ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521",
