@@ -140,6 +140,54 @@ def test_what_a_role_owns_in_another_database_goes_to_its_group(
         postgres_server.drop_database(other)
 
 
+def test_a_role_cannot_choose_who_inherits(
+    roles: PostgresRoles, target: Target, postgres_server: PostgresServer
+) -> None:
+    login = roles.create(target, target.levels["read"], ROLE, UNTIL)
+    with psycopg.connect(Path(target.admin_dsn_file).read_text().strip()) as admin:
+        powerful = admin.info.user
+    with log_in(postgres_server, target, login.password) as session:
+        session.execute("SET ROLE NONE")
+        session.execute('CREATE FUNCTION public."own %s it"(x int) RETURNS text SECURITY DEFINER LANGUAGE sql AS '
+                        "'SELECT current_user::text'")  # fmt: skip
+        session.execute(f"ALTER ROLE {ROLE} SET role TO {ident(powerful)}".encode())
+    roles.revoke(target, ROLE)
+    assert roles.roles_of(target, ROLE) == []
+    with psycopg.connect(postgres_server.url(target.database)) as check:
+        owned = row(check, "SELECT proowner::regrole::text, prosecdef FROM pg_proc WHERE proname LIKE 'own %'")
+        assert owned == (ident(target.levels["read"].account), False)
+
+
+def test_the_administrator_runs_nothing_that_a_role_left_in_its_way(
+    roles: PostgresRoles, target: Target, postgres_server: PostgresServer
+) -> None:
+    login = roles.create(target, target.levels["read"], ROLE, UNTIL)
+    with log_in(postgres_server, target, login.password) as session:
+        for trap in ("unnest(text[])", "starts_with(name, text)"):
+            session.execute(
+                f"CREATE FUNCTION public.{trap} RETURNS bool LANGUAGE plpgsql AS "
+                "'BEGIN RAISE EXCEPTION ''ran as %'', current_user; END'".encode()
+            )
+    assert roles.roles_of(target, ROLE) == [ROLE]
+    roles.revoke(target, ROLE)
+    assert roles.roles_of(target, ROLE) == []
+
+
+def test_what_has_no_heir_is_left_to_nobody(
+    roles: PostgresRoles, target: Target, postgres_server: PostgresServer
+) -> None:
+    login = roles.create(target, target.levels["read"], ROLE, UNTIL)
+    group = ident(target.levels["read"].account)
+    with log_in(postgres_server, target, login.password) as session:
+        session.execute("SET ROLE NONE")
+        session.execute("CREATE TABLE mine (x int)")
+    with psycopg.connect(Path(target.admin_dsn_file).read_text().strip(), autocommit=True) as admin:
+        admin.execute(f"REVOKE {group} FROM {ROLE}".encode())
+    with pytest.raises(Unavailable, match="no group"):
+        roles.revoke(target, ROLE)
+    postgres_server.execute("DROP TABLE mine", target.database)
+
+
 def test_a_role_is_made_whole_or_not_at_all(roles: PostgresRoles, target: Target) -> None:
     nowhere = replace(target.levels["read"], account="no_such_group")
     with pytest.raises(Unavailable, match="no_such_group"):

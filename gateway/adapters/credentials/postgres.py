@@ -28,6 +28,11 @@ _TERMINATE_MS = 5_000
 _SALT_BYTES = 16
 _AT_ONCE = 4  # administrative connections to one target
 _TURN_S = 20.0
+# Who may create in a schema could have the administrator run a function or operator of theirs: CVE-2018-1058.
+_BEGINNING = (
+    "SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false), "
+    "pg_catalog.set_config('statement_timeout', %s, false), pg_catalog.set_config('lock_timeout', %s, false)"
+)
 _ROLE = re.compile(r"gw_[a-z0-9_]{1,60}")
 
 Connection = psycopg.Connection[tuple[object, ...]]
@@ -64,12 +69,14 @@ class PostgresRoles:
             admin.execute(sql.SQL("ALTER ROLE {} NOLOGIN CONNECTION LIMIT 0").format(name))
             _become_member(admin, name)
             _terminate(admin, role, target)
-            heir = _heir(admin, role)
-            for group in _groups(admin, role):
-                admin.execute(sql.SQL("REVOKE {} FROM {}").format(sql.Identifier(group), name))
+            groups = _groups(admin, role)
             for database in _databases_touched(admin, role):
+                if not groups:
+                    raise _unavailable(target, "the role owns something and has no group to leave it to")
                 with self._connect(target, database) as there:
-                    _disown(there, name, heir)
+                    _disown(there, role, groups[0])
+            for group in groups:
+                admin.execute(sql.SQL("REVOKE {} FROM {}").format(sql.Identifier(group), name))
             admin.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(name))
             if _exists(admin, role):
                 raise _unavailable(target, "the role is still there after DROP ROLE")
@@ -77,7 +84,7 @@ class PostgresRoles:
     def roles_of(self, target: Target, prefix: str) -> Sequence[str]:
         """Names of existing roles that begin with `prefix`."""
         with self._admin(target) as admin:
-            query = "SELECT rolname FROM pg_catalog.pg_roles WHERE starts_with(rolname, %s) ORDER BY rolname"
+            query = "SELECT rolname FROM pg_catalog.pg_roles WHERE pg_catalog.starts_with(rolname, %s) ORDER BY rolname"
             return [str(name) for (name,) in admin.execute(query, (prefix,))]
 
     @contextmanager
@@ -99,10 +106,7 @@ class PostgresRoles:
     def _connect(self, target: Target, database: str = "") -> Iterator[Connection]:
         try:
             with psycopg.connect(_conninfo(target, database), autocommit=True) as connection:
-                connection.execute(
-                    "SELECT set_config('statement_timeout', %s, false), set_config('lock_timeout', %s, false)",
-                    (str(_STATEMENT_MS), str(_LOCK_MS)),
-                )
+                connection.execute(_BEGINNING, (str(_STATEMENT_MS), str(_LOCK_MS)))
                 yield connection
         except psycopg.Error as why:
             raise _unavailable(target, _cause(why)) from None  # its text may quote the administrator's URL
@@ -153,20 +157,8 @@ def _terminate(admin: Connection, role: str, target: Target) -> None:
         raise _unavailable(target, "a session of the role does not end")
 
 
-def _heir(admin: Connection, role: str) -> str:
-    """Who gets what the role owns: the group it works as, as written down when it was made."""
-    query = """
-        SELECT substr(setting, 6) FROM pg_catalog.pg_roles, unnest(rolconfig) AS setting
-        WHERE rolname = %s AND starts_with(setting, 'role=')
-    """
-    found = admin.execute(query, (role,)).fetchone()
-    if found is not None:
-        return str(found[0])
-    groups = _groups(admin, role)
-    return groups[0] if groups else admin.info.user
-
-
 def _groups(admin: Connection, role: str) -> list[str]:
+    """The level's group, by membership: a role may change its own settings (`rolconfig`), but not its groups."""
     query = """
         SELECT g.rolname FROM pg_catalog.pg_auth_members m JOIN pg_catalog.pg_roles g ON g.oid = m.roleid
         JOIN pg_catalog.pg_roles r ON r.oid = m.member WHERE r.rolname = %s ORDER BY g.rolname
@@ -177,16 +169,28 @@ def _groups(admin: Connection, role: str) -> list[str]:
 def _databases_touched(admin: Connection, role: str) -> list[str]:
     """Every database where something depends on the role; shared objects are dealt with in the administrator's own."""
     query = """
-        SELECT DISTINCT coalesce(d.datname, current_database()) FROM pg_catalog.pg_shdepend s
+        SELECT DISTINCT coalesce(d.datname, pg_catalog.current_database()) FROM pg_catalog.pg_shdepend s
         JOIN pg_catalog.pg_roles r ON r.oid = s.refobjid LEFT JOIN pg_catalog.pg_database d ON d.oid = s.dbid
         WHERE s.refclassid = 'pg_catalog.pg_authid'::regclass AND r.rolname = %s ORDER BY 1
     """
     return [str(name) for (name,) in admin.execute(query, (role,))]
 
 
-def _disown(there: Connection, name: sql.Identifier, heir: str) -> None:
+def _disown(there: Connection, role: str, heir: str) -> None:
+    name = sql.Identifier(role)
+    for routine in _elevating(there, role):
+        there.execute(f"ALTER ROUTINE {routine} SECURITY INVOKER".encode())
     there.execute(sql.SQL("REASSIGN OWNED BY {} TO {}").format(name, sql.Identifier(heir)))
     there.execute(sql.SQL("DROP OWNED BY {}").format(name))
+
+
+def _elevating(there: Connection, role: str) -> list[str]:
+    """SECURITY DEFINER routines of the role, quoted by the server: they must not run as whoever owns them next."""
+    query = """
+        SELECT p.oid::pg_catalog.regprocedure::pg_catalog.text FROM pg_catalog.pg_proc p
+        JOIN pg_catalog.pg_roles r ON r.oid = p.proowner WHERE p.prosecdef AND r.rolname = %s
+    """
+    return [str(routine) for (routine,) in there.execute(query, (role,))]
 
 
 def _exists(admin: Connection, role: str) -> bool:
