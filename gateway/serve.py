@@ -28,6 +28,7 @@ from gateway.app.recover import recover
 from gateway.bootstrap import AlreadyRunningError, Gateway, build
 from gateway.core.errors import GatewayError
 from gateway.edges.http.app import DoorFacts, create_app
+from gateway.edges.http.protocol import BoundedHttpProtocol
 from gateway.edges.proxy.postgres import PostgresDoor, serve_postgres
 from gateway.edges.proxy.ssh_door import SshDoor, doorkeeper, serve_ssh
 from gateway.settings import Settings, load_settings
@@ -36,6 +37,7 @@ from gateway.workers import shared_listener, stop_with_parent, supervise
 LOG = logging.getLogger("gateway")
 STOP_SECONDS = 10.0
 MOST_WORKERS = 64
+MOST_HTTP_CONNECTIONS = 8192  # per process, of all clients; each client has its own limit
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
 
 
@@ -174,7 +176,9 @@ def _api(settings: Settings, app: object) -> _Api:
         server_header=False,
         proxy_headers=False,  # the client's address is the socket's: a header is anybody's word (ASVS 4.1.3)
         timeout_keep_alive=15,
-        limit_concurrency=1000,
+        limit_concurrency=MOST_HTTP_CONNECTIONS,
+        http=BoundedHttpProtocol,
+        ws="none",  # none is served; an upgraded connection would leave the protocol's limits
         lifespan="off",
     )
     return _Api(config)
