@@ -5,6 +5,7 @@ so that no escape sequence or line break of theirs can draw there (ASVS 16.4.1, 
 """
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ EXIT_NOT_FOUND = 4
 EXIT_CONFLICT = 5
 
 _JSON = "gateway.json"
+_ID = re.compile(r"[a-z]{3}_[0-9a-z]{26}")
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -110,8 +112,10 @@ def _rich_table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
     from rich.text import Text  # noqa: PLC0415  as above; Text, so that no markup of others is obeyed
 
     drawn = Table(box=None, header_style="bold", pad_edge=False)
-    for column in columns:
-        drawn.add_column(column, overflow="fold")
+    for place, column in enumerate(columns):
+        # An id is copied into the next command, so never in two pieces.
+        is_id = any(_ID.fullmatch(line[place]) for line in lines)
+        drawn.add_column(column, overflow="fold", no_wrap=is_id)
     for line in lines:
         drawn.add_row(*(Text(cell) for cell in line))
     Console().print(drawn)

@@ -57,7 +57,18 @@ def _show(answer: Mapping[str, Any]) -> None:
 
 def _pairs(label: str, values: object) -> None:
     for key, value in sorted(values.items()) if isinstance(values, Mapping) else ():
-        output.say(f"  {label}: {output.safe(key)} = {output.safe(value)}")
+        output.say(f"  {label}: {output.safe(key)} = {output.safe(_plain(value))}")
+
+
+def _plain(value: object) -> str:
+    """A fact as a person writes it; what a nested one does not have is left out."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_plain(inner)}" for key, inner in value.items() if inner not in (None, "", []))
+    if isinstance(value, list):
+        return " and ".join(map(_plain, value)) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else str(value)
 
 
 # check and test need the policy engine, which the edges may not import: they are named, as `gw serve` is.
