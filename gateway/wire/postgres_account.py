@@ -1,18 +1,20 @@
 """The values that the statement account keeps, and how they read as records. Formats: docs/formats/statements.md."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from json import JSONEncoder
 from typing import Generic, NamedTuple, TypeVar
 
-KEEP = 65_536  # bytes of a statement's text that are kept
+MAX_STATEMENT = 1 << 20  # bytes of a Query or Parse: what is longer is refused, for it could not be recorded whole
+KEEP = 65_536  # bytes of a statement's text in one record
 KEEP_REPEATED = 2_048  # of a prepared statement's text once it has been told in full
 
 V = TypeVar("V")
 
 
 class Entry(NamedTuple):
-    """One record for the recording: `kind` is statement or result, `data` a JSON object in UTF-8."""
+    """One record for the recording: `kind` is statement, statement-more or result, `data` a JSON object in UTF-8."""
 
     kind: str
     data: bytes
@@ -20,7 +22,7 @@ class Entry(NamedTuple):
 
 @dataclass(slots=True)
 class Text:
-    """The SQL of a Query or Parse: the first KEEP bytes, the length and the SHA-256 (hex) of all of it."""
+    """The SQL of a Query or Parse, until it was told; its length and SHA-256 (hex)."""
 
     sql: bytes
     digest: str
@@ -100,6 +102,24 @@ def attempt(run: Run, protocol: str, text: Text | None, **more: object) -> Entry
     return Entry("statement", b'{"n":%d,%b' % (run.number, about))
 
 
+def continued(run: Run, text: Text) -> Iterator[Entry]:
+    """The records behind a statement's first one that hold the rest of a long text."""
+    start, part = len(_first(text.sql, 0)), 2
+    while start < len(text.sql):
+        piece = _first(text.sql, start)
+        told = {"n": run.number, "part": part, "sql": piece.decode(errors="backslashreplace")}
+        yield Entry("statement-more", _encode(told).encode())
+        start, part = start + len(piece), part + 1
+
+
+def _first(sql: bytes, start: int) -> bytes:
+    """At most KEEP bytes that do not end within a character of UTF-8."""
+    end = start + KEEP
+    if end < len(sql):
+        end -= next((back for back in range(4) if sql[end - back] & 0xC0 != 0x80), 0)
+    return sql[start:end]
+
+
 def outcome(run: Run, ms: float, state: str) -> Entry:
     """The record that follows a statement. `state`: done, suspended, failed, skipped or unknown."""
     rows = run.affected + run.returned - run.returned_before
@@ -122,7 +142,7 @@ def tag_of(body: bytes) -> tuple[str, int | None]:
 
 def _about(text: Text, protocol: str, more: dict[str, object]) -> bytes:
     """Everything behind the number; kept for the next time where a statement is told again and again."""
-    kept = text.sql[:KEEP_REPEATED] if text.told else text.sql
+    kept = text.sql[:KEEP_REPEATED] if text.told else _first(text.sql, 0)
     sql = _encode(kept.decode(errors="backslashreplace"))
     about = f'"sql":{sql},"sha256":"{text.digest}","protocol":"{protocol}"'
     if len(kept) < text.length:

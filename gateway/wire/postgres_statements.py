@@ -13,7 +13,19 @@ the server has answered. Rules that keep the account honest:
 from collections import deque
 
 from gateway.wire.buffer import ProtocolViolation
-from gateway.wire.postgres_account import KEEP_REPEATED, Entry, Names, Run, Step, Text, attempt, outcome, tag_of
+from gateway.wire.postgres_account import (
+    KEEP,
+    KEEP_REPEATED,
+    Entry,
+    Names,
+    Run,
+    Step,
+    Text,
+    attempt,
+    continued,
+    outcome,
+    tag_of,
+)
 from gateway.wire.postgres_messages import parse_fields
 
 MAX_NAMES = 10_000  # prepared statements of one session whose text is remembered
@@ -77,7 +89,7 @@ class StatementAccount:
     def query(self, text: Text, at: float) -> None:
         """A simple Query, which may hold several statements."""
         run = self._new()
-        self.entries.append(attempt(run, "simple", text))
+        self._tell(run, "simple", text)
         self._owe(Step(_QUERY, at, run))
 
     def parse(self, name: bytes, text: Text, at: float) -> None:
@@ -103,7 +115,7 @@ class StatementAccount:
         text = self._statements.look(source)
         run = self._new()
         if text is not None:
-            self.entries.append(attempt(run, "extended", text))
+            self._tell(run, "extended", text)
         else:
             self.entries.append(attempt(run, "extended", None, name=source.decode(errors="backslashreplace")))
         self._portals.propose(portal, run)
@@ -142,9 +154,15 @@ class StatementAccount:
         self._number += 1
         return Run(self._number)
 
+    def _tell(self, run: Run, protocol: str, text: Text | None, **more: object) -> None:
+        is_long = text is not None and not text.told and len(text.sql) > KEEP
+        self.entries.append(attempt(run, protocol, text, **more))
+        if is_long and text is not None:
+            self.entries.extend(continued(run, text))
+
     def _tell_only(self, text: Text) -> None:
         if not text.told:
-            self.entries.append(attempt(self._new(), "extended", text, step="parse"))
+            self._tell(self._new(), "extended", text, step="parse")
         text.sql = text.sql[:KEEP_REPEATED]
 
     # ------------------------------------------------------------ from the server
@@ -286,7 +304,7 @@ class StatementAccount:
     def _blame_parse(self, step: Step) -> Step:
         run = self._new()
         if step.text is not None:
-            self.entries.append(attempt(run, "extended", step.text, step="parse"))
+            self._tell(run, "extended", step.text, step="parse")
         else:
             run.number = 0
         return Step(step.kind, step.at, run)
@@ -307,7 +325,7 @@ class StatementAccount:
         for step in self._owed:
             if step.kind == _BIND and step.text is refused and step.run is not None:
                 step.text = self._statements.look(step.source)
-                self.entries.append(attempt(step.run, "extended", step.text, corrected=True))
+                self._tell(step.run, "extended", step.text, corrected=True)
 
     def _correct_portal(self, refused: Run) -> None:
         for step in self._owed:

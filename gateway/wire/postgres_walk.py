@@ -8,7 +8,7 @@ from hashlib import sha256
 from struct import Struct
 
 from gateway.wire.buffer import ProtocolViolation
-from gateway.wire.postgres_account import KEEP, Text
+from gateway.wire.postgres_account import MAX_STATEMENT, Text
 from gateway.wire.postgres_machine import CLIENT_MESSAGES, SERVER_MESSAGES
 from gateway.wire.postgres_messages import HEADER
 from gateway.wire.postgres_statements import StatementAccount
@@ -21,12 +21,16 @@ _KEEP_REPLY = 2_048
 _QUERY, _PARSE, _BIND, _COPY, _ROW = b"QPBdD"
 _EMPTY = frozenset(b"SHXc")  # messages without a body
 _LONGEST = {**CLIENT_MESSAGES, **dict.fromkeys(_EMPTY, 4)}
-_KEEP_HEAD = KEEP + _KEEP_NAMES
+_LONGEST_STATEMENT = MAX_STATEMENT + 5  # with the length word and a terminator
 _TOLD = frozenset(b"CEZ")  # replies whose body the account reads
 
 
+class StatementTooLong(ProtocolViolation):
+    """A Query or Parse of more than MAX_STATEMENT bytes."""
+
+
 class _Capture:
-    """The head of one client message while it arrives, and the digest of the SQL in it however long that is."""
+    """One client message while it arrives: the whole of a statement, the head of what may be longer."""
 
     __slots__ = ("_before", "_digest", "_ended", "_length", "head", "kind", "size")
 
@@ -41,7 +45,7 @@ class _Capture:
 
     def feed(self, part: bytes) -> None:
         self.size += len(part)
-        room = _KEEP_HEAD - len(self.head)
+        room = _LONGEST_STATEMENT - len(self.head)
         if room > 0:
             self.head += part[:room]
         while not self._ended:
@@ -77,11 +81,11 @@ class _Capture:
             account.asked(self.kind, head, at)
 
     def _text(self, head: bytes) -> Text:
-        return Text(head[: min(self._length, KEEP)], self._digest.hexdigest(), self._length)
+        return Text(head[: self._length], self._digest.hexdigest(), self._length)
 
 
 def _text_of(sql: bytes) -> Text:
-    return Text(sql[:KEEP], sha256(sql).hexdigest(), len(sql))
+    return Text(sql, sha256(sql).hexdigest(), len(sql))
 
 
 class ClientWalk:
@@ -100,6 +104,8 @@ class ClientWalk:
         pos, end = self._resume(chunk, at) if self._left else 0, len(chunk)
         while end - pos >= _HEAD:
             kind, length = _UNPACK(chunk, pos)
+            if kind in (_QUERY, _PARSE) and _LONGEST_STATEMENT < length <= _LONGEST[kind]:
+                raise StatementTooLong("a statement is too long to be recorded")
             if not 4 <= length <= _LONGEST.get(kind, 0):
                 raise ProtocolViolation("a message of a type or length that a client may not send")
             body, pos = pos + _HEAD, pos + 1 + length
@@ -151,7 +157,7 @@ class ClientWalk:
                 raise ProtocolViolation("a name of impossible length")
             account.parse(chunk[body:cut], _text_of(chunk[cut + 1 : last]), at)
         else:
-            account.asked(kind, chunk[body : min(end, body + _KEEP_HEAD)], at)
+            account.asked(kind, chunk[body : min(end, body + _KEEP_NAMES)], at)
 
 
 class ServerWalk:

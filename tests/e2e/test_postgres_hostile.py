@@ -406,3 +406,18 @@ def serving(serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Corout
         loop.call_soon_threadsafe(stop.set)
         thread.join(WITHIN)
         assert not thread.is_alive()
+
+
+def test_a_statement_behind_a_long_comment_is_recorded(real: Stage) -> None:
+    text = f"/*{'x' * 70_000}*/ SELECT 'hidden'"
+    with real.connect() as session:
+        assert session.execute(text.encode()).fetchall() == [("hidden",)]
+    recording = real.recording()
+    assert recording.of("statement")[0]["sql"] + recording.of("statement-more")[0]["sql"] == text
+
+
+def test_a_statement_too_long_to_be_recorded_is_refused(real: Stage) -> None:
+    with real.connect() as session, pytest.raises(psycopg.errors.ProgramLimitExceeded, match="at most 1,048,576 bytes"):
+        session.execute(f"SELECT 1 /*{'x' * (1 << 20)}*/".encode())
+    assert real.end_of() is EndReason.PROTOCOL_VIOLATION
+    assert real.statements() == []

@@ -146,6 +146,8 @@ def _sentence(kind: str, fields: dict[str, Any]) -> str:
             return f"{who} on {target} as {level} ({fields.get('protocol')})"
         case "statement":
             return f"[{fields.get('n')}] {fields.get('sql') or '(text not on the wire)'}"
+        case "statement-more":
+            return f"[{fields.get('n')}] (part {fields.get('part')}) {fields.get('sql')}"
         case "result":
             went = f"ERROR {fields['sqlstate']}" if fields.get("sqlstate") else fields.get("tag") or fields.get("state")
             did = f"{fields.get('rows')} rows, {fields.get('bytes')} bytes, {fields.get('ms')} ms"

@@ -7,6 +7,7 @@ from gateway.core.errors import Conflict, Denied, GatewayError, NotFound, Refusa
 from gateway.core.session import EndReason
 from gateway.core.target import Target
 from gateway.edges.proxy.postgres_upstream import TargetUnreachable
+from gateway.wire.postgres_account import MAX_STATEMENT
 from gateway.wire.postgres_machine import TargetRefused
 from gateway.wire.postgres_messages import Report
 from gateway.wire.postgres_parameters import ParameterRefused
@@ -20,6 +21,7 @@ PROTOCOL_VIOLATION = "08P01"
 CANNOT_CONNECT = "08001"
 CONNECTION_FAILURE = "08006"
 CANNOT_CONNECT_NOW = "57P03"
+PROGRAM_LIMIT_EXCEEDED = "54000"
 ADMIN_SHUTDOWN = "57P01"
 
 
@@ -54,6 +56,14 @@ def _sqlstate(error: GatewayError, refusal: Refusal) -> str:
     if isinstance(error, NotFound):
         return UNKNOWN_DATABASE
     return PREREQUISITE if isinstance(error, Conflict) else CANNOT_CONNECT_NOW
+
+
+def of_long_statement() -> Report:
+    return fatal(
+        PROGRAM_LIMIT_EXCEEDED,
+        f"A statement may be at most {MAX_STATEMENT:,} bytes long: the gateway records all of it.",
+        hint="Send data with COPY or as bind parameters, and scripts statement by statement (psql -f).",
+    )
 
 
 def of_parameter(refused: ParameterRefused) -> Report:

@@ -11,12 +11,12 @@ from gateway.app.ports import Recording, RecordingFailed
 from gateway.core.errors import Conflict, Refusal
 from gateway.core.session import EndReason
 from gateway.edges.proxy.postgres_leg import Leg, Pause
-from gateway.edges.proxy.postgres_refusals import of_end
+from gateway.edges.proxy.postgres_refusals import of_end, of_long_statement
 from gateway.wire.buffer import ProtocolViolation
 from gateway.wire.postgres_account import Entry
 from gateway.wire.postgres_messages import Report, error_response, notice_response
 from gateway.wire.postgres_statements import StatementAccount
-from gateway.wire.postgres_walk import ClientWalk, ServerWalk
+from gateway.wire.postgres_walk import ClientWalk, ServerWalk, StatementTooLong
 
 _HELD_HIGH = 1 << 16  # bytes that may wait for their record before the client is paused
 _SPOOL_HIGH = 1 << 19  # bytes of records that may wait for the disk before a session is paused
@@ -165,6 +165,9 @@ class PostgresSession:
             return
         try:
             self._asks.feed(chunk, monotonic())
+        except StatementTooLong as why:
+            self.end(EndReason.PROTOCOL_VIOLATION, str(why), report=of_long_statement())
+            return
         except ProtocolViolation as why:
             self.end(EndReason.PROTOCOL_VIOLATION, str(why))
             return

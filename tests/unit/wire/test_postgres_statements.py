@@ -1,6 +1,6 @@
 import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from hashlib import sha256
 from typing import Any
 
@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.wire.buffer import ProtocolViolation
-from gateway.wire.postgres_account import KEEP, KEEP_REPEATED
+from gateway.wire.postgres_account import KEEP, KEEP_REPEATED, MAX_STATEMENT
 from gateway.wire.postgres_messages import Report, error_response, message
 from gateway.wire.postgres_statements import MAX_NAMES, MAX_TEXT, StatementAccount
-from gateway.wire.postgres_walk import ClientWalk, ServerWalk
+from gateway.wire.postgres_walk import ClientWalk, ServerWalk, StatementTooLong
 
 SYNC = message(b"S")
 READY = message(b"Z", b"I")
@@ -247,10 +247,33 @@ def test_at_the_end_unanswered_statements_are_unknown() -> None:
     assert [(r["n"], r["state"]) for r in session.of("result")] == [(1, "done"), (2, "unknown")]
 
 
-def test_long_text_is_cut_and_its_digest_is_of_all_of_it() -> None:
-    text = "x" * (KEEP + 5)
-    (told,) = Session().ask(query(text)).of("statement")
-    assert (len(told["sql"]), told["length"], told["sha256"]) == (KEEP, KEEP + 5, sha256(text.encode()).hexdigest())
+def test_a_long_text_is_told_whole_in_parts() -> None:
+    text = "/*" + "é" * KEEP + "*/ SELECT hidden"
+    whole = Session().ask(query(text))
+    (told,) = whole.of("statement")
+    more = whole.of("statement-more")
+    assert (told["length"], told["sha256"]) == (len(text.encode()), sha256(text.encode()).hexdigest())
+    assert told["sql"] + "".join(part["sql"] for part in more) == text
+    assert [(part["n"], part["part"]) for part in more] == [(1, 2), (1, 3)]
+    assert all(len(each["sql"].encode()) <= KEEP for each in [told, *more])
+
+
+@given(st.sampled_from([KEEP - 1, KEEP, KEEP + 1, 3 * KEEP]), st.lists(st.integers(1, 4 * KEEP), max_size=4))
+def test_a_long_prepared_text_is_told_whole_however_it_comes(length: int, cuts: list[int]) -> None:
+    text = "x" * length
+    session = Session()
+    for piece in pieces(parse(text, "s") + bind("s"), cuts):
+        session.ask(piece)
+    parts = session.of("statement") + session.of("statement-more")
+    assert "".join(part["sql"] for part in parts) == text
+
+
+@pytest.mark.parametrize("make", [query, parse])
+def test_a_statement_that_could_not_be_recorded_whole_is_refused_at_its_header(make: Callable[[str], bytes]) -> None:
+    longest = make("x" * (MAX_STATEMENT - (3 if make is parse else 0)))
+    Session().ask(longest[:9000]).ask(longest[9000:])
+    with pytest.raises(StatementTooLong):
+        Session().ask(make("x" * (MAX_STATEMENT + 1))[:5])
 
 
 def test_a_repeated_long_text_is_told_in_full_once() -> None:
@@ -262,7 +285,7 @@ def test_remembered_text_is_bounded_and_what_is_let_go_was_told() -> None:
     session = Session()
     count = MAX_TEXT // KEEP + 10
     for number in range(count):
-        session.ask(parse(f"{number:08}" + "z" * KEEP, f"s{number}"))
+        session.ask(parse(f"{number:08}" + "z" * (KEEP - 8), f"s{number}"))
     assert [s["step"] for s in session.of("statement")] == ["parse"] * 10
     session.answer(PARSED * count).ask(bind(f"s{count - 1}"))
     assert session.of("statement")[-1]["sql"].startswith(f"{count - 1:08}")

@@ -23,3 +23,7 @@ def test_a_refused_file_says_why() -> None:
     assert (
         shown("file-refused", channel=0, op="rename", path="/a", to="/b", why="no.") == "rename /a /b -> REFUSED: no."
     )
+
+
+def test_the_rest_of_a_long_statement_is_shown() -> None:
+    assert shown("statement-more", n=7, part=2, sql="*/ SELECT hidden") == "[7] (part 2) */ SELECT hidden"
