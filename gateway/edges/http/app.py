@@ -54,8 +54,8 @@ def create_app(
     return app
 
 
-def healthz() -> dict[str, str]:
-    """The process answers."""
+async def healthz() -> dict[str, str]:
+    """The process answers, also when all of its threads are busy."""
     return {"status": "ok"}
 
 

@@ -1,6 +1,6 @@
 """What routes are given: the wiring of this process, and who is calling."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -12,6 +12,7 @@ from gateway.app.search_statements import StatementSearch
 from gateway.app.sign_in import CLI_PREFIX, authenticate, authenticate_web
 from gateway.core.errors import Refusal, Unavailable
 from gateway.core.principal import User
+from gateway.edges.http.live_views import LiveViews
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class Wiring:
     doors: DoorFacts
     public_url: str
     statements: StatementSearch | None = None
+    views: LiveViews = field(default_factory=LiveViews)
 
     def is_https(self) -> bool:
         """True when browsers reach the API over TLS."""

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from gateway.app.identity import NotSignedIn
 from gateway.core.errors import Conflict, Denied, GatewayError, NotFound, Refusal, Unavailable
+from gateway.edges.http.live_views import TOO_MANY_VIEWS
 from gateway.edges.web.views import error_page
 
 LOG = logging.getLogger("gateway.http")
@@ -22,7 +23,7 @@ _STATUS: Mapping[type[GatewayError], HTTPStatus] = {
     Conflict: HTTPStatus.CONFLICT,
     Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
-_TOO_MANY = "too-many-attempts"
+_TOO_MANY = frozenset({"too-many-attempts", TOO_MANY_VIEWS})
 
 
 class Problem(JSONResponse):
@@ -48,7 +49,7 @@ def problem(status: int, refusal: Refusal, fields: Sequence[Mapping[str, str]] =
 
 def status_of(error: GatewayError) -> HTTPStatus:
     """The HTTP status of an expected error; the most specific class counts."""
-    if error.refusal.code == _TOO_MANY:
+    if error.refusal.code in _TOO_MANY:
         return HTTPStatus.TOO_MANY_REQUESTS
     return next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), HTTPStatus.INTERNAL_SERVER_ERROR)
 

@@ -1,7 +1,5 @@
 """Sessions: who is connected where, ending one, and reading what was recorded."""
 
-import json
-from collections.abc import Iterable, Iterator
 from datetime import UTC
 from itertools import islice
 from typing import Annotated
@@ -15,12 +13,10 @@ from gateway.app.kill_session import kill_session
 from gateway.app.lock_session import lock_session
 from gateway.app.replay_session import replay, watch
 from gateway.app.show_access import show_session
-from gateway.audit.recording import Frame
-from gateway.audit.recording_json import Announced, frame_to_json, to_json_lines
-from gateway.core.errors import GatewayError
+from gateway.audit.recording_json import Announced, to_json_lines
 from gateway.core.session import Protocol
 from gateway.edges.cli.playback import cast_lines, transcript
-from gateway.edges.http.deps import Caller, Ctx, Viewer
+from gateway.edges.http.deps import Caller, Ctx, Viewer, Wired
 from gateway.edges.http.schemas import ReasonIn, SessionOut, problems
 from gateway.edges.web import player
 
@@ -101,23 +97,11 @@ def replay_in_browser(ctx: Ctx, user: Viewer, session_id: str) -> Response:
 @router.get(
     "/{session_id}/watch",
     response_class=StreamingResponse,
-    responses={200: {"content": {"text/event-stream": {}}}, **problems(403, 404, 409)},
+    responses={200: {"content": {"text/event-stream": {}}}, **problems(403, 404, 409, 429)},
 )
-def watch_session(ctx: Ctx, user: Caller, session_id: str) -> StreamingResponse:
+def watch_session(ctx: Ctx, wired: Wired, user: Caller, session_id: str) -> StreamingResponse:
     """A live session as server-sent events, one frame each. That you look is in the log.
 
     `event: end` comes after the last one, `event: denied` when the right to watch ends before that.
     """
-    return StreamingResponse(_events(watch(ctx, user, session_id)), media_type="text/event-stream")
-
-
-def _events(frames: Iterable[Frame | None]) -> Iterator[bytes]:
-    try:
-        for frame in frames:
-            # A comment keeps the connection alive and finds out whether anybody still listens.
-            yield b": still here\n\n" if frame is None else f"data: {json.dumps(frame_to_json(frame))}\n\n".encode()
-    except GatewayError as no:  # the right to watch ended; the status of the answer is long gone
-        told = {"code": no.refusal.code, "detail": no.refusal.sentence()}
-        yield f"event: denied\ndata: {json.dumps(told)}\n\n".encode()
-    else:
-        yield b"event: end\ndata: {}\n\n"
+    return wired.views.open(user.id, lambda: watch(ctx, user, session_id))
