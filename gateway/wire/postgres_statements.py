@@ -33,6 +33,7 @@ MAX_TEXT = 4 << 20  # bytes of text remembered; beyond that a text is told at on
 CROWDED = 20_000  # answers owed; the edge stops reading from the client beyond
 _NAME_BYTES = 63  # the server tells names apart by so many bytes (NAMEDATALEN - 1)
 _MAX_TAGS = 20
+_UNNAMING = frozenset(("DEALLOCATE", "DEALLOCATE ALL", "DISCARD ALL", "PREPARE"))  # command tags
 _SYNC, _QUERY, _PARSE, _BIND, _EXECUTE, _CLOSE, _CALL, _DESCRIBE = b"SQPBECFD"
 _COPY_DONE, _COPY_FAIL, _TERMINATE = b"cfX"
 
@@ -49,6 +50,7 @@ class StatementAccount:
         self._statements: Names[Text] = Names()
         self._portals: Names[Run] = Names()
         self._remembered = 0
+        self._has_deallocated = False  # by SQL, some name that the tag does not tell
         self._skipping = False
         self._copying: Run | None = None  # between the server's CopyInResponse and the client's CopyDone
 
@@ -235,12 +237,32 @@ class StatementAccount:
         if run is None or step.kind not in (_QUERY, _EXECUTE):
             return
         tag, number = tag_of(body)
+        if tag in _UNNAMING:
+            self._renamed_by_sql(tag)
         if tag and len(run.tags) < _MAX_TAGS:
             run.tags += (tag,)
         run.affected += run.returned - run.returned_before if number is None else number
         run.returned_before = run.returned
         if step.kind == _EXECUTE:
             self._finish(self._owed.popleft(), at, "done")
+
+    def _renamed_by_sql(self, tag: str) -> None:
+        """Names that SQL has freed may mean another text by now, which was told with its PREPARE: none is believed."""
+        if tag == "DEALLOCATE":
+            self._has_deallocated = True
+        elif tag != "PREPARE" or self._has_deallocated:
+            self._has_deallocated = False
+            self._forget_all()
+
+    def _forget_all(self) -> None:
+        gone = {id(text) for text in self._statements.accepted.values()}
+        self._remembered -= sum(len(text.sql) for text in self._statements.accepted.values())
+        self._statements.accepted.clear()
+        for step in self._owed:  # told already, with a text that may be false
+            if step.kind == _BIND and step.run is not None and id(step.text) in gone:
+                step.text = None
+                name = step.source.decode(errors="backslashreplace")
+                self._tell(step.run, "extended", None, name=name, corrected=True)
 
     def _finish(self, step: Step, at: float, state: str) -> None:
         run = step.run

@@ -181,6 +181,27 @@ def test_a_closed_name_is_forgotten() -> None:
     assert session.ask(bind("s")).of("statement")[0]["sql"] == ""
 
 
+@pytest.mark.parametrize("tags", [["DEALLOCATE ALL"], ["DISCARD ALL"], ["DEALLOCATE", "SELECT 1", "PREPARE"]])
+def test_a_name_that_sql_may_have_given_away_has_no_text(tags: list[str]) -> None:
+    session = Session().ask(parse("innocent", "s"), SYNC).answer(PARSED, READY)
+    session.ask(query("..."), bind("s"), SYNC).answer(*map(tag, tags), READY, BOUND, READY).ask(bind("s"))
+    told = [(s["n"], s["sql"], s.get("name"), s.get("corrected", False)) for s in session.of("statement")[1:]]
+    assert told == [(2, "innocent", "s", False), (2, "", "s", True), (3, "", "s", False)]
+
+
+@pytest.mark.parametrize("tags", [["DEALLOCATE"], ["PREPARE"]])
+def test_drivers_that_deallocate_by_sql_keep_their_texts(tags: list[str]) -> None:
+    session = Session().ask(parse("kept", "s"), SYNC).answer(PARSED, READY)
+    session.ask(query("...")).answer(*map(tag, tags), READY).ask(bind("s"))
+    assert session.of("statement")[-1]["sql"] == "kept"
+
+
+def test_a_text_parsed_after_all_names_were_freed_counts() -> None:
+    session = Session().ask(query("DEALLOCATE ALL"), parse("new", "s"), bind("s"), SYNC)
+    session.answer(tag("DEALLOCATE ALL"), READY, PARSED, BOUND, READY).ask(bind("s"))
+    assert [s["sql"] for s in session.of("statement")[1:]] == ["new", "new"]
+
+
 def test_a_query_inside_copy_data_is_data() -> None:
     session = Session().ask(query("COPY t FROM STDIN")).answer(COPY_IN)
     session.ask(message(b"d", query("DROP TABLE t")), message(b"c")).answer(tag("COPY 1"), READY)
