@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -15,6 +16,8 @@ from gateway.edges.cli import client, output
 
 ALIAS = "gw-door"
 _VALID_FOR = timedelta(seconds=60)
+_HOST = re.compile(r"[A-Za-z0-9\[:][A-Za-z0-9._:%\[\]-]{0,254}")  # names and addresses; never an option
+_HOST_KEY = re.compile(r"[a-z0-9@.-]{1,64} [A-Za-z0-9+/]{1,8000}={0,2}( [ -~]{0,200})?")
 
 
 def _folder() -> Path:
@@ -88,6 +91,7 @@ def _make_key(public: Path) -> None:
 
 def write_known_host(door: Any) -> Path:
     """Pin the door's host key; returns the known_hosts file."""
+    _demand_plain(door)
     path = _folder() / "known_hosts"
     line = " ".join(str(door["host_key"]).split()[:2])
     client.write_private(path, f"{ALIAS} {line}\n".encode())
@@ -112,7 +116,7 @@ def config(door: Any, targets: Iterable[str], *, refreshes: bool) -> str:
 def _host(name: str, door: Any, known_hosts: Path) -> str:
     lines = [
         f"Host {name}.gw",
-        f"    HostName {door['host']}",
+        f"    HostName {str(door['host']).replace('%', '%%')}",  # an IPv6 zone is no token
         f"    Port {int(door['port'])}",
         f"    User {name}",
         f"    HostKeyAlias {ALIAS}",
@@ -132,6 +136,21 @@ def _host(name: str, door: Any, known_hosts: Path) -> str:
 def _is_plain(name: str) -> bool:
     """What may stand in a configuration line: a catalogue's names are, a hostile server's need not be."""
     return bool(name) and all(c.isascii() and (c.isalnum() or c in "._-") for c in name) and not name.startswith("-")
+
+
+def _demand_plain(door: Any) -> None:
+    """Ends the command unless the server's answer can stand in OpenSSH's files: a line break would add directives."""
+    try:
+        host, port, key = str(door["host"]), int(door["port"]), str(door["host_key"])
+    except (KeyError, TypeError, ValueError):
+        host, port, key = "", 0, ""
+    if not (_HOST.fullmatch(host) and 0 < port < 65536 and _HOST_KEY.fullmatch(key)):
+        output.fail(
+            "The server's answer is no SSH door: its host, port or host key is not well-formed.",
+            output.EXIT_ERROR,
+            "No configuration was written. Compare GW_URL with what the gateway's operators told you.",
+            code="door-malformed",
+        )
 
 
 def _quoted(path: Path) -> str:
