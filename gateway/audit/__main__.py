@@ -25,7 +25,7 @@ def main() -> int:
     except (OSError, ValueError) as error:
         parser.error(str(error))
     for finding in report.findings:
-        sys.stdout.write(f"{finding.fault}: {finding.sentence}\n".encode("unicode_escape").decode() + "\n")
+        sys.stdout.write(f"{finding.fault}: {finding.sentence}".encode("unicode_escape").decode() + "\n")
     if report.is_verified and report.checkpoint is not None:
         sys.stdout.write(f"verified: {report.checkpoint.size} events of {report.checkpoint.origin}\n")
     return 0 if report.is_verified else 1

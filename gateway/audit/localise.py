@@ -38,10 +38,9 @@ def locate(checkpoint: Checkpoint, bundles: Bundles, read_tile: ReadTile, known:
         if place is not None:
             is_tail = not any(bundles[number + 1 :])
             fault = _fault(wanted, bundle, place, everywhere, is_tail=is_tail)
-            findings.append(
-                _named(fault, first, place, bundle, known.get(first + place) or _moved(wanted[place], everywhere))
-            )
-            return findings
+            missing = wanted[place] if place < len(wanted) else None  # a bundle may be longer than it should be
+            was = known.get(first + place) or _moved(missing, everywhere)
+            return [*findings, _named(fault, first, place, bundle, was)]
     sentence = "The events do not give the signed root, and no hash that is certain says which of them was altered."
     return [*findings, Finding(Fault.REWRITTEN, sentence)]
 
@@ -106,7 +105,8 @@ def _fault(
     here, missing = bundle[place].hash, wanted[place]
     if missing in everywhere:
         is_shifted = place + 1 < len(bundle) and bundle[place + 1].hash == missing
-        return Fault.INSERTED if is_shifted and here not in wanted else Fault.REORDERED
+        is_new = here not in wanted or len(bundle) > len(wanted)  # a copy of another event is an insertion, too
+        return Fault.INSERTED if is_shifted and is_new else Fault.REORDERED
     following = wanted[place + 1] if place + 1 < len(wanted) else None
     return Fault.REMOVED if here == following else Fault.CHANGED
 

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
+from gateway.core.obligation import BadObligationError, parse_duration
 from gateway.edges.cli import client, output
 from gateway.edges.cli.output import moment, safe, say
 
@@ -52,7 +53,16 @@ def break_glass(target: str, level: str, reason: str, incident: str, duration: s
 
 
 def _ask(target: str, level: str, reason: str, incident: str, duration: str) -> dict[str, object]:
-    return {"target": target, "level": level, "reason": reason, "incident": incident, "duration": duration}
+    asked = {"target": target, "level": level, "reason": reason, "incident": incident}
+    return {**asked, "duration": _span(duration)}
+
+
+def _span(text: str) -> str:
+    try:
+        parse_duration(text)
+    except BadObligationError as error:
+        raise output.Failure(f"--for: {error}.", output.EXIT_USAGE) from error
+    return text
 
 
 def _wait(api: client.Api, outcome: Any) -> Any:
@@ -262,7 +272,7 @@ def _list_reviews(found: Any, as_json: bool) -> None:
 @output.json_option
 def extend(grant: str, duration: str, as_json: bool) -> None:
     """Let your grant last longer, if policy still says yes; sessions that are open go on."""
-    longer = client.api().post(f"/api/grants/{client.segment(grant)}/extend", {"duration": duration})
+    longer = client.api().post(f"/api/grants/{client.segment(grant)}/extend", {"duration": _span(duration)})
     if as_json:
         output.print_json(longer)
     else:

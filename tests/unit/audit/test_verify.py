@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.audit.report import Fault, Report
+from gateway.audit.tiles import encode_bundle
 from gateway.audit.verify import Kept, verify
 from tests.unit.audit.logs import FORGED, PINNED, Log, event, events
 from tests.vectors.make_log_vectors import WITNESS, WITNESS_NAME
@@ -108,6 +109,17 @@ def test_reordered_across_bundles():
     first = checked(log).first
     assert first is not None
     assert (first.fault, first.index, first.event) == (Fault.REORDERED, 10, "evt_0010")
+
+
+@pytest.mark.parametrize(("at", "index"), [(10, 10), (79, 79)])
+def test_a_copy_of_another_event_is_an_insertion(at: int, index: int):
+    log = Log(events(79))
+    entries = events(79)
+    (bundle,) = (path for path in log.files if path.startswith("tile/entries/"))
+    log.files[bundle] = encode_bundle([*entries[:at], entries[3], *entries[at:]])
+    first = checked(log).first
+    assert first is not None
+    assert (first.fault, first.index) == (Fault.INSERTED, index)
 
 
 def test_an_inserted_event_is_named():
