@@ -92,14 +92,20 @@ class Names(Generic[V]):
             del self._proposed[name]
 
 
-def attempt(run: Run, protocol: str, text: Text | None, **more: object) -> Entry:
-    """The record that precedes a statement. `text` None when the wire does not show it (a name made by SQL)."""
+def attempt(run: Run, protocol: str, text: Text | None, values: bytes = b"", **more: object) -> Entry:
+    """The record that precedes a statement. `text` None when the wire does not show it (a name made by SQL); `values`
+    are the members that tell its parameters, with a comma in front.
+    """
     if text is None:
         untold = {"n": run.number, "sql": "", "sha256": "", "protocol": protocol}
-        return Entry("statement", _encode(untold | more).encode())
+        return Entry("statement", _with(_encode(untold | more).encode(), values))
     about = text.again if text.again and not more else _about(text, protocol, more)
     text.told = True
-    return Entry("statement", b'{"n":%d,%b' % (run.number, about))
+    return Entry("statement", _with(b'{"n":%d,%b' % (run.number, about), values))
+
+
+def _with(record: bytes, values: bytes) -> bytes:
+    return record[:-1] + values + b"}" if values else record
 
 
 def continued(run: Run, text: Text) -> Iterator[Entry]:

@@ -67,18 +67,11 @@ class StatementAccount:
     # ------------------------------------------------------------ from the client
 
     def asked(self, kind: int, head: bytes, at: float) -> None:
-        """A whole message without SQL of its own. `head` is at least the part of the body that holds its names."""
+        """A whole message without SQL or values. `head` is at least the part of the body that holds its names."""
         if kind == _EXECUTE:
             self._execute(_name(head), at)
-        elif kind == _BIND:
-            portal, _, rest = head.partition(b"\0")
-            self.bind(portal, rest.partition(b"\0")[0], at)
         elif kind in (_COPY_DONE, _COPY_FAIL):
             self._copy_ends(kind, at)
-        elif kind == _CALL:
-            run = self._new()
-            self.entries.append(attempt(run, "function", None, oid=int.from_bytes(head[:4], "big")))
-            self._owe(Step(_CALL, at, run))
         elif kind == _TERMINATE:
             self.said_goodbye = True
         elif kind == _CLOSE:
@@ -111,15 +104,21 @@ class StatementAccount:
         if self._copying is not None:
             self._copying.bytes_in += size
 
-    def bind(self, portal: bytes, source: bytes, at: float) -> None:
-        """A Bind: the statement `source` is about to run."""
+    def call(self, oid: int, values: bytes, at: float) -> None:
+        """A FunctionCall; `values` as in `bind`."""
+        run = self._new()
+        self.entries.append(attempt(run, "function", None, values, oid=oid))
+        self._owe(Step(_CALL, at, run))
+
+    def bind(self, portal: bytes, source: bytes, values: bytes, at: float) -> None:
+        """A Bind: the statement `source` is about to run, with these parameters (`Values.told`)."""
         portal, source = portal[:_NAME_BYTES], source[:_NAME_BYTES]
         text = self._statements.look(source)
         run = self._new()
         if text is not None:
-            self._tell(run, "extended", text)
+            self._tell(run, "extended", text, values)
         else:
-            self.entries.append(attempt(run, "extended", None, name=source.decode(errors="backslashreplace")))
+            self.entries.append(attempt(run, "extended", None, values, name=source.decode(errors="backslashreplace")))
         self._portals.propose(portal, run)
         step = Step(_BIND, at, run)
         step.text, step.name, step.source = text, portal, source
@@ -156,9 +155,9 @@ class StatementAccount:
         self._number += 1
         return Run(self._number)
 
-    def _tell(self, run: Run, protocol: str, text: Text | None, **more: object) -> None:
+    def _tell(self, run: Run, protocol: str, text: Text | None, values: bytes = b"", **more: object) -> None:
         is_long = text is not None and not text.told and len(text.sql) > KEEP
-        self.entries.append(attempt(run, protocol, text, **more))
+        self.entries.append(attempt(run, protocol, text, values, **more))
         if is_long and text is not None:
             self.entries.extend(continued(run, text))
 

@@ -12,13 +12,15 @@ from gateway.wire.postgres_account import MAX_STATEMENT, Text
 from gateway.wire.postgres_machine import CLIENT_MESSAGES, SERVER_MESSAGES
 from gateway.wire.postgres_messages import HEADER
 from gateway.wire.postgres_statements import StatementAccount
+from gateway.wire.postgres_values import Values
 
 _UNPACK = HEADER.unpack_from
 _UNPACK_SIGNED = Struct(">Bi").unpack_from  # one comparison finds lengths that are too small and too large
 _HEAD = HEADER.size
 _KEEP_NAMES = 8_192
 _KEEP_REPLY = 2_048
-_QUERY, _PARSE, _BIND, _COPY, _ROW = b"QPBdD"
+_QUERY, _PARSE, _BIND, _CALL, _COPY, _ROW = b"QPBFdD"
+_NO_VALUES = bytes(4)  # no formats, no values
 _EMPTY = frozenset(b"SHXc")  # messages without a body
 _LONGEST = {**CLIENT_MESSAGES, **dict.fromkeys(_EMPTY, 4)}
 _LONGEST_STATEMENT = MAX_STATEMENT + 5  # with the length word and a terminator
@@ -32,7 +34,7 @@ class StatementTooLong(ProtocolViolation):
 class _Capture:
     """One client message while it arrives: the whole of a statement, the head of what may be longer."""
 
-    __slots__ = ("_before", "_digest", "_ended", "_length", "head", "kind", "size")
+    __slots__ = ("_before", "_digest", "_ended", "_length", "_values", "head", "kind", "size")
 
     def __init__(self, kind: int) -> None:
         self.kind = kind
@@ -42,9 +44,13 @@ class _Capture:
         self._length = 0
         self._before = 1 if kind == _PARSE else 0  # strings in front of the SQL
         self._ended = kind not in (_QUERY, _PARSE)
+        self._values: Values | None = None
 
     def feed(self, part: bytes) -> None:
         self.size += len(part)
+        if self.kind in (_BIND, _CALL):
+            self._feed_values(part)
+            return
         room = _LONGEST_STATEMENT - len(self.head)
         if room > 0:
             self.head += part[:room]
@@ -61,6 +67,20 @@ class _Capture:
             self._before -= 1
             part = part[cut + 1 :]
 
+    def _feed_values(self, part: bytes) -> None:
+        """`head` keeps what stands in front of the values."""
+        if self._values is not None:
+            self._values.feed(part)
+            return
+        self.head += part
+        start = _values_start(self.kind, self.head)
+        if start:
+            self._values = Values()
+            self._values.feed(bytes(self.head[start:]))
+            del self.head[start:]
+        elif len(self.head) > 2 * _KEEP_NAMES:
+            raise ProtocolViolation("a name of impossible length")
+
     def tell(self, account: StatementAccount, at: float) -> None:
         """The message is whole."""
         head = bytes(self.head)
@@ -75,13 +95,39 @@ class _Capture:
             if len(name) > _KEEP_NAMES:
                 raise ProtocolViolation("a name of impossible length")
             account.parse(name, self._text(sql), at)
+        elif self.kind in (_BIND, _CALL):
+            if self._values is None:
+                raise ProtocolViolation("a message that ends before its values")
+            _tell_values(account, self.kind, head, self._values.told(), at)
         else:
-            if self.kind == _BIND and head[: 2 * _KEEP_NAMES].count(b"\0") < 2:
-                raise ProtocolViolation("a name of impossible length")
             account.asked(self.kind, head, at)
 
     def _text(self, head: bytes) -> Text:
         return Text(head[: self._length], self._digest.hexdigest(), self._length)
+
+
+def _values_start(kind: int, body: bytes | bytearray) -> int:
+    """Where the values begin: behind two names, or behind the function's oid. 0 when that is not there."""
+    if kind == _CALL:
+        return 4 if len(body) >= 4 else 0
+    cut = body.find(0, 0, 2 * _KEEP_NAMES)
+    return 1 + body.find(0, cut + 1, 2 * _KEEP_NAMES) if cut >= 0 else 0
+
+
+def _values_in(message: bytes, start: int) -> bytes:
+    if message.startswith(_NO_VALUES, start):
+        return b""
+    values = Values()
+    values.feed(message[start:])
+    return values.told()
+
+
+def _tell_values(account: StatementAccount, kind: int, head: bytes, values: bytes, at: float) -> None:
+    if kind == _CALL:
+        account.call(int.from_bytes(head[:4], "big"), values, at)
+    else:
+        portal, source, _ = head.split(b"\0", 2)
+        account.bind(portal, source, values, at)
 
 
 def _text_of(sql: bytes) -> Text:
@@ -141,13 +187,12 @@ class ClientWalk:
                     "bytes behind the statement" if cut >= 0 else "a statement without its terminator"
                 )
             account.query(_text_of(chunk[body:cut]), at)
-        elif kind == _BIND:
-            names = min(end, body + 2 * _KEEP_NAMES)
-            cut = chunk.find(0, body, names)
-            last = chunk.find(0, cut + 1, names) if cut >= 0 else -1
-            if last < 0:
-                raise ProtocolViolation("a name of impossible length")
-            account.bind(chunk[body:cut], chunk[cut + 1 : last], at)
+        elif kind in (_BIND, _CALL):
+            message = chunk[body:end]
+            start = _values_start(kind, message)
+            if not start:
+                raise ProtocolViolation("a message without a place for its values, or a name of impossible length")
+            _tell_values(account, kind, message[:start], _values_in(message, start), at)
         elif kind == _PARSE:
             cut = chunk.find(0, body, end)
             last = chunk.find(0, cut + 1, end) if cut >= 0 else -1

@@ -191,6 +191,14 @@ def test_pipelined_and_prepared_statements(stage: Stage) -> None:
     assert len(results) == len({each["n"] for each in attempts})
 
 
+def test_parameters_are_recorded(stage: Stage) -> None:
+    with stage.connect() as session:
+        assert session.execute("SELECT %s::text, %b::int", ("needle", 7)).fetchone() == ("needle", 7)
+    (told,) = stage.recording().of("statement")
+    assert told["params"][0] == "needle"
+    assert told["params"][1]["length"] == len(bytes.fromhex(told["params"][1]["hex"]))
+
+
 def fail_in_pipeline(session: psycopg.Connection[tuple[object, ...]]) -> None:
     with session.pipeline():
         session.execute("SELECT 1 WHERE %s", (True,))

@@ -145,7 +145,8 @@ def _sentence(kind: str, fields: dict[str, Any]) -> str:
             who, target, level = (fields.get(key) for key in ("holder_name", "target", "level"))
             return f"{who} on {target} as {level} ({fields.get('protocol')})"
         case "statement":
-            return f"[{fields.get('n')}] {fields.get('sql') or '(text not on the wire)'}"
+            values = f"  with {json.dumps(fields['params'], ensure_ascii=False)}" if fields.get("params") else ""
+            return f"[{fields.get('n')}] {fields.get('sql') or '(text not on the wire)'}{values}"
         case "statement-more":
             return f"[{fields.get('n')}] (part {fields.get('part')}) {fields.get('sql')}"
         case "result":

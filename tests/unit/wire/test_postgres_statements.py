@@ -251,6 +251,50 @@ def test_a_function_call() -> None:
     assert (session.of("statement")[0]["oid"], session.of("result")[0]["state"]) == (1598, "done")
 
 
+def values(given: list[bytes | None], formats: list[int]) -> bytes:
+    told = [b"\xff" * 4 if each is None else len(each).to_bytes(4, "big") + each for each in given]
+    codes = b"".join(code.to_bytes(2, "big") for code in formats)
+    return len(formats).to_bytes(2, "big") + codes + len(given).to_bytes(2, "big") + b"".join(told) + b"\0\1\0\1"
+
+
+def test_parameters_are_told_in_bounds() -> None:
+    given = ["é".encode(), None, b"x" * 257, b"\1" * 40, b""]
+    body = b"portal\0s\0" + values(given, [0, 0, 0, 1, 0])
+    session = Session().ask(parse("SELECT $1", "s"), message(b"B", body), message(b"B", body))
+    told = session.of("statement")
+    assert told[0]["params"] == told[1]["params"] == [
+        "é", None,
+        {"length": 257, "sha256": sha256(b"x" * 257).hexdigest()},
+        {"length": 40, "sha256": sha256(b"\1" * 40).hexdigest(), "hex": "01" * 32},
+        "",
+    ]  # fmt: skip
+    assert [each["sql"] for each in told] == ["SELECT $1"] * 2
+
+
+def test_parameters_beyond_the_bound_are_counted() -> None:
+    (told,) = Session().ask(message(b"B", b"\0\0" + values([b"x" * 200] * 30, []))).of("statement")
+    assert (len(told["params"]), told["params_left_out"]) == (20, 10)
+
+
+def test_arguments_of_a_function_call_are_told() -> None:
+    call = message(b"F", (1598).to_bytes(4, "big") + values([b"\1\2", b"\3"], [1]))
+    (told,) = Session().ask(call).of("statement")
+    assert (told["oid"], [(each["length"], each["hex"]) for each in told["params"]]) == (1598, [(2, "0102"), (1, "03")])
+
+
+@given(
+    st.lists(st.one_of(st.none(), st.binary(max_size=600), st.just(b"y" * 70_000)), max_size=6), st.integers(0, 1),
+    st.lists(st.integers(0, 200_000), max_size=6),
+)  # fmt: skip
+def test_parameters_are_the_same_in_any_pieces(given: list[bytes | None], form: int, cuts: list[int]) -> None:
+    sent = message(b"B", b"\0s\0" + values(given, [form])) + message(b"F", bytes(4) + values(given, [form])) + SYNC
+    cut = Session()
+    for piece in pieces(sent, cuts):
+        cut.ask(piece)
+    assert cut.account.entries == Session().ask(sent).account.entries
+    assert all(len(each.get("params", [])) == len(given) for each in cut.of("statement"))
+
+
 def test_an_error_outside_any_statement() -> None:
     session = Session().answer(failure("57P01", "FATAL"))
     assert session.account.heard_fatal
@@ -364,11 +408,18 @@ def test_messages_that_a_server_may_not_send_now(kind: int) -> None:
         message(b"P", b"n" * 9000 + b"\0sql\0\0\0"),
         message(b"B", b"one string\0"),
         message(b"S", b"x"),
+        message(b"B", b"\0\0" + bytes(3)),
+        message(b"B", b"\0\0" + b"\0\0\0\1\0\0\0\5abcd"),
+        message(b"B", b"\0\0" + b"\0\0\0\1\x80\0\0\0"),
+        message(b"B", b"\0\0" + b"\0\2\0\0\0\1\0\1" + b"\xff" * 4),
+        message(b"F", bytes(3)),
     ],
 )
 def test_bodies_that_make_no_sense(wrong: bytes) -> None:
     with pytest.raises(ProtocolViolation):
         Session().ask(wrong)
+    with pytest.raises(ProtocolViolation):
+        Session().ask(wrong[:6]).ask(wrong[6:])
 
 
 def test_where_a_message_may_be_put_in() -> None:

@@ -27,3 +27,7 @@ def test_a_refused_file_says_why() -> None:
 
 def test_the_rest_of_a_long_statement_is_shown() -> None:
     assert shown("statement-more", n=7, part=2, sql="*/ SELECT hidden") == "[7] (part 2) */ SELECT hidden"
+
+
+def test_a_statement_is_shown_with_its_parameters() -> None:
+    assert shown("statement", n=7, sql="SELECT $1", params=["é", None]) == '[7] SELECT $1  with ["é", null]'

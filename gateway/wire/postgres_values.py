@@ -1,0 +1,99 @@
+"""Reads the values of a Bind or FunctionCall as they arrive, and keeps what a record may hold of them.
+
+A short text is kept as it is, of everything else length and digest: the wire may carry a gigabyte here.
+"""
+
+from collections.abc import Generator
+from hashlib import sha256
+from json import JSONEncoder
+
+from gateway.wire.buffer import ProtocolViolation
+
+KEEP_TEXT = 256  # characters of a value in text format
+KEEP_HEX = 32  # octets of one in binary format
+KEEP_ALL = 4_096  # bytes of all values of a statement, as JSON
+_PIECE = 65_536
+_NULL = 0xFFFFFFFF
+
+
+class Values:
+    """Fed with the body behind the names (Bind) or the oid (FunctionCall), in any pieces."""
+
+    def __init__(self) -> None:
+        self._told: list[str] = []
+        self._size = 0
+        self._left_out = 0
+        self._is_whole = False
+        self._buffer = bytearray()
+        self._steps = self._read()
+        self._wanted = next(self._steps)
+
+    def feed(self, part: bytes) -> None:
+        """Take the next piece; what stands behind the values is not looked at."""
+        if self._is_whole:
+            return
+        self._buffer += part
+        pos = 0
+        try:
+            while len(self._buffer) - pos >= self._wanted:
+                pos, piece = pos + self._wanted, bytes(self._buffer[pos : pos + self._wanted])
+                self._wanted = self._steps.send(piece)
+        except StopIteration:
+            self._is_whole = True
+        del self._buffer[:pos]
+
+    def told(self) -> bytes:
+        """The members of a record, with a comma in front; nothing without values. The message is whole."""
+        if not self._is_whole:
+            raise ProtocolViolation("values that end before their count")
+        if not self._told and not self._left_out:
+            return b""
+        more = f',"params_left_out":{self._left_out}' if self._left_out else ""
+        return f',"params":[{",".join(self._told)}]{more}'.encode()
+
+    def _read(self) -> Generator[int, bytes, None]:
+        """Yields how many bytes it needs next."""
+        formats = [0] * _number((yield 2))
+        for place in range(len(formats)):
+            formats[place] = _number((yield 2))
+        count = _number((yield 2))
+        if len(formats) not in (0, 1, count):
+            raise ProtocolViolation("formats that do not fit the values")
+        for place in range(count):
+            form = formats[place if len(formats) > 1 else 0] if formats else 0
+            length = _number((yield 4))
+            if length == _NULL:
+                self._tell("null")
+            elif length > 0x7FFFFFFF:
+                raise ProtocolViolation("a value of an impossible length")
+            else:
+                yield from self._value(length, is_text=form == 0)
+
+    def _value(self, length: int, *, is_text: bool) -> Generator[int, bytes, None]:
+        digest, left, head = sha256(), length, b""
+        while left:
+            piece = yield min(left, _PIECE)
+            head = head or piece[: 4 * KEEP_TEXT]
+            digest.update(piece)
+            left -= len(piece)
+        text = head.decode(errors="backslashreplace") if is_text and length <= 4 * KEEP_TEXT else None
+        if text is not None and len(text) <= KEEP_TEXT:
+            self._tell(_encode(text))
+        else:
+            octets = "" if is_text else f',"hex":"{head[:KEEP_HEX].hex()}"'
+            self._tell(f'{{"length":{length},"sha256":"{digest.hexdigest()}"{octets}}}')
+
+    def _tell(self, value: str) -> None:
+        size = len(value.encode()) + 1
+        if self._left_out or self._size + size > KEEP_ALL:
+            self._left_out += 1
+            return
+        self._size += size
+        self._told.append(value)
+
+
+def _number(raw: bytes) -> int:
+    return int.from_bytes(raw, "big")
+
+
+_encode = JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
