@@ -10,9 +10,9 @@ import ipaddress
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from threading import Lock
+from threading import BoundedSemaphore, Lock
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -38,6 +38,9 @@ _TIMEOUT = httpx2.Timeout(10.0, connect=5.0)
 _DISCOVERY_FOR = timedelta(hours=1)
 _KEYS_FOR = timedelta(minutes=10)
 _REFETCH_AFTER = timedelta(seconds=30)
+_EXCHANGES = 4  # at a time: a provider that hangs keeps no more of the API's threads
+_WAITING = 8  # for one of those, and no longer than:
+_WAIT_S = 1.0
 _KEY_TYPES = {"RS256": "RSA", "ES256": "EC", "EdDSA": "OKP", "Ed25519": "OKP"}  # Ed25519: RFC 9864's name
 _MIN_RSA_BITS = 2048
 _KNOWN_HEADERS = frozenset({"alg", "kid", "typ", "cty", "x5t", "x5t#S256"})
@@ -87,7 +90,9 @@ class OidcProvider:
         self._scope = " ".join(scopes)
         self._clock = clock
         self._transport = _BoundedTransport(transport or httpx2.HTTPTransport(trust_env=False))
-        self._lock = Lock()
+        self._places = BoundedSemaphore(_EXCHANGES)
+        self._queue = BoundedSemaphore(_EXCHANGES + _WAITING)
+        self._lock = Lock()  # of what is known, never held while the provider is asked
         self._metadata: _Metadata | None = None
         self._keys = _Keys()
         _demand_safe(issuer)
@@ -161,27 +166,32 @@ class OidcProvider:
         raise _ForgedError("its signature does not fit any key of the issuer")
 
     def _keys_for(self, kid: str | None, key_type: str) -> list[Key]:
-        with self._lock:
-            at = self._clock.now()
-            age = at - self._keys.fetched_at if self._keys.fetched_at else None
-            is_known = kid in self._keys.by_kid
-            # An unknown id may be a new key: look again, but no faster than a forger may make us.
-            if age is None or age > _KEYS_FOR or (not is_known and age > _REFETCH_AFTER):
-                self._refresh_keys(at, is_needed=age is None or not is_known)
-            if kid is None:  # only unambiguous without an id
-                every = [key for keys in self._keys.by_kid.values() for key in keys]
-                return [key for key in every if key.key_type == key_type] if len(every) == 1 else []
-            return [key for key in self._keys.by_kid.get(kid, []) if key.key_type == key_type]
+        by_kid = self._known_keys(kid)
+        if kid is None:  # only unambiguous without an id
+            every = [key for keys in by_kid.values() for key in keys]
+            return [key for key in every if key.key_type == key_type] if len(every) == 1 else []
+        return [key for key in by_kid.get(kid, []) if key.key_type == key_type]
 
-    def _refresh_keys(self, at: datetime, *, is_needed: bool) -> None:
+    def _known_keys(self, kid: str | None) -> dict[str | None, list[Key]]:
+        at, keys = self._clock.now(), self._keys
+        age = at - keys.fetched_at if keys.fetched_at else None
+        is_known = kid in keys.by_kid
+        # An unknown id may be a new key: look again, but no faster than a forger may make us.
+        if age is not None and age <= _KEYS_FOR and (is_known or age <= _REFETCH_AFTER):
+            return keys.by_kid
         try:
-            self._keys = _Keys(self._fetch_keys(), at)
+            fresh = _Keys(self._fetch_keys(), at)
         except Unavailable:
-            if is_needed:
-                raise  # a key that is known already goes on serving while the issuer is down
+            if not is_known:
+                raise
+            fresh = _Keys(keys.by_kid, at - _KEYS_FOR + _REFETCH_AFTER)  # they go on serving while the issuer is down
+        with self._lock:
+            if self._keys is keys:  # else somebody else was quicker
+                self._keys = fresh
+        return fresh.by_kid
 
     def _fetch_keys(self) -> dict[str | None, list[Key]]:
-        document = self._get_json(self._discovered_locked().jwks_uri)
+        document = self._get_json(self._discovered().jwks_uri)
         found: dict[str | None, list[Key]] = {}
         keys = document.get("keys")
         for entry in keys[:100] if isinstance(keys, list) else ():
@@ -230,14 +240,22 @@ class OidcProvider:
     # ------------------------------------------------------------ discovery and transport
 
     def _discovered(self) -> _Metadata:
-        with self._lock:
-            return self._discovered_locked()
-
-    def _discovered_locked(self) -> _Metadata:
         at = self._clock.now()
-        if self._metadata is None or at - self._metadata.fetched_at > _DISCOVERY_FOR:
-            self._metadata = self._read_metadata(self._get_json(get_well_known_url(self.issuer, external=True)), at)
-        return self._metadata
+        with self._lock:
+            known = self._metadata
+            if known is not None and at - known.fetched_at <= _DISCOVERY_FOR:
+                return known
+            if known is not None:  # it serves everybody else meanwhile, and all of us if the provider does not answer
+                self._metadata = replace(known, fetched_at=at - _DISCOVERY_FOR + _REFETCH_AFTER)
+        try:
+            fresh = self._read_metadata(self._get_json(get_well_known_url(self.issuer, external=True)), at)
+        except (Unavailable, Denied):
+            if known is None:
+                raise
+            return known
+        with self._lock:
+            self._metadata = fresh
+        return fresh
 
     def _read_metadata(self, document: Mapping[str, Any], at: datetime) -> _Metadata:
         if document.get("issuer") != self.issuer:  # Discovery §4.3: identical, character for character
@@ -272,7 +290,7 @@ class OidcProvider:
             trust_env=False,
         )
         try:
-            with client:
+            with self._place(), client:
                 yield client
         except AuthlibBaseError as no:
             raise Denied(
@@ -280,6 +298,21 @@ class OidcProvider:
             ) from no
         except (httpx2.HTTPError, httpx2.InvalidURL, ValueError, RecursionError) as why:
             raise Unavailable(_unusable("it did not answer as it should")) from why
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """One of a few exchanges at a time; Unavailable at once when too many wait already, else within a second."""
+        if not self._queue.acquire(blocking=False):
+            raise Unavailable(_unusable("too many people sign in at this moment"))
+        try:
+            if not self._places.acquire(timeout=_WAIT_S):
+                raise Unavailable(_unusable("it is slow to answer"))
+            try:
+                yield
+            finally:
+                self._places.release()
+        finally:
+            self._queue.release()
 
 
 class _OneAlgorithm(jws.JWSRegistry):

@@ -1,9 +1,11 @@
 import base64
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from threading import Event, Semaphore
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -300,6 +302,78 @@ def test_known_keys_go_on_serving_while_the_key_set_cannot_be_fetched(idp: Idp, 
     at = int(moving.now().timestamp())
     idp.id_token = idp.sign(claims(iat=at, exp=at + 300))
     assert provider.redeem(code="c", verifier="v", nonce=NONCE)["sub"] == "s1"
+
+
+class Hanging:
+    """Makes the provider hang at one path until `answers` is set."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.asked = Semaphore(0)
+        self.answers = Event()
+
+    def __call__(self, request: httpx2.Request) -> httpx2.Response | None:
+        if request.url.path == self.path:
+            self.asked.release()
+            assert self.answers.wait(30)
+            return httpx2.Response(500)
+        return None
+
+
+def test_a_provider_that_hangs_keeps_few_threads(idp: Idp, moving: FakeClock) -> None:
+    idp.bend = hanging = Hanging("/token")
+    provider = provider_of(idp, moving)
+    provider.authorization_url(state="s", nonce="n", challenge="c")
+    with ThreadPoolExecutor(20) as threads:
+        waits = [threads.submit(provider.redeem, code="c", verifier="v", nonce=NONCE) for _ in range(20)]
+        told = [next(finished) for finished in [as_completed(waits, timeout=20)] for _ in range(16)]
+        assert all(isinstance(each.exception(), Unavailable) for each in told)
+        assert sum(hanging.asked.acquire(blocking=False) for _ in range(20)) == 4
+        hanging.answers.set()
+    idp.bend = lambda _: None
+    idp.id_token = idp.sign(claims())
+    assert provider.redeem(code="c", verifier="v", nonce=NONCE)["sub"] == "s1"  # every place was given back
+
+
+def test_what_is_known_serves_while_a_newer_discovery_document_hangs(idp: Idp, moving: FakeClock) -> None:
+    provider = provider_of(idp, moving)
+    url = provider.authorization_url(state="s", nonce="n", challenge="c")
+    idp.bend = hanging = Hanging("/.well-known/openid-configuration")
+    moving.advance(timedelta(hours=2))
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(provider.authorization_url, state="s", nonce="n", challenge="c")
+        assert hanging.asked.acquire(timeout=20)
+        second = threads.submit(provider.authorization_url, state="s", nonce="n", challenge="c")
+        try:
+            assert second.result(timeout=20) == url
+            assert not first.done()
+        finally:
+            hanging.answers.set()
+        assert first.result(timeout=20) == url, "also when it fails in the end"
+    asked = len(idp.calls)
+    provider.authorization_url(state="s", nonce="n", challenge="c")
+    assert len(idp.calls) == asked, "not asked at once again"
+    moving.advance(timedelta(seconds=31))
+    provider.authorization_url(state="s", nonce="n", challenge="c")
+    assert len(idp.calls) == asked + 1
+
+
+def test_known_keys_verify_while_newer_ones_hang(idp: Idp, moving: FakeClock) -> None:
+    provider = provider_of(idp, moving)
+    idp.id_token = idp.sign(claims())
+    provider.redeem(code="c", verifier="v", nonce=NONCE)
+    idp.bend = hanging = Hanging("/jwks")
+    moving.advance(timedelta(minutes=2))
+    unknown = _sign_raw(mallory(), {"alg": "RS256", "kid": "guess"})
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(provider.verify_id_token, unknown, nonce=NONCE)
+        assert hanging.asked.acquire(timeout=20)
+        second = threads.submit(provider.verify_id_token, idp.id_token, nonce=NONCE)
+        try:
+            assert second.result(timeout=20)["sub"] == "s1"
+        finally:
+            hanging.answers.set()
+        assert isinstance(first.exception(timeout=20), Unavailable)
 
 
 def test_userinfo_adds_what_the_token_lacks_and_changes_nothing(idp: Idp, moving: FakeClock) -> None:
