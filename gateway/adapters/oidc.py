@@ -27,12 +27,12 @@ from joserfc.errors import JoseError, UnsupportedAlgorithmError
 from joserfc.jwk import ECKey, JWKRegistry, Key, OKPKey, RSAKey
 from joserfc.util import urlsafe_b64decode
 
+from gateway.adapters.oidc_transport import Borrowed, BoundedTransport
 from gateway.app.identity import ClaimNames, SignedClaims
 from gateway.app.ports import Clock
 from gateway.core.errors import Denied, Refusal, Unavailable
 
 LEEWAY_S = 60
-MAX_BODY = 1024 * 1024
 MAX_TOKEN = 64 * 1024
 _TIMEOUT = httpx2.Timeout(10.0, connect=5.0)
 _DISCOVERY_FOR = timedelta(hours=1)
@@ -89,7 +89,7 @@ class OidcProvider:
         self._redirect_uri = redirect_uri
         self._scope = " ".join(scopes)
         self._clock = clock
-        self._transport = _BoundedTransport(transport or httpx2.HTTPTransport(trust_env=False))
+        self._transport = BoundedTransport(transport or httpx2.HTTPTransport(trust_env=False))
         self._places = BoundedSemaphore(_EXCHANGES)
         self._queue = BoundedSemaphore(_EXCHANGES + _WAITING)
         self._lock = Lock()  # of what is known, never held while the provider is asked
@@ -283,7 +283,7 @@ class OidcProvider:
         client = OAuth2Client(
             client_id=self._client_id,
             client_secret=self._client_secret or None,
-            transport=_Borrowed(self._transport),
+            transport=Borrowed(self._transport),
             timeout=_TIMEOUT,
             headers={"accept-encoding": "identity"},  # so that the size limit is the size
             follow_redirects=False,
@@ -322,49 +322,6 @@ class _OneAlgorithm(jws.JWSRegistry):
         if name not in (self.allowed or ()):
             raise UnsupportedAlgorithmError(f"{name} is not accepted here")
         return self.algorithms[name]
-
-
-class _BoundedTransport(httpx2.BaseTransport):
-    """Cuts answers that are larger than `MAX_BODY`."""
-
-    def __init__(self, inner: httpx2.BaseTransport) -> None:
-        self._inner = inner
-
-    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        answer = self._inner.handle_request(request)
-        stream = answer.stream
-        if not isinstance(stream, httpx2.SyncByteStream):
-            raise httpx2.ProtocolError("not a synchronous answer")
-        return httpx2.Response(answer.status_code, headers=answer.headers, stream=_BoundedStream(stream))
-
-    def close(self) -> None:
-        self._inner.close()
-
-
-class _BoundedStream(httpx2.SyncByteStream):
-    def __init__(self, inner: httpx2.SyncByteStream) -> None:
-        self._inner = inner
-
-    def __iter__(self) -> Iterator[bytes]:
-        size = 0
-        for part in self._inner:
-            size += len(part)
-            if size > MAX_BODY:
-                raise httpx2.ReadError("the answer is too large")
-            yield part
-
-    def close(self) -> None:
-        self._inner.close()
-
-
-class _Borrowed(httpx2.BaseTransport):
-    """A shared transport that outlives the client it is lent to."""
-
-    def __init__(self, inner: httpx2.BaseTransport) -> None:
-        self._inner = inner
-
-    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        return self._inner.handle_request(request)
 
 
 def _unverified_header(token: str) -> dict[str, Any]:
