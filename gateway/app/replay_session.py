@@ -1,6 +1,6 @@
 """See what happened in a session: the viewing is in the log first, and only what the log proves is played."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import islice
@@ -90,11 +90,13 @@ def replay(ctx: Context, user: User, session_id: str) -> Replay:
         raise _alarm(ctx, user, session, missing) from gone
 
 
-def watch(ctx: Context, user: User, session_id: str) -> Iterator[Frame | None]:
+def watch(
+    ctx: Context, user: User, session_id: str, still_signed_in: Callable[[], object] = lambda: None
+) -> Iterator[Frame | None]:
     """The frames of a running session from its beginning, as they become durable; None in each silence of some seconds.
 
     Raises NotFound, Denied, Unavailable, and Conflict when the session is over. The iterator asks policy again every
-    few seconds and raises Denied when the right to watch has ended.
+    few seconds, after `still_signed_in`, and raises Denied when the right to watch or the sign-in has ended.
     """
     session = _session(ctx, user, session_id, Action.WATCH)
     if not session.is_live():
@@ -102,18 +104,24 @@ def watch(ctx: Context, user: User, session_id: str) -> Iterator[Frame | None]:
         raise Conflict(Refusal("session-over", "That session is over.", next_steps=steps))
     reader = _reader(ctx)
     _note(ctx, user, session, "session:watched")
-    return _while_allowed(ctx, user, session, reader.follow(session.id, silence=ASK_AGAIN))
+    frames = reader.follow(session.id, silence=ASK_AGAIN)
+
+    def ask_again() -> None:
+        still_signed_in()
+        _require_right(ctx, _as_now(ctx, user), session, Action.WATCH)
+
+    return _while_allowed(ctx, session, frames, ask_again)
 
 
 def _while_allowed(
-    ctx: Context, user: User, session: Session, frames: Iterator[Frame | None]
+    ctx: Context, session: Session, frames: Iterator[Frame | None], ask_again: Callable[[], None]
 ) -> Iterator[Frame | None]:
     asked = ctx.clock.now()
     try:
         for frame in frames:
             now = ctx.clock.now()
             if frame is None or now - asked >= ASK_AGAIN:
-                _require_right(ctx, _as_now(ctx, user), session, Action.WATCH)
+                ask_again()
                 asked = now
             yield frame
     except RecordingLocked as locked:

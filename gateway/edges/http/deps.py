@@ -108,6 +108,7 @@ def viewer(
 Ctx = Annotated[Context, Depends(context)]
 Wired = Annotated[Wiring, Depends(wiring)]
 Caller = Annotated[User, Depends(current_user)]
+Token = Annotated[str, Depends(bearer)]
 Client = Annotated[str, Depends(client_address)]
 Session = Annotated[str, Depends(web_session)]
 Viewer = Annotated[User, Depends(viewer)]

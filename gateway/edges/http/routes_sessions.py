@@ -13,10 +13,11 @@ from gateway.app.kill_session import kill_session
 from gateway.app.lock_session import lock_session
 from gateway.app.replay_session import replay, watch
 from gateway.app.show_access import show_session
+from gateway.app.sign_in import authenticate
 from gateway.audit.recording_json import Announced, to_json_lines
 from gateway.core.session import Protocol
 from gateway.edges.cli.playback import cast_lines, transcript
-from gateway.edges.http.deps import Caller, Ctx, Viewer, Wired
+from gateway.edges.http.deps import Caller, Ctx, Token, Viewer, Wired
 from gateway.edges.http.schemas import ReasonIn, SessionOut, problems
 from gateway.edges.web import player
 
@@ -99,9 +100,10 @@ def replay_in_browser(ctx: Ctx, user: Viewer, session_id: str) -> Response:
     response_class=StreamingResponse,
     responses={200: {"content": {"text/event-stream": {}}}, **problems(403, 404, 409, 429)},
 )
-def watch_session(ctx: Ctx, wired: Wired, user: Caller, session_id: str) -> StreamingResponse:
+def watch_session(ctx: Ctx, wired: Wired, user: Caller, token: Token, session_id: str) -> StreamingResponse:
     """A live session as server-sent events, one frame each. That you look is in the log.
 
-    `event: end` comes after the last one, `event: denied` when the right to watch ends before that.
+    `event: end` comes after the last one, `event: denied` when the right to watch or the sign-in ends
+    before that.
     """
-    return wired.views.open(user.id, lambda: watch(ctx, user, session_id))
+    return wired.views.open(user.id, lambda: watch(ctx, user, session_id, lambda: authenticate(ctx, token)))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gateway.app.sign_in import sign_out
 from gateway.audit.recording import Frame
 from gateway.core.grant import Grant
 from gateway.core.obligation import Obligations
@@ -157,5 +158,23 @@ def test_who_may_not_watch_takes_no_place(app: Any, stage: Stage) -> None:
         assert await statuses([view]) == [200]
         view.left.set()
         await view.task
+
+    asyncio.run(asyncio.wait_for(scene(), WITHIN_S))
+
+
+@pytest.mark.parametrize("how", ["sign out", "expire"])
+def test_a_view_ends_with_its_sign_in(app: Any, stage: Stage, silent: SilentSession, how: str) -> None:
+    token = stage.token(stage.user("lead"))
+
+    async def scene() -> None:
+        view = ask(app, PATH, token)
+        assert await statuses([view]) == [200]
+        if how == "sign out":
+            await asyncio.to_thread(sign_out, stage.ctx, token)
+        else:
+            stage.clock.advance(timedelta(hours=13))
+        await view.task
+        assert b"event: denied" in view.body
+        assert token.encode() not in view.body
 
     asyncio.run(asyncio.wait_for(scene(), WITHIN_S))
