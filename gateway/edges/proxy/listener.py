@@ -3,8 +3,10 @@
 import asyncio
 import logging
 import socket
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from ipaddress import IPv6Network
 
 _log = logging.getLogger(__name__)
 _BACKLOG = 512
@@ -15,14 +17,25 @@ MAX_STRANGERS = 200
 class Admission:
     """One accepted connection's place among the strangers, given back once it is authenticated or gone."""
 
-    def __init__(self, leave: Callable[[], None]) -> None:
-        self._leave: Callable[[], None] | None = leave
+    def __init__(self, sock: socket.socket, origin: str, leave: Callable[["Admission"], None]) -> None:
+        self.origin = origin
+        self.may_be_evicted = True
+        self._sock = sock
+        self._leave = leave
+
+    def settle(self) -> None:
+        """It has said who it is: from here on it keeps its place until `release`."""
+        self.may_be_evicted = False
 
     def release(self) -> None:
         """Idempotent."""
-        leave, self._leave = self._leave, None
-        if leave is not None:
-            leave()
+        self._leave(self)
+
+    def evict(self) -> None:
+        """Its place is another's. Whoever serves it finds the connection ended by its peer."""
+        with suppress(OSError):  # it is closed already
+            self._sock.shutdown(socket.SHUT_RDWR)
+        self.release()
 
 
 Serve = Callable[[socket.socket, Admission], Awaitable[None]]
@@ -31,13 +44,15 @@ Serve = Callable[[socket.socket, Admission], Awaitable[None]]
 class Listener:
     """Accepts connections and runs `serve(sock, admission)` as a task for each.
 
-    `serve` owns the socket. Beyond `max_strangers` unauthenticated connections new ones are closed at once.
+    `serve` owns the socket. Beyond `max_strangers` unauthenticated connections each new one takes the place of the
+    oldest that came from where most come from, so that silent ones shut nobody out; while none may be evicted it is
+    closed at once.
     """
 
     def __init__(self, serve: Serve, max_strangers: int = MAX_STRANGERS) -> None:
         self._serve = serve
         self._max_strangers = max_strangers
-        self._strangers = 0
+        self._strangers: dict[Admission, None] = {}  # oldest first
         self._tasks: set[asyncio.Task[None]] = set()
         self._socket: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
@@ -85,21 +100,29 @@ class Listener:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                accepted, _ = await loop.sock_accept(listening)
+                accepted, address = await loop.sock_accept(listening)
             except OSError:
                 _log.exception("cannot accept a connection")
                 await asyncio.sleep(_PAUSE_AFTER_FAILURE_S)
                 continue
-            if self._strangers >= self._max_strangers:
+            if len(self._strangers) >= self._max_strangers and not self._make_room():
                 accepted.close()
                 continue
-            self._strangers += 1
-            task = asyncio.create_task(self._run(accepted))
+            admission = Admission(accepted, _origin(str(address[0])), self._stranger_left)
+            self._strangers[admission] = None
+            task = asyncio.create_task(self._run(accepted, admission))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _run(self, accepted: socket.socket) -> None:
-        admission = Admission(self._stranger_left)
+    def _make_room(self) -> bool:
+        evictable = [each for each in self._strangers if each.may_be_evicted]
+        if not evictable:
+            return False
+        ((crowd, _),) = Counter(each.origin for each in evictable).most_common(1)
+        next(each for each in evictable if each.origin == crowd).evict()
+        return True
+
+    async def _run(self, accepted: socket.socket, admission: Admission) -> None:
         try:
             accepted.setblocking(False)
             await self._serve(accepted, admission)
@@ -108,5 +131,10 @@ class Listener:
         finally:
             admission.release()
 
-    def _stranger_left(self) -> None:
-        self._strangers -= 1
+    def _stranger_left(self, admission: Admission) -> None:
+        self._strangers.pop(admission, None)
+
+
+def _origin(host: str) -> str:
+    """What one person can come from: an IPv4 address, or a /64 of IPv6."""
+    return str(IPv6Network((host.partition("%")[0], 64), strict=False)) if ":" in host else host

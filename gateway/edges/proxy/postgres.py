@@ -141,6 +141,7 @@ class PostgresDoor:
             await cancel(backend.target, backend.pid, backend.secret, self._scratch)
 
     async def _admit(self, leg: Leg, visitor: Visitor, client: str, admission: Admission) -> None:
+        admission.settle()
         parameters = relayed(visitor.parameters)
         if isinstance(parameters, ParameterRefused):
             raise Turned(refuse.of_parameter(parameters))
