@@ -1,5 +1,6 @@
 """Sessions: who is connected where, ending one, and reading what was recorded."""
 
+from collections.abc import Iterable
 from datetime import UTC
 from itertools import islice
 from typing import Annotated
@@ -21,6 +22,7 @@ from gateway.edges.http.deps import Caller, Ctx, Token, Viewer, Wired
 from gateway.edges.http.schemas import ReasonIn, SessionOut, problems
 from gateway.edges.web import player
 
+MOST_CHARACTERS = 1_000_000  # of a recording on a page
 router = APIRouter(prefix="/api/sessions", tags=["sessions"])
 pages = APIRouter()
 
@@ -90,9 +92,21 @@ def replay_in_browser(ctx: Ctx, user: Viewer, session_id: str) -> Response:
     """The recording in a page: terminals in the player, everything else as a transcript."""
     found = replay(ctx, user, session_id)
     is_terminal = found.session.protocol is Protocol.SSH and next(cast_lines(found.frames()), None) is not None
-    lines = None if is_terminal else list(islice(transcript(found.frames(), UTC), player.MOST_LINES + 1))
+    lines = None if is_terminal else _first_lines(transcript(found.frames(), UTC), session_id)
     page = player.replay_page(found, user.name, lines)
     return HTMLResponse(page, headers={"content-security-policy": player.CSP})
+
+
+def _first_lines(lines: Iterable[str], session_id: str) -> list[str]:
+    """As many as a page holds: a line may be a statement of a megabyte."""
+    shown: list[str] = []
+    room = MOST_CHARACTERS
+    for line in islice(lines, player.MOST_LINES + 1):
+        if len(line) > room:
+            return [*shown, line[:room], f"… there is more: gw session replay {session_id}"]
+        shown.append(line)
+        room -= len(line)
+    return shown
 
 
 @router.get(
