@@ -12,6 +12,7 @@ from gateway.app.search_statements import StatementSearch
 from gateway.app.sign_in import CLI_PREFIX, authenticate, authenticate_web
 from gateway.core.errors import Refusal, Unavailable
 from gateway.core.principal import User
+from gateway.edges.http.kept_krl import KeptKrl
 from gateway.edges.http.live_views import LiveViews
 
 
@@ -38,6 +39,7 @@ class Wiring:
     public_url: str
     statements: StatementSearch | None = None
     views: LiveViews = field(default_factory=LiveViews)
+    krl: KeptKrl = field(default_factory=KeptKrl)
 
     def is_https(self) -> bool:
         """True when browsers reach the API over TLS."""

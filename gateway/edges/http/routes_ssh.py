@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from fastapi.responses import PlainTextResponse, Response
 
 from gateway.app import publish_krl
-from gateway.edges.http.deps import Ctx
+from gateway.edges.http.deps import Ctx, Wired
 
 router = APIRouter(prefix="/api/ssh", tags=["public"])
 _TEXT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {}}}}
@@ -20,6 +20,6 @@ def target_ca(ctx: Ctx) -> str:
 
 
 @router.get("/krl", response_class=Response, responses=_BYTES)
-def krl(ctx: Ctx) -> Response:
-    """An OpenSSH key revocation list of the certificates of revoked and killed sessions, for RevokedKeys."""
-    return Response(publish_krl.krl(ctx), media_type="application/octet-stream")
+def krl(ctx: Ctx, wired: Wired) -> Response:
+    """An OpenSSH revocation list of the certificates of revoked and killed sessions, for RevokedKeys; 5 s old at most."""
+    return Response(wired.krl.read(ctx), media_type="application/octet-stream")
