@@ -166,7 +166,9 @@ class Stage:
                 f"ses_{len(self.opened)}", grant.id, user.id, user.name, self.target.name, grant.level,
                 Protocol.POSTGRES, client, "gw-1", datetime.now(UTC), grant.window.not_after,
             )  # fmt: skip
-            opened = Opened(session, grant, self.target, self.target.levels["read"], recording, grant.obligations.record, self.login)
+            opened = Opened(
+                session, grant, self.target, self.target.levels["read"], recording, grant.obligations.record, self.login
+            )
             self.opened.append(opened)
             self.changed.notify_all()
         return opened
