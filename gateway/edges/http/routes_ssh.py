@@ -21,5 +21,5 @@ def target_ca(ctx: Ctx) -> str:
 
 @router.get("/krl", response_class=Response, responses=_BYTES)
 def krl(ctx: Ctx, wired: Wired) -> Response:
-    """An OpenSSH revocation list of the certificates of revoked and killed sessions, for RevokedKeys; 5 s old at most."""
+    """An OpenSSH revocation list of the certificates of revoked and killed sessions, for RevokedKeys; kept for 5 s."""
     return Response(wired.krl.read(ctx), media_type="application/octet-stream")
