@@ -100,7 +100,7 @@ def build(settings: Settings, lock_name: str = "lock") -> Gateway:
         live=LiveSessions(),
         limits=settings.limits.limits(),
         rota=settings.rota.rules(),
-        wake=lambda: supervisor.wake(),
+        wake=lambda: supervisor.wake(),  # noqa: PLW0108 - the supervisor is made below
     )
     supervisor = Supervisor(
         ctx, shift_sources(settings), incident_sources(settings), evidence, settings.rota.refresh_seconds

@@ -7,7 +7,7 @@ from gateway.adapters.system import SystemClock, SystemIds
 
 
 class _Times:
-    def __init__(self):
+    def __init__(self) -> None:
         self.wall, self.steady = 1_800_000_000.0, 50.0
 
     def time(self):

@@ -2,11 +2,21 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from gateway.app import journal
-from tests.unit.app.conftest import house  # noqa: F401 - the fixture
-from tests.unit.app.house import House
+from tests.servers import PostgresServer
+from tests.unit.app.house import House, open_house
+
+
+@pytest.fixture
+def house(tmp_path: Path, postgres_server: PostgresServer) -> Iterator[House]:
+    with open_house(tmp_path, postgres_server) as made:
+        yield made
+
 
 LOOK = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT count(*) FROM users').fetchone(); c.close()"
 
