@@ -14,6 +14,7 @@ from gateway.app.logins import HeldLogin
 from gateway.app.ports import DatabaseLogin, Lease
 from gateway.core.errors import GatewayError, Refusal, Unavailable
 from gateway.core.grant import Grant
+from gateway.core.session import verdict
 from gateway.core.target import Level, Target
 
 ROLE_PREFIX = "gw_"
@@ -64,11 +65,23 @@ def reap_leases(ctx: Context, at: datetime) -> int:
     for lease in leases:
         if _is_needed(ctx, lease, grants[lease.grant], silent, at):
             continue
+        _tell_first(ctx, grants[lease.grant], at)
         if lease.next_attempt_at is None or lease.next_attempt_at <= at:
             left += not _drop(ctx, lease, at)
         else:
             left += 1
     return left
+
+
+def _tell_first(ctx: Context, grant: Grant | None, at: datetime) -> None:
+    """The door says why, in its own words, before the database says that an administrator did something."""
+    reason = verdict(grant, at, user_enabled=True) if grant else None
+    if grant is None or reason is None:
+        return
+    with ctx.store.read() as uow:
+        live = uow.sessions.list(live=True, grant=grant.id)
+    for session in live:
+        ctx.live.terminate(session.id, reason, grant.revoke_reason)
 
 
 def _is_needed(ctx: Context, lease: Lease, grant: Grant | None, silent: set[str], at: datetime) -> bool:

@@ -90,7 +90,7 @@ class Relay:
         self._gate = gate
         self._replies = Replies(person)
         self._files: FileGate = NoFiles()
-        self._started = False
+        self._started = self._refused = False
         self._unsaid: deque[bytes] = deque()
         self._target_closed = False
         person.when_closed = lambda: target.hurry(CLOSE_GRACE)
@@ -117,6 +117,9 @@ class Relay:
         if self.attendance.is_locked() and not self._pass_locked(item):
             return True
         if item.kind == DATA:
+            if self._refused:  # sent before the client knew: it goes nowhere
+                self.person.consumed(len(item.octets))
+                return True
             if not self._started:
                 raise ProtocolViolationError("data before anything was started")
             self.record.stream("in", item.octets)
@@ -156,6 +159,7 @@ class Relay:
 
     def _turn_away(self, sentence: str) -> None:
         """A start that the level does not allow: told where a person and a script can see it."""
+        self._refused = True
         self._replies.answer(ok=True)
         self.person.last_words(f"gw: {sentence}\r\n".encode(), REFUSED_STATUS)
 
@@ -187,6 +191,7 @@ class Relay:
         fields.end()
         if self._started or (name == "subsystem" and command.decode("utf-8", "replace") not in SUBSYSTEMS):
             self.record.fact("refused", what=f"{name} {command[:100].decode('utf-8', 'backslashreplace')}")
+            self._refused = not self._started
             return False
         if why_not := self._gate.why_not(name, command):
             self.record.fact("refused", what=f"{name} {command[:1000].decode('utf-8', 'backslashreplace')}")
