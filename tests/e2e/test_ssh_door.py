@@ -4,7 +4,6 @@ import os
 import pty
 import re
 import select
-import shutil
 import signal
 import subprocess
 import threading
@@ -223,7 +222,6 @@ def test_sftp_batch(stage: Stage, tmp_path: Path) -> None:
     assert (started["type"], started["command"]) == ("subsystem", "sftp")
 
 
-@pytest.mark.skipif(shutil.which("rsync") is None, reason="rsync is optional on a development machine")
 def test_rsync(stage: Stage, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
