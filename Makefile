@@ -29,7 +29,7 @@ demo: venv ## Run the stage: gateway, database, server, identity provider; Ctrl-
 	@exec $(BIN)/gw demo
 
 test: venv ## Everything that proves something: unit, contract and end-to-end tests
-	@$(BIN)/python -m gateway.demo.programs psql ssh scp sftp sshd rsync git plink psftp puttygen dbclient
+	@$(BIN)/python -m gateway.demo.programs psql ssh scp sftp sshd rsync git plink psftp puttygen dbclient sshpass
 	@$(BIN)/python -m pytest $(TESTS)
 
 conformance: venv ## Clients with dependencies of their own (Ansible, asyncssh) at the SSH door; installs them apart

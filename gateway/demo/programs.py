@@ -23,6 +23,7 @@ PACKAGES = {
     "psftp": "putty-tools",
     "puttygen": "putty-tools",
     "dbclient": "dropbear-bin",
+    "sshpass": "sshpass",
 }
 _SBIN = ("/usr/sbin", "/sbin", "/usr/local/sbin")
 _POLICY = Path("/usr/sbin/policy-rc.d")
