@@ -11,6 +11,7 @@ from gateway.adapters.catalogue import CatalogueFile
 from gateway.adapters.cedar import CedarPolicy
 from gateway.adapters.credentials.postgres import PostgresRoles
 from gateway.adapters.credentials.ssh_ca import SshAuthorities
+from gateway.adapters.deploy_keys import DeployKeyring
 from gateway.adapters.event_log import EventLogReader, Sequencer, newest_event_at
 from gateway.adapters.incidents_file import IncidentsFile
 from gateway.adapters.notify.webhook import WebhookNotifier
@@ -100,6 +101,7 @@ def build(settings: Settings, lock_name: str = "lock") -> Gateway:
         live=LiveSessions(),
         limits=settings.limits.limits(),
         rota=settings.rota.rules(),
+        deploy_keys=DeployKeyring(state / "keys" / "deploy.key"),
         wake=lambda: supervisor.wake(),  # noqa: PLW0108 - the supervisor is made below
     )
     supervisor = Supervisor(

@@ -18,6 +18,7 @@ from gateway.app.ports import (
     SshSigner,
     Store,
 )
+from gateway.app.workload_ports import DeployKeys, NoDeployKeys
 from gateway.core.rota import RotaRules
 
 
@@ -58,4 +59,5 @@ class Context:
     limits: Limits = field(default_factory=Limits)
     rota: RotaRules = field(default_factory=RotaRules)
     logins: LeasedLogins = field(default_factory=LeasedLogins)
+    deploy_keys: DeployKeys = field(default_factory=NoDeployKeys)
     wake: Callable[[], None] = _nobody_sleeps  # rouses the supervisor: something ended

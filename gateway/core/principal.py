@@ -22,3 +22,28 @@ class User:
     def is_enabled(self) -> bool:
         """False from the moment that an operator or the provider disabled the person."""
         return self.disabled_at is None
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A CI job known by verified OIDC claims that a trust policy matched.
+
+    `id` is the same in every run: the trust policy with the numeric ids that it binds, never a name that can be
+    given away and registered by somebody else. `name` is what people read. `run` is one attempt of one pipeline run,
+    the key by which a repeated call is known. `actor` is whoever set the run off, as the issuer tells it.
+    """
+
+    id: str
+    name: str
+    trust_policy: str
+    issuer: str
+    subject: str
+    repository: str
+    ref: str
+    commit: str
+    run: str
+    environment: str = ""
+    actor: str = ""
+
+
+Principal = User | Workload

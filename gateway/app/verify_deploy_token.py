@@ -1,0 +1,74 @@
+"""Who calls with a deploy token, and taking one back before its end.
+
+Only routes for workloads ask here. Routes for people and the doors know other credentials only; `misplaced` is what
+they say to a deploy token.
+"""
+
+from datetime import timedelta
+
+from gateway.app import journal
+from gateway.app.context import Context
+from gateway.app.credentials import digest_of
+from gateway.app.identity import NotSignedIn
+from gateway.app.ports import Credential
+from gateway.core.deploy_token import PREFIX, VerifiedDeployToken, verify
+from gateway.core.errors import Refusal
+
+_REVOKED = "deploy-revoked"
+_PERSONAL = ("gwc_", "gww_")
+LONGEST_LIFE = timedelta(hours=24)  # of any deploy token, so a revocation need not be kept for longer
+
+
+def authenticate_workload(ctx: Context, text: str) -> VerifiedDeployToken:
+    """The workload behind a bearer token and what it may do; NotSignedIn when the token is worth nothing."""
+    if text.startswith(_PERSONAL):
+        raise NotSignedIn(_A_PERSONS_TOKEN)
+    token = verify(ctx.deploy_keys.root_keys(), text, ctx.clock.now())
+    if isinstance(token, Refusal):
+        raise NotSignedIn(token)  # no event: a stranger could fill the log with these
+    with ctx.store.read() as uow:
+        is_revoked = uow.credentials.find(digest_of(token.id), _REVOKED) is not None
+    if is_revoked:
+        data = {"token": token.id, "run": token.workload.run}
+        raise journal.refuse(
+            ctx, "deploy-token:refused", _WAS_REVOKED, NotSignedIn, data, principal=token.workload.name
+        )
+    return token
+
+
+def revoke_deploy_token(ctx: Context, token_id: str, by: str, reason: str = "") -> bool:
+    """Make a token worthless from now on, whatever was added to it; False when it was so already."""
+    at = ctx.clock.now()
+    digest = digest_of(token_id)
+    with ctx.store.begin() as uow:
+        if uow.credentials.find(digest, _REVOKED) is not None:
+            return False
+        uow.credentials.add(Credential(digest, _REVOKED, token_id, at, at + LONGEST_LIFE))
+        data = {"token": token_id, "reason": reason.strip()[:500]}
+        journal.append(ctx, uow, "deploy-token:revoked", principal=by, data=data)
+    return True
+
+
+def misplaced(text: str) -> Refusal | None:
+    """What to answer where only people's credentials count, when `text` is a deploy token; None when it is none."""
+    return _ONLY_DEPLOYS if text.startswith(PREFIX) else None
+
+
+_WAS_REVOKED = Refusal(
+    "token-revoked",
+    "This deploy token was revoked.",
+    ("a token that was not revoked",),
+    ("Ask the gateway's operators why, then run the pipeline again.",),
+)
+_A_PERSONS_TOKEN = Refusal(
+    "not-a-workload",
+    "This is a person's token; deploying takes a deploy token.",
+    ("a deploy token",),
+    ("In a pipeline, exchange the job's token at /oauth/token.", "As a person on call, use gw deploy rollback."),
+)
+_ONLY_DEPLOYS = Refusal(
+    "deploy-token-misplaced",
+    "A deploy token can only run deploy verbs. It opens no session, no door and no route for people.",
+    ("a person's sign-in",),
+    ("Use gw deploy in the pipeline.", "For anything else a person signs in: gw login."),
+)
