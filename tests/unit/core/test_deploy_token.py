@@ -225,7 +225,7 @@ def test_base64_has_one_form_too():
     from gateway.core.deploy_token import _link
 
     *content, tag = TOKEN.removeprefix(PREFIX).split(".")
-    part = b64(["verb", "deploy"]))
+    part = b64(["verb", "deploy"])
     assert len(part) % 4  # has loose bits
     loose = part[:-1] + chr(ord(part[-1]) + 1)
     link = _link(base64.urlsafe_b64decode(tag + "="), loose)
