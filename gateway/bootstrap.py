@@ -50,7 +50,7 @@ class Gateway:
     recorder: FileRecorder
     statements: StatementIndex | None
     notifier: WebhookNotifier
-    provider: OidcProvider | None
+    providers: tuple[OidcProvider, ...]
     lock: int
 
 
@@ -107,7 +107,7 @@ def build(settings: Settings, lock_name: str = "lock") -> Gateway:
     supervisor = Supervisor(
         ctx, shift_sources(settings), incident_sources(settings), evidence, settings.rota.refresh_seconds
     )
-    provider = identity_provider(settings, clock)
+    providers = identity_providers(settings, clock)
     return Gateway(
         settings=settings,
         ctx=ctx,
@@ -118,7 +118,7 @@ def build(settings: Settings, lock_name: str = "lock") -> Gateway:
         recorder=recorder,
         statements=statements,
         notifier=notifier,
-        provider=provider,
+        providers=providers,
         lock=lock,
     )
 
@@ -135,19 +135,29 @@ def incident_sources(settings: Settings) -> list[IncidentSource]:
     return [IncidentsFile(settings.incidents_file)] if settings.incidents_file else []
 
 
-def identity_provider(settings: Settings, clock: SystemClock) -> OidcProvider | None:
-    """The provider; None while none is configured, and then nobody can sign in."""
-    oidc = settings.oidc
-    if not oidc.issuer:
-        return None
-    return OidcProvider(
-        issuer=oidc.issuer,
-        client_id=oidc.client_id,
-        client_secret=oidc.client_secret_file.read_text().strip() if oidc.client_secret_file else "",
-        redirect_uri=f"{settings.api_url()}/callback",
-        clock=clock,
-        names=ClaimNames(name=oidc.name_claim, groups=oidc.groups_claim),
-        scopes=tuple(oidc.scopes.split()),
+def identity_providers(settings: Settings, clock: SystemClock) -> tuple[OidcProvider, ...]:
+    """The providers in the order of the settings; while there are none nobody can sign in."""
+    suffixes = settings.name_suffixes()
+    return tuple(
+        OidcProvider(
+            name=name,
+            label=of.label,
+            issuer=of.issuer,
+            client_id=of.client_id,
+            client_secret=of.client_secret_file.read_text().strip() if of.client_secret_file else "",
+            # One address each, so that an answer of one cannot be taken for another's (RFC 9700 §4.4.2.2).
+            redirect_uri=f"{settings.api_url()}/callback" + ("" if of is settings.oidc else f"/{name}"),
+            clock=clock,
+            names=ClaimNames(
+                name=of.name_claim,
+                groups=of.groups_claim,
+                suffix=suffixes[name],
+                group_prefix=settings.group_prefix(name),
+                reserved=() if suffixes[name] else tuple(filter(None, suffixes.values())),
+            ),
+            scopes=tuple(of.scopes.split()),
+        )
+        for name, of in settings.identity_providers().items()
     )
 
 

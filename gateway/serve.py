@@ -24,6 +24,7 @@ from gateway.adapters.door_tls import ensure_door_certificate
 from gateway.adapters.event_log import TreeMismatchError
 from gateway.app import journal
 from gateway.app.lease_role import reap_leases
+from gateway.app.providers import Providers
 from gateway.app.recover import recover
 from gateway.bootstrap import AlreadyRunningError, Gateway, build
 from gateway.core.errors import GatewayError
@@ -159,7 +160,9 @@ async def _open_doors(gateway: Gateway, *, is_worker: bool) -> _Doors:
         postgres_ca_pem=ca.read_text(),
         audit_key=gateway.audit_key,
     )
-    app = create_app(ctx, gateway.provider, facts, public_url=settings.api_url(), statements=gateway.statements)
+    app = create_app(
+        ctx, Providers(gateway.providers), facts, public_url=settings.api_url(), statements=gateway.statements
+    )
     shared = [shared_listener(settings.api.host, settings.api.port)] if is_worker else None
     return _Doors(_api(settings, app), shared, postgres, ssh)
 
@@ -235,8 +238,8 @@ def _drop_and_drain(gateway: Gateway) -> None:
     if gateway.statements is not None:
         gateway.statements.close()
     gateway.notifier.close()
-    if gateway.provider is not None:
-        gateway.provider.close()
+    for provider in gateway.providers:
+        provider.close()
 
 
 def _calm_the_collector() -> None:

@@ -3,6 +3,7 @@
 Units stand in the names. Secrets are given by file path, never by value.
 """
 
+import re
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,9 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from gateway.app.context import Limits
+from gateway.app.providers import FIRST_PROVIDER
 from gateway.core.rota import RotaRules
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+_PROVIDER = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
 
 class _Part(BaseModel):
@@ -52,14 +55,17 @@ class Postgres(_Part):
 
 
 class Oidc(_Part):
-    """The identity provider. `issuer` "" leaves sign-in closed."""
+    """An identity provider. `issuer` "" is none."""
 
     issuer: str = ""
+    label: str = ""  # what people are shown where they choose; default its name
     client_id: str = "gw"
     client_secret_file: Path | None = None
     scopes: str = "openid profile email"
     groups_claim: str = "groups"
     name_claim: str = "preferred_username"
+    name_suffix: str | None = None  # of its people's names here; default "" for [oidc], ".NAME" for [providers.NAME]
+    group_prefix: str | None = None  # of their groups here; default "" for [oidc], "NAME/" for [providers.NAME]
 
 
 class Rota(_Part):
@@ -143,6 +149,7 @@ class Settings(BaseSettings):
     ssh: Ssh = Ssh()
     postgres: Postgres = Postgres()
     oidc: Oidc = Oidc()
+    providers: dict[str, Oidc] = Field(default_factory=dict)  # more identity providers, by name
     rota: Rota = Rota()
     recordings: Recordings = Recordings()
     notify: Notify = Notify()
@@ -170,6 +177,38 @@ class Settings(BaseSettings):
                 "or api.behind_tls_proxy if a proxy on this machine does TLS"
             )
         return self
+
+    @model_validator(mode="after")
+    def _providers_are_told_apart(self) -> "Settings":
+        for name, provider in self.providers.items():
+            if not _PROVIDER.fullmatch(name) or name == FIRST_PROVIDER or not provider.issuer:
+                raise ValueError(f"providers.{name[:40]}: needs an issuer and a name of a-z, 0-9, - that is not oidc")
+        providers = self.identity_providers()
+        if len({provider.issuer for provider in providers.values()}) < len(providers):
+            raise ValueError("two identity providers have the same issuer: whose people are they?")
+        suffixes = list(self.name_suffixes().items())
+        for name, suffix in suffixes:
+            for other, longer in suffixes:
+                if name != other and (suffix or not longer) and longer.endswith(suffix):
+                    raise ValueError(f"names from {name} and from {other} could be the same: set name_suffix of one")
+        return self
+
+    def identity_providers(self) -> dict[str, Oidc]:
+        """Each by its name; `[oidc]` is called oidc."""
+        first = {FIRST_PROVIDER: self.oidc} if self.oidc.issuer else {}
+        return {**first, **self.providers}
+
+    def name_suffixes(self) -> dict[str, str]:
+        """What the names of each provider's people end in."""
+        return {
+            name: of.name_suffix if of.name_suffix is not None else ("" if of is self.oidc else f".{name}")
+            for name, of in self.identity_providers().items()
+        }
+
+    def group_prefix(self, name: str) -> str:
+        """What the groups of one provider's people begin with."""
+        of = self.identity_providers()[name]
+        return of.group_prefix if of.group_prefix is not None else ("" if of is self.oidc else f"{name}/")
 
     def api_url(self) -> str:
         """What clients type."""

@@ -28,7 +28,7 @@ from joserfc.jwk import ECKey, JWKRegistry, Key, OKPKey, RSAKey
 from joserfc.util import urlsafe_b64decode
 
 from gateway.adapters.oidc_transport import Borrowed, BoundedTransport
-from gateway.app.identity import ClaimNames, SignedClaims
+from gateway.app.identity import ClaimNames, Redeemed, SignedClaims
 from gateway.app.ports import Clock
 from gateway.core.errors import Denied, Refusal, Unavailable
 
@@ -57,6 +57,7 @@ class _Metadata:
     token_endpoint: str
     jwks_uri: str
     userinfo_endpoint: str
+    names_itself: bool
     fetched_at: datetime
 
 
@@ -72,6 +73,8 @@ class OidcProvider:
     def __init__(
         self,
         *,
+        name: str = "oidc",
+        label: str = "",
         issuer: str,
         client_id: str,
         client_secret: str,
@@ -82,6 +85,8 @@ class OidcProvider:
         transport: httpx2.BaseTransport | None = None,
     ) -> None:
         """`client_secret` "" is a public client. ValueError when the issuer is not https and not this machine."""
+        self.name = name
+        self.label = label or name
         self.issuer = issuer
         self.names = names
         self._client_id = client_id
@@ -117,7 +122,11 @@ class OidcProvider:
             )
         )
 
-    def redeem(self, *, code: str, verifier: str, nonce: str) -> SignedClaims:
+    def names_itself(self) -> bool:
+        """See the port."""
+        return self._discovered().names_itself
+
+    def redeem(self, *, code: str, verifier: str, nonce: str) -> Redeemed:
         """See the port."""
         metadata = self._discovered()
         with self._reaching() as client:
@@ -139,7 +148,10 @@ class OidcProvider:
                     "id-token-refused", f"The identity provider's answer does not verify: {why}.", ("a valid sign-in",)
                 )
             ) from why
-        return self._with_userinfo(metadata, claims, access_token)
+        refresh_token = token.get("refresh_token")
+        return Redeemed(
+            self._with_userinfo(metadata, claims, access_token), refresh_token if isinstance(refresh_token, str) else ""
+        )
 
     def verify_id_token(self, id_token: str, *, nonce: str, access_token: str = "") -> dict[str, Any]:
         """The claims of an id_token (OpenID Connect Core §3.1.3.7); _ForgedError otherwise."""
@@ -267,7 +279,8 @@ class OidcProvider:
                 urls[name] = _demand_safe(url) if url != "" else ""
             except ValueError as why:
                 raise Unavailable(_unusable(f"its {name} is not usable")) from why
-        return _Metadata(**urls, fetched_at=at)
+        names_itself = document.get("authorization_response_iss_parameter_supported") is True  # RFC 9207 §3
+        return _Metadata(**urls, names_itself=names_itself, fetched_at=at)
 
     def _get_json(self, url: str, headers: Mapping[str, str] | None = None) -> dict[str, Any]:
         with self._reaching() as client:

@@ -14,6 +14,7 @@ from hashlib import sha256
 from gateway.app import attempts, journal
 from gateway.app.context import Context
 from gateway.app.credentials import digest_of
+from gateway.app.identity import IdentityProvider
 from gateway.app.ports import Credential, UnitOfWork
 from gateway.app.sign_in import CLI_PREFIX, SignedIn
 from gateway.core.errors import Conflict, Denied, NotFound, Refusal
@@ -54,12 +55,16 @@ class DeviceView:
 
     user_code: str
     client: str
+    provider: str  # label of the one that the terminal asks for, "" for any
     started_at: datetime
     expires_at: datetime
 
 
-def start_device(ctx: Context, client: str) -> DeviceStart:
-    """A new pair of codes for a CLI at `client` (address); Denied when that address asks too often."""
+def start_device(ctx: Context, client: str, provider: IdentityProvider | None = None) -> DeviceStart:
+    """A new pair of codes for a CLI at `client` (address); Denied when that address asks too often.
+
+    With a `provider` only a person of that one can confirm it.
+    """
     at = ctx.clock.now()
     device_code = DEVICE_PREFIX + ctx.ids.secret()
     with ctx.store.begin() as uow:
@@ -67,6 +72,8 @@ def start_device(ctx: Context, client: str) -> DeviceStart:
             raise Denied(_too_many("Too many sign-ins were begun from your address."))
         user_code = _free_user_code(ctx, uow, at)
         data = {"user_code": user_code, "client": client[:100], "state": "pending", "interval_s": _seconds(INTERVAL)}
+        if provider is not None:
+            data |= {"issuer": provider.issuer, "provider": provider.label}
         expires_at = at + min(ctx.limits.device_code_lifetime, timedelta(minutes=10))  # ASVS 6.6.2
         uow.credentials.add(
             Credential(digest_of(device_code), "device", "", at, expires_at, single_use=True, data=data)
@@ -139,6 +146,7 @@ def _wait(uow: UnitOfWork, device: Credential, at: datetime) -> NotYet:
 def _answer(ctx: Context, user: User, user_code: str, state: str, event: str) -> DeviceView:
     """Settle a waiting sign-in, once, by one person."""
     device = _waiting(ctx, user, user_code)
+    _demand_provider(ctx, user, device)
     with ctx.store.begin() as uow:
         fresh = uow.credentials.find(device.digest, "device")
         if fresh is None or (fresh.data or {}).get("state") != "pending":
@@ -147,6 +155,18 @@ def _answer(ctx: Context, user: User, user_code: str, state: str, event: str) ->
         data = {"client": (fresh.data or {}).get("client", "")}
         journal.append(ctx, uow, event, principal=user.name, data=data)
     return _view(device)
+
+
+def _demand_provider(ctx: Context, user: User, device: Credential) -> None:
+    data = device.data or {}
+    if data.get("issuer", user.issuer) != user.issuer:
+        label = data.get("provider", "another provider")
+        wrong = Refusal(
+            "other-provider",
+            f"That terminal asks for a sign-in at {label}, and you are signed in as {user.name} from elsewhere.",
+            next_steps=(f"Sign out here, sign in at {label}, and open the page again.",),
+        )
+        raise journal.refuse(ctx, "device:denied", wrong, principal=user.name)
 
 
 def _waiting(ctx: Context, user: User, user_code: str) -> Credential:
@@ -167,7 +187,13 @@ def _waiting(ctx: Context, user: User, user_code: str) -> Credential:
 
 def _view(device: Credential) -> DeviceView:
     data = device.data or {}
-    return DeviceView(data.get("user_code", ""), data.get("client", ""), device.issued_at, device.expires_at)
+    return DeviceView(
+        data.get("user_code", ""),
+        data.get("client", ""),
+        data.get("provider", ""),
+        device.issued_at,
+        device.expires_at,
+    )
 
 
 def normal_code(text: str) -> str:

@@ -6,7 +6,7 @@ nonce were verified. Whatever takes `SignedClaims` may believe them; nothing els
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import NewType, Protocol
 
@@ -24,24 +24,46 @@ _CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
 
 @dataclass(frozen=True, slots=True)
 class ClaimNames:
-    """Which claims hold the person's name and groups at this provider."""
+    """Which claims hold the person's name and groups at this provider, and how the gateway tells its people apart.
+
+    Rota, catalogue and policies know people and groups by name, so what one provider says must never look like what
+    another says (ASVS 6.8.1): every name of it ends in `suffix` and every group begins with `group_prefix`; a provider
+    without a suffix may not give a name that ends in one of `reserved`, the suffixes of the others.
+    """
 
     name: str = "preferred_username"
     groups: str = "groups"
+    suffix: str = ""
+    group_prefix: str = ""
+    reserved: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Redeemed:
+    """What an authorization code was worth. `refresh_token` is a secret, "" when the provider gave none."""
+
+    claims: SignedClaims
+    refresh_token: str = field(default="", repr=False)
 
 
 class IdentityProvider(Protocol):
     """An OpenID Connect provider as this gateway sees it."""
 
+    name: str  # in settings, in the address of its callback and in `gw login --provider`
+    label: str  # what people are shown
     issuer: str
     names: ClaimNames
+
+    def names_itself(self) -> bool:
+        """True when it promises an `iss` with every answer (RFC 9207 §3); one without is then somebody else's."""
+        ...
 
     def authorization_url(self, *, state: str, nonce: str, challenge: str) -> str:
         """Where to send the browser; `challenge` is the S256 of the verifier (RFC 7636). Unavailable when down."""
         ...
 
-    def redeem(self, *, code: str, verifier: str, nonce: str) -> SignedClaims:
-        """The claims behind an authorization code. Denied when they do not verify, Unavailable when down."""
+    def redeem(self, *, code: str, verifier: str, nonce: str) -> Redeemed:
+        """What is behind an authorization code. Denied when they do not verify, Unavailable when down."""
         ...
 
 
@@ -68,13 +90,20 @@ def person_of(claims: SignedClaims, names: ClaimNames) -> User | Refusal:
             (names.name,),
             ("Ask its operators for a name of lower-case letters, digits, dots, dashes and underscores.",),
         )
+    if name.endswith(names.reserved) or not _NAME.fullmatch(name + names.suffix):
+        return Refusal(
+            "name-reserved",
+            f"The name {name} cannot be told from one of another identity provider.",
+            next_steps=("Ask the gateway's operators: the provider must give you another name.",),
+        )
     groups = _groups(claims.get(names.groups))
     if groups is None:
         return Refusal("groups-unusable", f"The claim {names.groups} is not a list of group names.", (names.groups,))
     email = claims.get("email")
     # An address is shown, never matched on: email_verified=false and a@b@c are the provider's business then.
     shown = email if isinstance(email, str) and len(email) <= 254 and email.isprintable() else ""
-    return User(user_id_of(issuer, subject), issuer, subject, name, shown, groups)
+    own = frozenset(names.group_prefix + group for group in groups)
+    return User(user_id_of(issuer, subject), issuer, subject, name + names.suffix, shown, own)
 
 
 def _groups(claim: object) -> frozenset[str] | None:

@@ -18,6 +18,7 @@ import uvicorn
 
 from gateway.adapters.oidc import OidcProvider
 from gateway.adapters.system import SystemClock
+from gateway.app.providers import Providers
 from gateway.demo.browser import confirm_as, open_as
 from gateway.edges.http.app import DoorFacts, create_app
 from tests.unit.edges.stage import Stage, make_stage
@@ -76,7 +77,7 @@ def house(issuer: str, tmp_path: Path) -> Iterator[House]:
     provider = OidcProvider(
         issuer=issuer, client_id="gw", client_secret="secret", redirect_uri=f"{url}/callback", clock=SystemClock()
     )
-    app = create_app(stage.ctx, provider, DOORS, public_url=url)
+    app = create_app(stage.ctx, Providers([provider]), DOORS, public_url=url)
     server = Server(uvicorn.Config(app, log_level="critical", lifespan="off", proxy_headers=False))
     thread = Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.app.providers import Providers
 from gateway.edges.http.app import DoorFacts, create_app
 from tests.unit.edges.stage import Stage, make_stage
 
@@ -15,7 +16,7 @@ def stage(tmp_path: Path) -> Stage:
 
 def test_the_page_and_the_routes_are_the_same(stage: Stage) -> None:
     doors = DoorFacts("", 0, "", "", 0, "", "")
-    document = create_app(stage.ctx, None, doors, public_url="http://testserver").openapi()
+    document = create_app(stage.ctx, Providers(), doors, public_url="http://testserver").openapi()
     served = {f"{method.upper()} {path}" for path, methods in document["paths"].items() for method in methods}
     told = {part for part in PAGE.split("`") if part.startswith(("GET /", "POST /"))}
     assert told == served

@@ -14,12 +14,13 @@ _GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 
 @click.command()
 @click.option("--url", help="The gateway's API, for example https://gw.example.org; remembered.")
+@click.option("--provider", default="", help="Which identity provider, where there are several.")
 @click.option("--no-browser", is_flag=True, help="Only print the address, open nothing.")
 @output.json_option
-def login(url: str | None, no_browser: bool, as_json: bool) -> None:
+def login(url: str | None, provider: str, no_browser: bool, as_json: bool) -> None:
     """Sign in: confirm the code shown here in a browser where you are signed in at your identity provider."""
     api = client.anonymous(url)
-    status, start = api.post_form("/api/device/code", {"client_id": "gw"})
+    status, start = api.post_form("/api/device/code", {"client_id": "gw", "provider": provider})
     if status != 200:
         raise client.failure(status, start)
     output.say(f"Open {output.safe(start['verification_uri'])} and confirm this code:", err=True)

@@ -4,7 +4,7 @@ from fastapi import FastAPI
 from starlette.staticfiles import StaticFiles
 
 from gateway.app.context import Context
-from gateway.app.identity import IdentityProvider
+from gateway.app.providers import Providers
 from gateway.app.search_statements import StatementSearch
 from gateway.edges.http import (
     problems,
@@ -25,7 +25,7 @@ __all__ = ["DoorFacts", "create_app"]
 
 def create_app(
     ctx: Context,
-    provider: IdentityProvider | None,
+    providers: Providers,
     doors: DoorFacts,
     *,
     public_url: str,
@@ -42,7 +42,7 @@ def create_app(
         redirect_slashes=False,
         responses={503: {"model": ProblemOut, "description": "Something that the gateway depends on failed."}},
     )
-    app.state.wiring = Wiring(ctx, provider, doors, public_url.rstrip("/"), statements)
+    app.state.wiring = Wiring(ctx, providers, doors, public_url.rstrip("/"), statements)
     problems.install(app)
     for routes in (routes_login, routes_access, routes_sessions, routes_audit, routes_policy, routes_ssh):
         app.include_router(routes.router)

@@ -6,11 +6,13 @@ from typing import Annotated
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from gateway.app.authenticate import authenticate, authenticate_web
 from gateway.app.context import Context
-from gateway.app.identity import IdentityProvider, NotSignedIn
+from gateway.app.identity import NotSignedIn
+from gateway.app.providers import Providers
 from gateway.app.search_statements import StatementSearch
-from gateway.app.sign_in import CLI_PREFIX, authenticate, authenticate_web
-from gateway.core.errors import Refusal, Unavailable
+from gateway.app.sign_in import CLI_PREFIX
+from gateway.core.errors import Refusal
 from gateway.core.principal import User
 from gateway.edges.http.kept_krl import KeptKrl
 from gateway.edges.http.live_views import LiveViews
@@ -31,10 +33,10 @@ class DoorFacts:
 
 @dataclass(frozen=True, slots=True)
 class Wiring:
-    """Set once on `app.state`; `provider` None keeps sign-in closed, `statements` None the search in recordings."""
+    """Set once on `app.state`; no `providers` keep sign-in closed, `statements` None the search in recordings."""
 
     ctx: Context
-    provider: IdentityProvider | None
+    providers: Providers
     doors: DoorFacts
     public_url: str
     statements: StatementSearch | None = None
@@ -44,14 +46,6 @@ class Wiring:
     def is_https(self) -> bool:
         """True when browsers reach the API over TLS."""
         return self.public_url.startswith("https://")
-
-    def open_provider(self) -> IdentityProvider:
-        """The identity provider; Unavailable when none is configured."""
-        if self.provider is None:
-            raise Unavailable(
-                Refusal("no-provider", "No identity provider is configured, so nobody can sign in.", ("oidc.issuer",))
-            )
-        return self.provider
 
 
 def wiring(request: Request) -> Wiring:

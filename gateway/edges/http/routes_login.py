@@ -8,16 +8,12 @@ from fastapi import APIRouter, Depends, Form, Query, Request
 from fastapi.responses import JSONResponse, RedirectResponse
 from starlette.responses import Response
 
+from gateway.app.authenticate import authenticate_web, sign_out
 from gateway.app.device_flow import NotYet, confirm_device, deny_device, find_device, poll_device, start_device
 from gateway.app.identity import NotSignedIn
-from gateway.app.sign_in import (
-    authenticate_web,
-    begin_web_login,
-    complete_web_login,
-    disable_user,
-    enable_user,
-    sign_out,
-)
+from gateway.app.providers import FIRST_PROVIDER
+from gateway.app.shut_out import disable_user, enable_user
+from gateway.app.web_login import begin_web_login, complete_web_login, local_path
 from gateway.core.errors import Denied, Refusal
 from gateway.core.principal import User
 from gateway.edges.http.deps import Caller, Client, Ctx, Session, Wired, Wiring, bearer, cookie_name, web_session
@@ -71,15 +67,26 @@ def front(ctx: Ctx, request: Request, session: Session) -> Response:
 
 
 @router.get("/login", include_in_schema=False)
-def login(ctx: Ctx, wired: Wired, client: Client, next_path: Annotated[str, Query(alias="next")] = "/") -> Response:
-    """Send the browser to the identity provider."""
-    start = begin_web_login(ctx, wired.open_provider(), client, next_path)
+def login(
+    ctx: Ctx,
+    wired: Wired,
+    request: Request,
+    client: Client,
+    next_path: Annotated[str, Query(alias="next")] = "/",
+    provider: Annotated[str, Query(max_length=64)] = "",
+) -> Response:
+    """Send the browser to the identity provider; with several of them, ask which."""
+    chosen = wired.providers.chosen(provider)
+    if chosen is None:
+        return views.choose_provider_page(request, wired.providers, local_path(next_path))
+    start = begin_web_login(ctx, chosen, client, next_path)
     response = RedirectResponse(start.url, HTTPStatus.SEE_OTHER)
     _set_cookie(wired, response, "login", start.secret, int((start.expires_at - ctx.clock.now()).total_seconds()))
     return response
 
 
 @router.get("/callback", include_in_schema=False)
+@router.get("/callback/{provider}", include_in_schema=False)
 def callback(
     ctx: Ctx,
     wired: Wired,
@@ -94,7 +101,14 @@ def callback(
         refusal = Refusal("login-refused", "The identity provider did not let you in.", (), ("Sign in again.",))
         return views.error_page(request, HTTPStatus.FORBIDDEN, refusal)
     secret = request.cookies.get(cookie_name(wired, "login"), "")
-    done = complete_web_login(ctx, wired.open_provider(), secret=secret, state=state, code=code, issuer=iss)
+    done = complete_web_login(
+        ctx,
+        wired.providers.named(request.path_params.get("provider", FIRST_PROVIDER)),
+        secret=secret,
+        state=state,
+        code=code,
+        issuer=iss,
+    )
     sign_out(ctx, web_session(request))  # whoever was signed in here before is not any more
     response = RedirectResponse(done.next, HTTPStatus.SEE_OTHER)
     _set_cookie(wired, response, "login", "", 0)
@@ -114,14 +128,19 @@ def logout(ctx: Ctx, wired: Wired, request: Request, session: Session, csrf: Ann
 
 @router.get("/device", include_in_schema=False)
 def device(
-    ctx: Ctx, request: Request, session: Session, user_code: Annotated[str, Query(max_length=64)] = ""
+    ctx: Ctx,
+    request: Request,
+    session: Session,
+    user_code: Annotated[str, Query(max_length=64)] = "",
+    provider: Annotated[str, Query(max_length=64)] = "",
 ) -> Response:
     """Show which terminal asks, so that the person can tell it from a phisher's."""
     try:
         user = authenticate_web(ctx, session)
     except NotSignedIn:
         here = "/device" + (f"?{urlencode({'user_code': user_code})}" if user_code else "")
-        return RedirectResponse(f"/login?{urlencode({'next': here})}", HTTPStatus.SEE_OTHER)
+        wanted = {"provider": provider} if provider else {}
+        return RedirectResponse(f"/login?{urlencode({'next': here, **wanted})}", HTTPStatus.SEE_OTHER)
     view = find_device(ctx, user, user_code) if user_code else None
     return views.device_page(request, user, session, view)
 
@@ -149,16 +168,19 @@ def answer_device(
 # ---------------------------------------------------------------- the CLI (RFC 8628)
 
 
-@router.post("/api/device/code", tags=["sign-in"], responses=problems(429))
-def device_code(ctx: Ctx, wired: Wired, client: Client) -> dict[str, str | int]:
-    """Begin a device sign-in (RFC 8628 §3.1)."""
-    start = start_device(ctx, client)
+@router.post("/api/device/code", tags=["sign-in"], responses=problems(404, 429))
+def device_code(
+    ctx: Ctx, wired: Wired, client: Client, provider: Annotated[str, Form(max_length=64)] = ""
+) -> dict[str, str | int]:
+    """Begin a device sign-in (RFC 8628 §3.1), at one of several identity providers if that is asked for."""
+    start = start_device(ctx, client, wired.providers.named(provider) if provider else None)
     page = f"{wired.public_url}/device"
+    query = {"user_code": start.user_code, **({"provider": provider} if provider else {})}
     return {
         "device_code": start.device_code,
         "user_code": start.user_code,
         "verification_uri": page,
-        "verification_uri_complete": f"{page}?{urlencode({'user_code': start.user_code})}",
+        "verification_uri_complete": f"{page}?{urlencode(query)}",
         "expires_in": int((start.expires_at - ctx.clock.now()).total_seconds()),
         "interval": int(start.interval.total_seconds()),
     }

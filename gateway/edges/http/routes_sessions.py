@@ -10,11 +10,11 @@ from fastapi.responses import HTMLResponse, StreamingResponse
 from starlette.responses import Response
 
 from gateway.app import list_access
+from gateway.app.authenticate import authenticate
 from gateway.app.kill_session import kill_session
 from gateway.app.lock_session import lock_session
 from gateway.app.replay_session import replay, watch
 from gateway.app.show_access import show_session
-from gateway.app.sign_in import authenticate
 from gateway.audit.recording_json import Announced, to_json_lines
 from gateway.core.session import Protocol
 from gateway.edges.cli.playback import cast_lines, transcript

@@ -2,6 +2,7 @@
 
 import hmac
 from pathlib import Path
+from urllib.parse import urlencode
 
 from fastapi import Request
 from fastapi.templating import Jinja2Templates
@@ -9,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import Response
 
 from gateway.app.device_flow import DeviceView
+from gateway.app.providers import Providers
 from gateway.app.sign_in import derived
 from gateway.core.errors import Refusal
 from gateway.core.principal import User
@@ -34,6 +36,15 @@ def signed_in_page(request: Request, user: User | None, session_secret: str) -> 
     """The front page: who one is here, or where to sign in."""
     csrf = csrf_token(session_secret) if session_secret else ""
     return _templates.TemplateResponse(request, "signed_in.html", {"user": user, "csrf": csrf})
+
+
+def choose_provider_page(request: Request, providers: Providers, next_path: str) -> Response:
+    """Where do you sign in?"""
+    choices = [
+        {"label": each.label, "href": "/login?" + urlencode({"provider": each.name, "next": next_path})}
+        for each in providers
+    ]
+    return _templates.TemplateResponse(request, "choose_provider.html", {"choices": choices, "user": None})
 
 
 def device_page(

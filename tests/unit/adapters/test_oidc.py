@@ -102,7 +102,7 @@ def claims(**more: Any) -> dict[str, Any]:
 
 def redeem(idp: Idp, clock: FakeClock, token: str) -> Any:
     idp.id_token = token
-    return provider_of(idp, clock).redeem(code="c", verifier="v" * 43, nonce=NONCE)
+    return provider_of(idp, clock).redeem(code="c", verifier="v" * 43, nonce=NONCE).claims
 
 
 @pytest.mark.parametrize(
@@ -285,7 +285,7 @@ def test_a_new_key_is_found_and_an_unknown_one_is_not_asked_for_again_and_again(
     with pytest.raises(Denied):
         provider.redeem(code="c", verifier="v", nonce=NONCE)  # too soon after the last look
     moving.advance(timedelta(seconds=31))
-    assert provider.redeem(code="c", verifier="v", nonce=NONCE)["sub"] == "s1"
+    assert provider.redeem(code="c", verifier="v", nonce=NONCE).claims["sub"] == "s1"
     fetched = sum(c.url.path == "/jwks" for c in idp.calls)
     for _ in range(5):
         idp.id_token = _sign_raw(fresh, {"alg": "RS256", "kid": "guess"})
@@ -302,7 +302,7 @@ def test_known_keys_go_on_serving_while_the_key_set_cannot_be_fetched(idp: Idp, 
     moving.advance(timedelta(minutes=11))
     at = int(moving.now().timestamp())
     idp.id_token = idp.sign(claims(iat=at, exp=at + 300))
-    assert provider.redeem(code="c", verifier="v", nonce=NONCE)["sub"] == "s1"
+    assert provider.redeem(code="c", verifier="v", nonce=NONCE).claims["sub"] == "s1"
 
 
 class Hanging:
@@ -333,7 +333,7 @@ def test_a_provider_that_hangs_keeps_few_threads(idp: Idp, moving: FakeClock) ->
         hanging.answers.set()
     idp.bend = lambda _: None
     idp.id_token = idp.sign(claims())
-    assert provider.redeem(code="c", verifier="v", nonce=NONCE)["sub"] == "s1"  # every place was given back
+    assert provider.redeem(code="c", verifier="v", nonce=NONCE).claims["sub"] == "s1"  # every place was given back
 
 
 def test_what_is_known_serves_while_a_newer_discovery_document_hangs(idp: Idp, moving: FakeClock) -> None:

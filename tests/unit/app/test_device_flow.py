@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.app.authenticate import authenticate
 from gateway.app.device_flow import (
     ALPHABET,
     NotYet,
@@ -16,7 +17,8 @@ from gateway.app.device_flow import (
     poll_device,
     start_device,
 )
-from gateway.app.sign_in import SignedIn, authenticate, disable_user
+from gateway.app.shut_out import disable_user
+from gateway.app.sign_in import SignedIn
 from gateway.core.errors import Conflict, Denied, NotFound
 from tests.unit.edges.stage import Stage, make_stage
 

@@ -30,7 +30,7 @@ from gateway.app.reload_rules import Reloads
 from gateway.app.replay_session import replay
 from gateway.app.request_access import MOST_WAITING, request_access
 from gateway.app.revoke_grant import revoke_grant
-from gateway.app.sign_in import disable_user, enable_user
+from gateway.app.shut_out import disable_user, enable_user
 from gateway.app.ssh_certificate import ssh_certificate
 from gateway.core.errors import Conflict, Denied, Refusal, Unavailable
 from gateway.core.principal import User

@@ -7,20 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.app.authenticate import WEB_IDLE, authenticate, authenticate_web, sign_out
 from gateway.app.identity import ClaimNames, NotSignedIn, SignedClaims, person_of, user_id_of
-from gateway.app.sign_in import (
-    WEB_IDLE,
-    SignedIn,
-    authenticate,
-    authenticate_web,
-    begin_web_login,
-    complete_web_login,
-    derived,
-    disable_user,
-    enable_user,
-    local_path,
-    sign_out,
-)
+from gateway.app.shut_out import disable_user, enable_user
+from gateway.app.sign_in import SignedIn, derived
+from gateway.app.web_login import begin_web_login, complete_web_login, local_path
 from gateway.core.decision import Action
 from gateway.core.errors import Conflict, Denied, NotFound, Refusal
 from gateway.core.principal import User

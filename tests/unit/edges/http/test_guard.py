@@ -4,6 +4,7 @@ from collections.abc import Iterator
 import pytest
 from fastapi.testclient import TestClient
 
+from gateway.app.providers import Providers
 from gateway.core.decision import Action
 from gateway.edges.http.app import create_app
 from gateway.edges.http.guard import MAX_BODY
@@ -32,7 +33,7 @@ def test_every_answer_carries_the_headers_that_keep_browsers_safe(client: TestCl
 
 
 def test_https_adds_hsts_and_host_cookies(stage: Stage) -> None:
-    app = create_app(stage.ctx, TrustingProvider(), DOORS, public_url="https://gw.example")
+    app = create_app(stage.ctx, Providers([TrustingProvider()]), DOORS, public_url="https://gw.example")
     with TestClient(app, base_url="https://gw.example", follow_redirects=False) as client:
         answer = client.get("/login")
         assert answer.headers["strict-transport-security"].startswith("max-age=31536000")

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from gateway.app.sign_in import sign_out
+from gateway.app.authenticate import sign_out
+from gateway.app.providers import Providers
 from gateway.audit.recording import Frame
 from gateway.core.grant import Grant
 from gateway.core.obligation import Obligations
@@ -106,7 +107,7 @@ def app(stage: Stage, silent: SilentSession) -> Any:
                     "stage", at, at + hour)
         )  # fmt: skip
     ctx = replace(stage.ctx, recorder=silent)
-    return create_app(ctx, TrustingProvider(), DOORS, public_url="http://testserver")
+    return create_app(ctx, Providers([TrustingProvider()]), DOORS, public_url="http://testserver")
 
 
 def test_a_person_has_so_many_views_and_gets_the_place_back(app: Any, stage: Stage) -> None:

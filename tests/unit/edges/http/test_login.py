@@ -5,6 +5,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from fastapi.testclient import TestClient
 
+from gateway.app.providers import Providers
 from gateway.edges.http.app import create_app
 from tests.unit.edges.http.conftest import DOORS
 from tests.unit.edges.stage import Stage
@@ -77,7 +78,7 @@ def test_whoever_finishes_at_the_provider_is_signed_in_and_nobody_else(client: T
 def test_a_state_is_used_once_and_by_its_own_browser(client: TestClient, stage: Stage) -> None:
     sent = client.get("/login")
     state = state_of(sent.headers["location"])
-    app = create_app(stage.ctx, TrustingProvider(), DOORS, public_url="http://testserver")
+    app = create_app(stage.ctx, Providers([TrustingProvider()]), DOORS, public_url="http://testserver")
     with TestClient(app, follow_redirects=False) as other:  # login CSRF: a victim opens the attacker's callback
         assert other.get("/callback", params={"state": state, "code": "mallory"}).status_code == 401
         assert "gw-session" not in other.cookies
@@ -194,7 +195,7 @@ def test_pages_show_foreign_text_harmlessly(client: TestClient) -> None:
 
 
 def test_without_a_provider_nobody_signs_in(stage: Stage) -> None:
-    app = create_app(stage.ctx, None, DOORS, public_url="http://testserver")
+    app = create_app(stage.ctx, Providers(), DOORS, public_url="http://testserver")
     with TestClient(app, follow_redirects=False) as client:
         assert client.get("/login").status_code == 503
 

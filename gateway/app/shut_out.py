@@ -1,0 +1,66 @@
+"""Who may come in at all: disable a person at once, or let them sign in again."""
+
+from dataclasses import replace
+from datetime import datetime
+
+from gateway.app import journal
+from gateway.app.authorise import authorise
+from gateway.app.context import Context
+from gateway.app.ports import UnitOfWork
+from gateway.core.decision import Action, Facts
+from gateway.core.errors import Conflict, NotFound, Refusal
+from gateway.core.grant import Grant, revoke
+from gateway.core.principal import User
+
+_PURPOSES_OF_A_PERSON = ("cli", "web", "ticket", "device")
+
+
+def disable_user(ctx: Context, user: User, name: str, reason: str = "") -> User:
+    """Shut a person out: credentials gone now, live sessions ended by the supervisor within a second."""
+    at = ctx.clock.now()
+    authorise(ctx, user, Action.ADMINISTER, None, Facts(at))
+    with ctx.store.begin() as uow:
+        found = _by_name(uow, name)
+        if not found.is_enabled():
+            raise Conflict(Refusal("user-disabled-already", f"{found.name} is disabled already."))
+        gone = replace(found, disabled_at=at)
+        uow.users.upsert(gone)
+        revoked = _revoke_grants(uow, found, user, at)
+        removed = sum(uow.credentials.remove_for(found.id, purpose) for purpose in _PURPOSES_OF_A_PERSON)
+        data = {
+            "user": found.name,
+            "reason": reason.strip()[:500],
+            "credentials_removed": removed,
+            "grants_revoked": revoked,
+        }
+        noted = journal.append(ctx, uow, "user:disabled", principal=user.name, data=data)
+    ctx.wake()
+    journal.confirm_logged(ctx, noted)
+    return gone
+
+
+def _revoke_grants(uow: UnitOfWork, gone: User, by: User, at: datetime) -> int:
+    """Who comes back asks anew."""
+    ended = [revoke(grant, at, by.id, "account disabled") for grant in uow.grants.list(holder=gone.id, active_at=at)]
+    return sum(uow.grants.save(grant) for grant in ended if isinstance(grant, Grant))
+
+
+def enable_user(ctx: Context, user: User, name: str) -> User:
+    """Let a person sign in again. Nothing that was removed comes back."""
+    authorise(ctx, user, Action.ADMINISTER, None, Facts(ctx.clock.now()))
+    with ctx.store.begin() as uow:
+        found = _by_name(uow, name)
+        if found.is_enabled():
+            raise Conflict(Refusal("user-enabled-already", f"{found.name} is enabled already."))
+        back = replace(found, disabled_at=None)
+        uow.users.upsert(back)
+        noted = journal.append(ctx, uow, "user:enabled", principal=user.name, data={"user": found.name})
+    journal.confirm_logged(ctx, noted)
+    return back
+
+
+def _by_name(uow: UnitOfWork, name: str) -> User:
+    found = uow.users.by_name(name)
+    if found is None:
+        raise NotFound(Refusal("unknown-user", f"Nobody called {name[:60]!r} has ever signed in here."))
+    return found

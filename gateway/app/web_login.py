@@ -1,0 +1,127 @@
+"""Sign a person in with a browser, at an identity provider.
+
+The three values of a login in flight (state, nonce, PKCE verifier) are derived from one secret in the browser's
+cookie, so the store holds none of them and a login can only be finished by the browser that began it (RFC 9700 §4.7,
+ASVS 10.2.1).
+"""
+
+import hmac
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from hashlib import sha256
+
+from gateway.app import attempts, journal
+from gateway.app.context import Context
+from gateway.app.credentials import digest_of
+from gateway.app.identity import IdentityProvider, NotSignedIn, person_of, remember
+from gateway.app.ports import Credential, UnitOfWork
+from gateway.app.sign_in import LONGEST_SECRET, WEB_PREFIX, SignedIn, b64, derived
+from gateway.core.errors import Denied, Refusal
+from gateway.core.principal import User
+
+LOGIN_LIFETIME = timedelta(minutes=10)
+_STARTS_PER_WINDOW = 300  # of one client address; many people may share one
+_WAIT = ("Wait ten minutes and try again.",)
+
+
+@dataclass(frozen=True, slots=True)
+class LoginStart:
+    """`secret` belongs in the browser's cookie, `url` is where to send the browser."""
+
+    secret: str = field(repr=False)
+    url: str
+    expires_at: datetime
+
+
+def begin_web_login(ctx: Context, provider: IdentityProvider, client: str, next_path: str = "/") -> LoginStart:
+    """Start a login at the provider for a browser at `client` (address). Unavailable when the provider is down."""
+    secret = ctx.ids.secret()
+    url = provider.authorization_url(
+        state=derived(secret, "state"),
+        nonce=derived(secret, "nonce"),
+        challenge=b64(sha256(derived(secret, "verifier").encode()).digest()),
+    )
+    at = ctx.clock.now()
+    data = {"next": local_path(next_path), "provider": provider.name}
+    login = Credential(digest_of(secret), "login", "", at, at + LOGIN_LIFETIME, single_use=True, data=data)
+    with ctx.store.begin() as uow:
+        if attempts.count(uow, f"login:{client}", at) > _STARTS_PER_WINDOW:
+            raise Denied(Refusal("too-many-attempts", "Too many sign-ins were begun from your address.", (), _WAIT))
+        uow.credentials.add(login)
+    return LoginStart(secret, url, login.expires_at)
+
+
+def complete_web_login(
+    ctx: Context, provider: IdentityProvider, *, secret: str, state: str, code: str, issuer: str = ""
+) -> SignedIn:
+    """Finish a login with what the provider sent back. The person is whoever the provider says, nobody else.
+
+    `issuer` is the `iss` parameter of RFC 9207, "" when the provider sends none. Raises Denied or Unavailable.
+    """
+    login = _claim_login(ctx, secret, state)
+    mixed_up = _mixed_up(provider, login, issuer)
+    if mixed_up is not None:
+        raise _failed(ctx, mixed_up)  # before the code is sent anywhere (RFC 9207 §2.4)
+    try:
+        redeemed = provider.redeem(code=code, verifier=derived(secret, "verifier"), nonce=derived(secret, "nonce"))
+    except Denied as no:
+        raise _failed(ctx, no.refusal) from no
+    person = person_of(redeemed.claims, provider.names)
+    if isinstance(person, Refusal):
+        raise _failed(ctx, person)
+    at = ctx.clock.now()
+    with ctx.store.begin() as uow:
+        user = remember(uow, person)
+        if isinstance(user, User):
+            signed_in = _new_web_session(ctx, uow, user, at, (login.data or {}).get("next", "/"))
+            told = {"via": "web", "issuer": user.issuer, "provider": provider.name}
+            journal.append(ctx, uow, "login:succeeded", principal=user.name, data=told)
+            return signed_in
+    raise _failed(ctx, user, principal=person.name)
+
+
+def _mixed_up(provider: IdentityProvider, login: Credential, issuer: str) -> Refusal | None:
+    """A login that was begun at one provider is not finished by another's answer (RFC 9700 §4.4)."""
+    begun_at = (login.data or {}).get("provider", "")
+    is_silent = not issuer and provider.names_itself()
+    if begun_at != provider.name or is_silent or (issuer and issuer != provider.issuer):
+        return Refusal("issuer-mismatch", "The answer came from another identity provider.", (), ("Sign in again.",))
+    return None
+
+
+def _claim_login(ctx: Context, secret: str, state: str) -> Credential:
+    """The login in flight, used up; NotSignedIn when it is not this browser's, too old or used."""
+    at = ctx.clock.now()
+    stale = Refusal(
+        "login-stale", "This sign-in is not one that you began here, or it is too old.", next_steps=("Sign in again.",)
+    )
+    is_ours = 0 < len(secret) <= LONGEST_SECRET
+    if not is_ours or not hmac.compare_digest(state.encode(), derived(secret, "state").encode()):
+        raise NotSignedIn(stale)  # no event: a stranger could fill the log with these
+    digest = digest_of(secret)
+    with ctx.store.begin() as uow:
+        login = uow.credentials.find(digest, "login")
+        claimed = login is not None and at < login.expires_at and uow.credentials.claim(digest, "login", at)
+    if login is None or not claimed:
+        raise _failed(ctx, stale)
+    return login
+
+
+def _new_web_session(ctx: Context, uow: UnitOfWork, user: User, at: datetime, next_path: str) -> SignedIn:
+    secret = WEB_PREFIX + ctx.ids.secret()  # a new one at each login: nothing to fixate (ASVS 7.2.4)
+    expires_at = at + ctx.limits.web_session_lifetime
+    session = Credential(digest_of(secret), "web", user.id, at, expires_at, data={"seen_at": at.isoformat()})
+    uow.credentials.add(session)
+    return SignedIn(user, secret, expires_at, next_path)
+
+
+def _failed(ctx: Context, refusal: Refusal, principal: str = "") -> Denied:
+    no = journal.refuse(ctx, "login:failed", refusal, principal=principal)
+    return NotSignedIn(no.refusal)
+
+
+def local_path(text: str) -> str:
+    """A path of this site, or "/": never another host or scheme, nor what a browser takes for one."""
+    # Browsers read a backslash as a slash and drop tabs and line breaks (URL Standard, oauth2-proxy CVE-2021-21291).
+    is_local = text.startswith("/") and not text.startswith("//") and "\\" not in text
+    return text if is_local and text.isprintable() and len(text) <= 512 else "/"
