@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from gateway.app.ports_people import ApiTokens, ProviderSessions, Provisioning
 from gateway.core.decision import Decision, Query
 from gateway.core.event import Event
 from gateway.core.grant import Grant, Review
@@ -192,6 +193,11 @@ class Credentials(Protocol):
         ...
 
     def remove_for(self, subject: str, purpose: str) -> int: ...
+    def of_subject(self, subject: str, purpose: str) -> Sequence[Credential]:
+        """All of a person's, used or not, the oldest first."""
+        ...
+
+    def remove(self, digest: str, purpose: str) -> int: ...
     def purge(self, before: datetime) -> int: ...
 
 
@@ -266,6 +272,9 @@ class UnitOfWork(AbstractContextManager["UnitOfWork"], Protocol):
     shifts: Shifts
     incidents: Incidents
     gateways: Gateways
+    provider_sessions: ProviderSessions
+    api_tokens: ApiTokens
+    provisioning: Provisioning
     events: Events
 
 

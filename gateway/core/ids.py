@@ -6,7 +6,9 @@ Shape: `grt_01k9z…`, 26 characters of Crockford base32 after the prefix (the U
 from datetime import datetime
 from typing import Literal
 
-Prefix = Literal["req", "apr", "grt", "rev", "ses", "evt", "lse", "usr", "tkt", "dev", "dtk"]
+Prefix = Literal[
+    "req", "apr", "grt", "rev", "ses", "evt", "lse", "usr", "tkt", "dev", "dtk", "psn", "lgn", "tok", "scu", "scg"
+]
 
 ENTROPY_BYTES = 10
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"

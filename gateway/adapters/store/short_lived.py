@@ -74,6 +74,15 @@ class SqlCredentials:
         c = CREDENTIALS.c
         return self._tx.change(delete(CREDENTIALS).where(c.subject == subject, c.purpose == purpose))
 
+    def of_subject(self, subject: str, purpose: str) -> Sequence[Credential]:
+        c = CREDENTIALS.c
+        query = select(CREDENTIALS).where(c.subject == subject, c.purpose == purpose).order_by(c.issued_at, c.digest)
+        return [rows.credential_of(row) for row in self._tx.rows(query)]
+
+    def remove(self, digest: str, purpose: str) -> int:
+        c = CREDENTIALS.c
+        return self._tx.change(delete(CREDENTIALS).where(c.digest == digest, c.purpose == purpose))
+
     def purge(self, before: datetime) -> int:
         """Forget what expired before an instant; how many that were."""
         return self._tx.change(delete(CREDENTIALS).where(CREDENTIALS.c.expires_at < before))

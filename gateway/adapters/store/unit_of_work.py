@@ -8,6 +8,7 @@ from sqlalchemy import Connection, Engine
 from gateway.adapters.store.engine import reading_engine, writing_engine
 from gateway.adapters.store.events import SqlEvents
 from gateway.adapters.store.failures import outages_as_unavailable
+from gateway.adapters.store.people import SqlApiTokens, SqlProviderSessions, SqlProvisioning
 from gateway.adapters.store.repositories import SqlGrants, SqlRequests, SqlReviews, SqlSessions, SqlUsers
 from gateway.adapters.store.short_lived import SqlCredentials, SqlGateways, SqlIncidents, SqlLeases, SqlShifts
 from gateway.adapters.store.transaction import Transaction
@@ -63,6 +64,9 @@ class SqlUnitOfWork(UnitOfWork):
         self.shifts = SqlShifts(transaction)
         self.incidents = SqlIncidents(transaction)
         self.gateways = SqlGateways(transaction)
+        self.provider_sessions = SqlProviderSessions(transaction)
+        self.api_tokens = SqlApiTokens(transaction)
+        self.provisioning = SqlProvisioning(transaction)
         self.events = SqlEvents(transaction)
 
 
