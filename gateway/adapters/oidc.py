@@ -6,7 +6,6 @@ refused unread, as is any `crit` (Authlib CVE-2026-27962, CVE-2025-59420), and t
 allow-list of asymmetric ones (CVE-2024-37568, CVE-2026-28802).
 """
 
-import ipaddress
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from threading import BoundedSemaphore, Lock
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx2
 from authlib.common.errors import AuthlibBaseError
@@ -23,10 +21,11 @@ from authlib.oauth2.rfc6749.parameters import prepare_grant_uri
 from authlib.oidc.core import CodeIDToken
 from authlib.oidc.discovery import get_well_known_url
 from joserfc import jws
-from joserfc.errors import JoseError, UnsupportedAlgorithmError
-from joserfc.jwk import ECKey, JWKRegistry, Key, OKPKey, RSAKey
+from joserfc.errors import JoseError
+from joserfc.jwk import Key
 from joserfc.util import urlsafe_b64decode
 
+from gateway.adapters.jose import KEY_TYPES, OneAlgorithm, demand_safe, signing_key
 from gateway.adapters.oidc_transport import Borrowed, BoundedTransport
 from gateway.app.identity import ClaimNames, Redeemed, SignedClaims
 from gateway.app.ports import Clock
@@ -41,8 +40,6 @@ _REFETCH_AFTER = timedelta(seconds=30)
 _EXCHANGES = 4  # at a time: a provider that hangs keeps no more of the API's threads
 _WAITING = 8  # for one of those, and no longer than:
 _WAIT_S = 1.0
-_KEY_TYPES = {"RS256": "RSA", "ES256": "EC", "EdDSA": "OKP", "Ed25519": "OKP"}  # Ed25519: RFC 9864's name
-_MIN_RSA_BITS = 2048
 _KNOWN_HEADERS = frozenset({"alg", "kid", "typ", "cty", "x5t", "x5t#S256"})
 _PROTOCOL_CLAIMS = frozenset({"iss", "sub", "aud", "exp", "iat", "nbf", "nonce", "azp", "at_hash", "acr", "amr"})
 
@@ -100,7 +97,7 @@ class OidcProvider:
         self._lock = Lock()  # of what is known, never held while the provider is asked
         self._metadata: _Metadata | None = None
         self._keys = _Keys()
-        _demand_safe(issuer)
+        demand_safe(issuer)
 
     def close(self) -> None:
         """Close the connections that are kept open."""
@@ -164,9 +161,9 @@ class OidcProvider:
     def _verify_signature(self, token: str) -> tuple[dict[str, Any], dict[str, Any]]:
         header = _unverified_header(token)
         algorithm, kid = header["alg"], header.get("kid")
-        for key in self._keys_for(kid, _KEY_TYPES[algorithm]):
+        for key in self._keys_for(kid, KEY_TYPES[algorithm]):
             try:
-                verified = jws.deserialize_compact(token, key, registry=_OneAlgorithm(algorithms=[algorithm]))
+                verified = jws.deserialize_compact(token, key, registry=OneAlgorithm(algorithms=[algorithm]))
                 claims = json.loads(verified.payload or b"")
             except JoseError:
                 continue  # another key of the same id may fit (rotation); none is a refusal below
@@ -207,7 +204,7 @@ class OidcProvider:
         found: dict[str | None, list[Key]] = {}
         keys = document.get("keys")
         for entry in keys[:100] if isinstance(keys, list) else ():
-            key = _signing_key(entry)
+            key = signing_key(entry)
             if key is not None:
                 found.setdefault(entry.get("kid"), []).append(key)
         if not found:
@@ -276,7 +273,7 @@ class OidcProvider:
         for name in ("authorization_endpoint", "token_endpoint", "jwks_uri", "userinfo_endpoint"):
             url = document.get(name, "" if name == "userinfo_endpoint" else None)
             try:
-                urls[name] = _demand_safe(url) if url != "" else ""
+                urls[name] = demand_safe(url) if url != "" else ""
             except ValueError as why:
                 raise Unavailable(_unusable(f"its {name} is not usable")) from why
         names_itself = document.get("authorization_response_iss_parameter_supported") is True  # RFC 9207 §3
@@ -328,15 +325,6 @@ class OidcProvider:
             self._queue.release()
 
 
-class _OneAlgorithm(jws.JWSRegistry):
-    """Exactly the algorithms it is given. EdDSA, which joserfc warns about for its name only (RFC 9864), is one."""
-
-    def get_alg(self, name: str) -> Any:
-        if name not in (self.allowed or ()):
-            raise UnsupportedAlgorithmError(f"{name} is not accepted here")
-        return self.algorithms[name]
-
-
 def _unverified_header(token: str) -> dict[str, Any]:
     """The header of a compact JWS that is worth verifying; _ForgedError otherwise."""
     if len(token) > MAX_TOKEN or token.count(".") != 2:
@@ -347,45 +335,11 @@ def _unverified_header(token: str) -> dict[str, Any]:
         raise _ForgedError("its header is not JSON") from why
     if not isinstance(header, dict) or not set(header) <= _KNOWN_HEADERS:
         raise _ForgedError("its header asks for more than is understood here")  # jwk, jku, x5c, x5u, crit, …
-    if not isinstance(header.get("alg"), str) or header["alg"] not in _KEY_TYPES:
+    if not isinstance(header.get("alg"), str) or header["alg"] not in KEY_TYPES:
         raise _ForgedError("its algorithm is not accepted")
     if not isinstance(header.get("kid"), str | None):
         raise _ForgedError("its key id is not text")
     return header
-
-
-def _signing_key(entry: object) -> Key | None:
-    """A public key of the issuer that may sign; None for others (encryption, symmetric, weak, unreadable)."""
-    if not isinstance(entry, dict) or entry.get("kty") not in ("RSA", "EC", "OKP") or entry.get("use", "sig") != "sig":
-        return None
-    try:
-        key = JWKRegistry.import_key(entry)
-    except (JoseError, ValueError, TypeError, KeyError):
-        return None
-    is_strong = (
-        (isinstance(key, RSAKey) and key.public_key.key_size >= _MIN_RSA_BITS)
-        or (isinstance(key, ECKey) and key.curve_name == "P-256")
-        or (isinstance(key, OKPKey) and key.curve_name == "Ed25519")
-    )
-    return key if is_strong else None
-
-
-def _demand_safe(url: object) -> str:
-    """An https URL, or http on this machine; ValueError otherwise."""
-    parts = urlsplit(url) if isinstance(url, str) else None
-    host = parts.hostname if parts else None
-    if parts is None or not isinstance(url, str) or not host or parts.username or parts.fragment:
-        raise ValueError("not an absolute URL")
-    if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(host)):
-        raise ValueError(f"{parts.scheme}://{host} is neither https nor on this machine")
-    return url
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _unusable(why: str) -> Refusal:
