@@ -9,6 +9,7 @@ from pathlib import Path
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 
+from gateway.adapters.catalogue_verbs import ACCOUNT, freezes, groups, verbs
 from gateway.adapters.yaml_source import Place, SourceError, digest, document, read_bytes
 from gateway.core.obligation import BadObligationError, parse_duration
 from gateway.core.target import Catalogue, FileRule, Kind, Level, Service, SshRules, Target
@@ -16,7 +17,7 @@ from gateway.core.target import Catalogue, FileRule, Kind, Level, Service, SshRu
 _ENVIRONMENTS = {name: name for name in ("development", "staging", "production")}
 _KINDS = {kind.value: kind for kind in Kind}
 _TLS = {mode: mode for mode in ("verify-full", "require", "disable")}
-_COMMON = {"description", "owners", "labels"}
+_COMMON = {"description", "owners", "labels", "verbs"}
 _NEEDED = {"kind", "service", "environment", "host", "port", "levels"}
 _OF_KIND = {
     Kind.POSTGRES: ({"database", "admin_dsn_file"}, {"tls", "ca_file"}),
@@ -37,8 +38,6 @@ _LEVEL_KEYS = {
         "idle_timeout",
     },
 }
-# The name of a login on the target. No comma or space: a certificate's principals are a list (CVE-2026-35414).
-_ACCOUNT = re.compile(r"[a-z_][a-z0-9_.-]{0,62}")
 
 
 class CatalogueFile:
@@ -66,10 +65,15 @@ class CatalogueFile:
 
 def read_catalogue(content: bytes, path: Path) -> Catalogue:
     """Parse and judge; paths in the file are relative to its directory."""
-    keys = document(content, path.name, {"services", "targets"}, set())
+    keys = document(content, path.name, {"services", "targets"}, {"groups", "freezes"})
     services = {name: _service(name, place) for name, place in keys["services"].named().items()}
     targets = {name: _target(name, place, services, path.parent) for name, place in keys["targets"].named().items()}
-    return Catalogue(digest(content), services, targets)
+    grouped: dict[str, tuple[str, ...]] = {}
+    if "groups" in keys:
+        grouped, targets = groups(keys["groups"], targets)
+    known = frozenset(services), frozenset(_ENVIRONMENTS)
+    frozen = freezes(keys["freezes"], *known) if "freezes" in keys else ()
+    return Catalogue(digest(content), services, targets, grouped, frozen)
 
 
 def _service(name: str, place: Place) -> Service:
@@ -105,6 +109,7 @@ def _target(name: str, place: Place, services: Mapping[str, Service], home: Path
         ca_file=_file(keys, "ca_file", home),
         host_keys=tuple(item.parsed(_host_key) for item in _some(keys["host_keys"])) if "host_keys" in keys else (),
         labels=frozenset(keys["labels"].names()) if "labels" in keys else frozenset(),
+        verbs=verbs(keys["verbs"], kind) if "verbs" in keys else {},
     )
 
 
@@ -175,7 +180,7 @@ def _levels(place: Place, kind: Kind) -> dict[str, Level]:
 def _level(name: str, place: Place, kind: Kind, rank: int) -> Level:
     keys = place.keys({"account"}, {"description", "rank"} | _LEVEL_KEYS[kind])
     account = keys["account"].text()
-    if not _ACCOUNT.fullmatch(account):
+    if not ACCOUNT.fullmatch(account):
         raise keys["account"].wrong(f"{account[:60]!r} is not the name of a login on the target")
     return Level(
         name=name,

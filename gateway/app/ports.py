@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from gateway.app.deploy_ports import Deploys
 from gateway.app.ports_people import ApiTokens, ProviderSessions, Provisioning
 from gateway.core.decision import Decision, Query
 from gateway.core.event import Event
@@ -275,6 +276,7 @@ class UnitOfWork(AbstractContextManager["UnitOfWork"], Protocol):
     provider_sessions: ProviderSessions
     api_tokens: ApiTokens
     provisioning: Provisioning
+    deploys: Deploys
     events: Events
 
 

@@ -7,7 +7,23 @@ from datetime import datetime
 from typing import Literal
 
 Prefix = Literal[
-    "req", "apr", "grt", "rev", "ses", "evt", "lse", "usr", "tkt", "dev", "dtk", "psn", "lgn", "tok", "scu", "scg"
+    "req",
+    "apr",
+    "grt",
+    "rev",
+    "ses",
+    "evt",
+    "lse",
+    "usr",
+    "tkt",
+    "dev",
+    "dtk",
+    "psn",
+    "lgn",
+    "tok",
+    "scu",
+    "scg",
+    "run",
 ]
 
 ENTROPY_BYTES = 10

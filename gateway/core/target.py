@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 
+from gateway.core.freeze import Freeze
+from gateway.core.verb import Verb
+
 
 class Kind(StrEnum):
     POSTGRES = "postgres"
@@ -85,6 +88,7 @@ class Target:
     ca_file: str = ""
     host_keys: tuple[str, ...] = ()
     labels: frozenset[str] = field(default_factory=frozenset)
+    verbs: Mapping[str, Verb] = field(default_factory=dict)
 
     def level(self, name: str) -> Level | None:
         """The level of that name, or None."""
@@ -102,8 +106,13 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """The declared set of services and targets, with the digest of the text it was read from."""
+    """The declared set of services and targets, with the digest of the text it was read from.
+
+    `groups` name several targets that are deployed to in that order.
+    """
 
     version: str
     services: Mapping[str, Service]
     targets: Mapping[str, Target]
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    freezes: tuple[Freeze, ...] = ()

@@ -5,6 +5,7 @@ from typing import Self
 
 from sqlalchemy import Connection, Engine
 
+from gateway.adapters.store.deploys import SqlDeploys
 from gateway.adapters.store.engine import reading_engine, writing_engine
 from gateway.adapters.store.events import SqlEvents
 from gateway.adapters.store.failures import outages_as_unavailable
@@ -67,6 +68,7 @@ class SqlUnitOfWork(UnitOfWork):
         self.provider_sessions = SqlProviderSessions(transaction)
         self.api_tokens = SqlApiTokens(transaction)
         self.provisioning = SqlProvisioning(transaction)
+        self.deploys = SqlDeploys(transaction)
         self.events = SqlEvents(transaction)
 
 
