@@ -11,12 +11,13 @@ from pathlib import Path
 
 import cedarpy
 
+from gateway.adapters.cedar_deploy import deploy_context, deploy_told, workload_entity
 from gateway.adapters.cedar_explain import explain
 from gateway.adapters.cedar_load import LoadedPolicies, PolicyLoadError, Rule, digest_of, load, read_files
 from gateway.core.decision import Decision, Deny, Facts, Permit, Query
 from gateway.core.errors import Refusal
 from gateway.core.obligation import merge
-from gateway.core.principal import User
+from gateway.core.principal import Principal, Workload
 from gateway.core.rota import Freshness
 from gateway.core.target import Target
 
@@ -83,7 +84,9 @@ class CedarPolicy:
     def _asker(self, loaded: LoadedPolicies) -> "_Asker":
         return _Asker(self, loaded)
 
-    def _roles(self, user: User) -> frozenset[str]:
+    def _roles(self, user: Principal) -> frozenset[str]:
+        if isinstance(user, Workload):
+            return frozenset()
         return frozenset().union(*(self._role_groups.get(group, frozenset()) for group in user.groups))
 
     def _ask(self, loaded: LoadedPolicies, query: Query, extra: frozenset[str] = frozenset()) -> _Answer:
@@ -126,7 +129,7 @@ def _could_not_evaluate() -> Refusal:
 
 def _request(query: Query) -> dict[str, object]:
     return {
-        "principal": {"type": "User", "id": query.principal.id},
+        "principal": {"type": type(query.principal).__name__, "id": query.principal.id},
         "action": {"type": "Action", "id": query.action.value},
         "resource": _resource(query.target),
         "context": _context(query),
@@ -142,14 +145,19 @@ def _context(query: Query) -> dict[str, object]:
     duty = facts.on_call
     is_on_call = duty is not None and duty.is_on_call
     incident_is_ours = names_incident(query)
-    return {
-        "level": facts.level,
-        "break_glass": facts.break_glass,
+    known: dict[str, object] = {
         "on_call": is_on_call,
         "escalation": (duty.level or 0) if duty is not None and is_on_call else 0,
         "rota_fresh": (duty.freshness if duty is not None else Freshness.NONE).value,
         "incident_open": incident_is_ours and facts.incident is not None and facts.incident.is_open(facts.at),
         "has_incident": incident_is_ours,
+    }
+    if facts.deploy is not None:
+        return {**known, **deploy_context(facts.deploy)}
+    return {
+        **known,
+        "level": facts.level,
+        "break_glass": facts.break_glass,
         "approvals": facts.approvals,
         "is_requester": facts.requester != "" and facts.requester == query.principal.id,
     }
@@ -163,6 +171,8 @@ def names_incident(query: Query) -> bool:
 
 def _entities(query: Query, roles: frozenset[str]) -> list[dict[str, object]]:
     user = query.principal
+    if isinstance(user, Workload):
+        return [workload_entity(user), *(_target_entities(query.target) if query.target else ())]
     parents = [{"type": "Role", "id": role} for role in sorted(roles)]
     entities: list[dict[str, object]] = [{"uid": parent, "attrs": {}, "parents": []} for parent in parents]
     attrs: dict[str, object] = {"name": user.name, "groups": sorted(user.groups)}
@@ -201,6 +211,8 @@ def facts_used(query: Query, roles: frozenset[str]) -> dict[str, object]:
     if query.target is not None:
         told["service"] = query.target.service
         told["environment"] = query.target.environment
+    if query.facts.deploy is not None:
+        told |= deploy_told(query.principal, query.facts.deploy)
     return told
 
 

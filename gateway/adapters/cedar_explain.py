@@ -10,6 +10,7 @@ from datetime import timedelta
 from itertools import combinations
 from typing import Protocol
 
+from gateway.adapters.cedar_deploy import explain_deploy
 from gateway.adapters.cedar_load import Rule
 from gateway.core.decision import Action, Facts, Query
 from gateway.core.errors import Refusal
@@ -35,6 +36,8 @@ class Ask(Protocol):
 
 def explain(query: Query, forbids: Sequence[Rule], roles: frozenset[str], ask: Ask) -> Refusal:
     """A refusal that names what was missing. `roles`: those that policies know and the principal does not hold."""
+    if query.action is Action.DEPLOY and query.target is not None and query.facts.deploy is not None:
+        return explain_deploy(query, query.target, query.facts.deploy, ask)
     if query.action is not Action.CONNECT or query.target is None:
         return _not_for_you(query, forbids, roles, ask)
     target = query.target

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from gateway.adapters.yaml_source import Place, SourceError, document, read_bytes
-from gateway.app.simulate_policy import PolicyCase
-from gateway.core.decision import Action
+from gateway.app.simulate_policy import FREEZE, PolicyCase
+from gateway.core.decision import Action, DeployFacts
 from gateway.core.obligation import Record, parse_duration
 
 _ACTIONS = {action.value: action for action in Action}
@@ -19,6 +19,7 @@ _WORDS: dict[str, dict[str, str]] = {
     "record": {record.value: record.value for record in Record},
 }
 _ASKED = {"environment", "level", "on_call", "incident", "break_glass", "own", "approvals"}
+_DEPLOY = {"workload", "verb", "frozen", "override", "rollback", "to_previous", "token_allows"}
 _EXPECTED = {"policies", "reason", "missing", "max_duration", "needs_approvals", "review", "record", "notify"}
 
 
@@ -34,7 +35,7 @@ def read_cases(directory: Path) -> tuple[PolicyCase, ...]:
 def parse_cases(content: bytes, file: str) -> Iterator[PolicyCase]:
     """The cases of one file."""
     for place in document(content, file, {"cases"}, set())["cases"].items():
-        yield _case(place, place.keys({"question", "roles", "action", "answer"}, _ASKED | _EXPECTED))
+        yield _case(place, place.keys({"question", "roles", "action", "answer"}, _ASKED | _DEPLOY | _EXPECTED))
 
 
 def _case(place: Place, keys: Mapping[str, Place]) -> PolicyCase:
@@ -51,6 +52,8 @@ def _case(place: Place, keys: Mapping[str, Place]) -> PolicyCase:
         break_glass="break_glass" in keys and keys["break_glass"].truth(),
         own="own" in keys and keys["own"].truth(),
         approvals=keys["approvals"].number(0, 9) if "approvals" in keys else 0,
+        deploy=_deploy(keys) if "verb" in keys else None,
+        workload="workload" in keys and keys["workload"].truth(),
         policies=_set(keys, "policies"),
         reason=keys["reason"].name() if "reason" in keys else None,
         missing=_set(keys, "missing"),
@@ -59,6 +62,20 @@ def _case(place: Place, keys: Mapping[str, Place]) -> PolicyCase:
         review=keys["review"].truth() if "review" in keys else None,
         record=keys["record"].one_of(_WORDS["record"]) if "record" in keys else None,
         notify=_set(keys, "notify"),
+    )
+
+
+def _deploy(keys: Mapping[str, Place]) -> DeployFacts:
+    def said(key: str) -> bool:
+        return key in keys and keys[key].truth()
+
+    return DeployFacts(
+        verb=keys["verb"].name(),
+        freezes=(FREEZE,) if said("frozen") else (),
+        override=said("override"),
+        is_rollback=said("rollback"),
+        to_previous=said("to_previous"),
+        token_allows=said("token_allows"),
     )
 
 

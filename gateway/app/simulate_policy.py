@@ -8,15 +8,19 @@ from gateway.app.authorise import authorise, find_level, find_target
 from gateway.app.context import Context
 from gateway.app.facts import gather
 from gateway.app.ports import Policy
-from gateway.core.decision import Action, Decision, Deny, Facts, Permit, Query
+from gateway.core.decision import Action, Decision, Deny, DeployFacts, Facts, Permit, Query
 from gateway.core.errors import NotFound, Refusal
+from gateway.core.freeze import Freeze
 from gateway.core.incident import Incident
-from gateway.core.principal import User
+from gateway.core.principal import User, Workload
 from gateway.core.rota import Freshness, OnCall
 from gateway.core.target import Kind, Level, Target
+from gateway.core.window import Window
 
 _AT = datetime(2026, 1, 1, 12, tzinfo=UTC)
 _SERVICE = "orders"
+_WORKLOAD = Workload("wkl_test", "test", "test", "https://ci.example", "test", "test/test", "refs/heads/main", "", "1")
+FREEZE = Freeze("test", Window(_AT, _AT + timedelta(days=1)), "test", "test")
 
 
 def why(
@@ -89,6 +93,8 @@ class PolicyCase:
     break_glass: bool = False
     own: bool = False
     approvals: int = 0
+    deploy: DeployFacts | None = None
+    workload: bool = False
     policies: frozenset[str] | None = None
     reason: str | None = None
     missing: frozenset[str] | None = None
@@ -157,13 +163,14 @@ def _query(case: PolicyCase) -> Query:
     facts = Facts(
         at=_AT,
         level=case.level,
-        on_call=_duty(case.on_call),
+        on_call=None if case.workload else _duty(case.on_call),
         incident=_incident(case.incident),
         break_glass=case.break_glass,
         approvals=case.approvals,
+        deploy=case.deploy,
         requester=user.id if case.own else "usr_somebody-else",
     )
-    return Query(user, case.action, _target(case), facts)
+    return Query(_WORKLOAD if case.workload else user, case.action, _target(case), facts)
 
 
 def _target(case: PolicyCase) -> Target | None:

@@ -10,9 +10,10 @@ from datetime import datetime
 from enum import StrEnum
 
 from gateway.core.errors import Refusal
+from gateway.core.freeze import Freeze
 from gateway.core.incident import Incident
 from gateway.core.obligation import Obligations
-from gateway.core.principal import User
+from gateway.core.principal import Principal
 from gateway.core.rota import OnCall
 from gateway.core.target import Target
 
@@ -29,6 +30,22 @@ class Action(StrEnum):
     WATCH = "Watch"
     AUDIT = "Audit"
     ADMINISTER = "Administer"
+    DEPLOY = "Deploy"
+
+
+@dataclass(frozen=True, slots=True)
+class DeployFacts:
+    """What a deploy verb is about. `token_allows` is what a workload's token says, False for people.
+
+    `to_previous`: the version is the one that ran before. `override`: the person says that this is an emergency.
+    """
+
+    verb: str
+    freezes: tuple[Freeze, ...] = ()  # in force for the verb on the target
+    override: bool = False
+    is_rollback: bool = False
+    to_previous: bool = False
+    token_allows: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +59,7 @@ class Facts:
     incident: Incident | None = None
     break_glass: bool = False
     approvals: int = 0
+    deploy: DeployFacts | None = None
     requester: str = ""  # user id of whoever the request or grant belongs to (Approve, Review, Kill, …)
 
 
@@ -49,7 +67,7 @@ class Facts:
 class Query:
     """(principal, action, resource, context). `target` None stands for the gateway itself (audit, administration)."""
 
-    principal: User
+    principal: Principal
     action: Action
     target: Target | None
     facts: Facts
