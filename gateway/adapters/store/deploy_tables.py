@@ -7,7 +7,7 @@ from sqlalchemy import Index
 from sqlmodel import Field, SQLModel
 
 from gateway.adapters.store.columns import CleanJson, CleanText, UtcDateTime
-from gateway.adapters.store.tables import table_of, where
+from gateway.adapters.store.tables import _table, _where
 
 _JSON: Final[Any] = CleanJson
 _TEXT: Final[Any] = CleanText
@@ -16,7 +16,7 @@ _INSTANT: Final[Any] = UtcDateTime
 
 class DeployRunRow(SQLModel, table=True):
     __tablename__ = "deploy_runs"
-    __table_args__ = (Index("ix_deploy_runs_running", "gateway", **where("ended_at IS NULL")),)
+    __table_args__ = (Index("ix_deploy_runs_running", "gateway", **_where("ended_at IS NULL")),)
     id: str = Field(primary_key=True, sa_type=_TEXT)
     key: str = Field(unique=True, sa_type=_TEXT)  # asking twice is one run, whatever the code above believes
     principal: str = Field(sa_type=_TEXT)
@@ -47,7 +47,7 @@ class DeployStepRow(SQLModel, table=True):
     __tablename__ = "deploy_steps"
     __table_args__ = (
         Index("ix_deploy_steps_target", "target", "run"),
-        Index("ix_deploy_steps_roles", "target", **where("role <> ''")),
+        Index("ix_deploy_steps_roles", "target", **_where("role <> ''")),
     )
     run: str = Field(primary_key=True, foreign_key="deploy_runs.id", sa_type=_TEXT)
     target: str = Field(primary_key=True, sa_type=_TEXT)
@@ -87,7 +87,7 @@ class PlacementRow(SQLModel, table=True):
     undoing: bool
 
 
-RUNS: Final = table_of(DeployRunRow)
-STEPS: Final = table_of(DeployStepRow)
-LOCKS: Final = table_of(DeployLockRow)
-PLACEMENTS: Final = table_of(PlacementRow)
+RUNS: Final = _table(DeployRunRow)
+STEPS: Final = _table(DeployStepRow)
+LOCKS: Final = _table(DeployLockRow)
+PLACEMENTS: Final = _table(PlacementRow)

@@ -17,7 +17,7 @@ _INSTANT: Final[Any] = UtcDateTime
 _SPAN: Final[Any] = Microseconds
 
 
-def where(condition: str) -> dict[str, Any]:
+def _where(condition: str) -> dict[str, Any]:
     """A partial index on both databases."""
     return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
 
@@ -95,7 +95,7 @@ class GrantRow(SQLModel, table=True):
 
 class ReviewRow(SQLModel, table=True):
     __tablename__ = "reviews"
-    __table_args__ = (Index("ix_reviews_open", "due_at", **where("signed_at IS NULL")),)
+    __table_args__ = (Index("ix_reviews_open", "due_at", **_where("signed_at IS NULL")),)
     id: str = Field(primary_key=True, sa_type=_TEXT)
     grant: str = Field(foreign_key="grants.id", unique=True, sa_type=_TEXT)
     holder: str = Field(foreign_key="users.id", sa_type=_TEXT)
@@ -110,7 +110,7 @@ class SessionRow(SQLModel, table=True):
     __tablename__ = "sessions"
     __table_args__ = (
         # What is read four times a second is only the sessions that are live.
-        Index("ix_sessions_live", "gateway", **where("ended_at IS NULL")),
+        Index("ix_sessions_live", "gateway", **_where("ended_at IS NULL")),
         Index("ix_sessions_holder", "holder", "started_at"),
         Index("ix_sessions_target", "target", "started_at"),
         Index("ix_sessions_grant", "grant", "started_at"),
@@ -137,7 +137,7 @@ class SessionRow(SQLModel, table=True):
 
 class LeaseRow(SQLModel, table=True):
     __tablename__ = "leases"
-    __table_args__ = (Index("ix_leases_unfinished", "created_at", **where("state <> 'dropped'")),)
+    __table_args__ = (Index("ix_leases_unfinished", "created_at", **_where("state <> 'dropped'")),)
     id: str = Field(primary_key=True, sa_type=_TEXT)
     grant: str = Field(foreign_key="grants.id", index=True, sa_type=_TEXT)
     target: str = Field(sa_type=_TEXT)
@@ -203,19 +203,18 @@ class GatewayRow(SQLModel, table=True):
     beat_at: datetime = Field(sa_type=_INSTANT)
 
 
-def table_of(model: type[SQLModel]) -> Table:
-    """The table behind a model."""
+def _table(model: type[SQLModel]) -> Table:
     return SQLModel.metadata.tables[str(model.__tablename__)]
 
 
-USERS: Final = table_of(UserRow)
-REQUESTS: Final = table_of(RequestRow)
-APPROVALS: Final = table_of(ApprovalRow)
-GRANTS: Final = table_of(GrantRow)
-REVIEWS: Final = table_of(ReviewRow)
-SESSIONS: Final = table_of(SessionRow)
-LEASES: Final = table_of(LeaseRow)
-CREDENTIALS: Final = table_of(CredentialRow)
-SHIFTS: Final = table_of(ShiftRow)
-INCIDENTS: Final = table_of(IncidentRow)
-GATEWAYS: Final = table_of(GatewayRow)
+USERS: Final = _table(UserRow)
+REQUESTS: Final = _table(RequestRow)
+APPROVALS: Final = _table(ApprovalRow)
+GRANTS: Final = _table(GrantRow)
+REVIEWS: Final = _table(ReviewRow)
+SESSIONS: Final = _table(SessionRow)
+LEASES: Final = _table(LeaseRow)
+CREDENTIALS: Final = _table(CredentialRow)
+SHIFTS: Final = _table(ShiftRow)
+INCIDENTS: Final = _table(IncidentRow)
+GATEWAYS: Final = _table(GatewayRow)
