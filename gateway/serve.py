@@ -150,6 +150,7 @@ async def _open_doors(gateway: Gateway, *, is_worker: bool) -> _Doors:
             gateway.authorities,
             gateway.authorities.host_key(),
             reuse_port=is_worker,
+            post_quantum_only=settings.ssh.post_quantum_only,
         )
     facts = DoorFacts(
         ssh_host=settings.ssh.public_host or settings.ssh.host,

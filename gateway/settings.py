@@ -40,6 +40,7 @@ class Ssh(_Part):
     host: str = "127.0.0.1"
     port: int = 8422
     public_host: str = ""  # default host
+    post_quantum_only: bool = False  # no key exchange but ML-KEM with X25519: shuts out older clients
 
 
 class Postgres(_Part):

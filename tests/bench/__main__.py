@@ -12,13 +12,14 @@ from pathlib import Path
 
 from gateway.demo.processes import Processes
 from gateway.demo.programs import MissingProgramError, need, say
-from tests.bench import postgres, report, servers, ssh
+from tests.bench import postgres, report, servers, ssh, ssh_scale
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="short rounds, less data")
-    parser.add_argument("--only", choices=("ssh", "postgres"), help="one half only")
+    parser.add_argument("--only", choices=("ssh", "postgres", "scale"), help="one part only")
+    parser.add_argument("--held", type=int, default=1000, help="terminals of --only scale (default 1000)")
     options = parser.parse_args()
     try:
         need(("pgbench", "pgbouncer"))
@@ -31,9 +32,11 @@ def main() -> None:
         with servers.running_stage(directory / "stage") as stage:
             print(f"{report.header()}\n", flush=True)
             _raise_connection_limit(directory / "stage")
-            if options.only != "postgres":
+            if options.only in (None, "ssh"):
                 _bench_ssh(stage, processes, directory, quick=options.quick)
-            if options.only != "ssh":
+            if options.only == "scale":
+                _bench_scale(stage, processes, directory, options.held)
+            if options.only in (None, "postgres"):
                 _bench_postgres(stage, processes, directory, quick=options.quick)
     finally:
         processes.stop_all()
@@ -62,6 +65,15 @@ def _bench_ssh(stage: servers.Stage, processes: Processes, directory: Path, *, q
     say("SSH, memory …")
     rows = ssh.memory(paths, (10, 20) if quick else (50, 200))
     print(report.table("SSH, memory of the gateway", rows, ["gateway"]), flush=True)
+
+
+def _bench_scale(stage: servers.Stage, processes: Processes, directory: Path, held: int) -> None:
+    """A part of its own: it takes minutes to open that many terminals."""
+    work = directory / "scale"
+    work.mkdir()
+    workers = os.environ.get("GATEWAY_WORKERS", "1")
+    rows = ssh_scale.measure(stage, servers.ssh_paths(stage, processes, work), held)
+    print(report.table(f"SSH, many terminals ({workers} worker(s))", rows, ["gateway"]), flush=True)
 
 
 def _bench_postgres(stage: servers.Stage, processes: Processes, directory: Path, *, quick: bool) -> None:

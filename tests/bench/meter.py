@@ -43,12 +43,20 @@ def cpu_seconds(pid: int) -> float:
 
 def cpu_of_tree(pid: int) -> float:
     """The same, with the children that still run."""
-    total = 0.0
+    total = cpu_seconds(pid)
+    for child in children(pid):
+        with suppress(OSError):
+            total += cpu_of_tree(child)
+    return total
+
+
+def children(pid: int) -> list[int]:
+    """Of any of its threads."""
+    found = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in task.read_text().split():
-            with suppress(OSError):
-                total += cpu_of_tree(int(child))
-    return total + cpu_seconds(pid)
+        with suppress(OSError):
+            found += [int(child) for child in task.read_text().split()]
+    return found
 
 
 def memory_kib(pid: int) -> int:
@@ -59,8 +67,18 @@ def memory_kib(pid: int) -> int:
     raise RuntimeError(f"/proc/{pid}/smaps_rollup has no Pss")
 
 
+def memory_of_tree(pid: int) -> int:
+    """The same, with that of its children."""
+    return memory_kib(pid) + sum(memory_of_tree(child) for child in children(pid))
+
+
 def threads(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/task").iterdir()))
+
+
+def threads_of_tree(pid: int) -> int:
+    """The same, with those of its children."""
+    return threads(pid) + sum(threads_of_tree(child) for child in children(pid))
 
 
 def interleaved(

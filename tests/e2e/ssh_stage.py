@@ -151,8 +151,11 @@ class Stage:
 
     # ------------------------------------------------------------ the person
 
-    def open_door(self, limits: DoorLimits | None = None) -> SshDoor:
-        self.door = serve_ssh(self.keeper(), "127.0.0.1", 0, self.authorities, self.authorities.host_key(), limits)
+    def open_door(self, limits: DoorLimits | None = None, *, post_quantum_only: bool = False) -> SshDoor:
+        self.door = serve_ssh(
+            self.keeper(), "127.0.0.1", 0, self.authorities, self.authorities.host_key(), limits,
+            post_quantum_only=post_quantum_only,
+        )  # fmt: skip
         (self.directory / "known_hosts").write_text(f"web-1.gw {self.authorities.host_key_public}\n")
         self.person("me", ONCALL)
         self.config()

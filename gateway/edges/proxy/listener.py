@@ -108,7 +108,7 @@ class Listener:
             if len(self._strangers) >= self._max_strangers and not self._make_room():
                 accepted.close()
                 continue
-            admission = Admission(accepted, _origin(str(address[0])), self._stranger_left)
+            admission = Admission(accepted, origin_of(str(address[0])), self._stranger_left)
             self._strangers[admission] = None
             task = asyncio.create_task(self._run(accepted, admission))
             self._tasks.add(task)
@@ -135,6 +135,6 @@ class Listener:
         self._strangers.pop(admission, None)
 
 
-def _origin(host: str) -> str:
+def origin_of(host: str) -> str:
     """What one person can come from: an IPv4 address, or a /64 of IPv6."""
     return str(IPv6Network((host.partition("%")[0], 64), strict=False)) if ":" in host else host

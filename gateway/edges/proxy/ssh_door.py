@@ -4,6 +4,7 @@ import logging
 import socket
 import threading
 import time
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,6 +20,7 @@ from gateway.core.grant import Grant
 from gateway.core.principal import User
 from gateway.core.session import EndReason, Session
 from gateway.core.target import Kind
+from gateway.edges.proxy.listener import origin_of
 from gateway.edges.proxy.ssh_session import Connection, Doorkeeper
 from gateway.edges.proxy.ssh_strangers import Strangers
 from gateway.edges.proxy.ssh_target import Authority, paramiko_key
@@ -27,6 +29,7 @@ LOG = logging.getLogger("gateway.ssh")
 _STACK = 1024 * 1024
 _LOOK_EVERY = 1.0
 _CLOSE_WITHIN = 5.0
+_LEAVE_WITHIN = 1.0
 _STRANGERS_EVERY = timedelta(seconds=1)
 # Refusals that anybody who can reach the port can cause.
 STRANGERS = frozenset({"certificate-unreadable", "certificate-foreign", "certificate-forged"})
@@ -36,16 +39,17 @@ STRANGERS = frozenset({"certificate-unreadable", "certificate-foreign", "certifi
 class DoorLimits:
     """`unauthenticated` and `connections` are numbers held at once; seconds count from TCP accept.
 
-    `from_one_address` bounds those that have not logged in; beyond `burst` an address may come `per_second` times
-    until somebody from there logs in. `login_seconds` to log in, `idle_seconds` to open a session: `ssh -N` and a
-    refused person do not stay for ever.
+    `from_one_address` bounds those that have not logged in. Beyond these two a newcomer takes the place of the oldest
+    that came from where most come from: silent ones shut nobody out. Beyond `burst` an address may come `per_second`
+    times until somebody from there logs in. `login_seconds` to log in, `idle_seconds` to open a session: `ssh -N` and
+    a refused person do not stay for ever.
     """
 
     unauthenticated: int = 100
     from_one_address: int = 50
     burst: float = 60.0
     per_second: float = 15.0
-    connections: int = 1000
+    connections: int = 2000
     login_seconds: float = 20.0
     idle_seconds: float = 90.0
 
@@ -54,9 +58,9 @@ class DoorLimits:
 class _Place:
     """A connection's place behind the door."""
 
-    address: str
+    origin: str
     since: float
-    is_proven: bool = False
+    is_cut: bool = False  # its place is another's already; its thread has not ended
 
 
 class _Refusals:
@@ -123,6 +127,8 @@ class SshDoor:
         authority: Authority,
         host_key: Ed25519PrivateKey,
         limits: DoorLimits,
+        *,
+        post_quantum_only: bool = False,
     ) -> None:
         self._keeper = keeper
         self._listener = listener
@@ -130,8 +136,11 @@ class SshDoor:
         self._host_key = paramiko_key(host_key)
         self._limits = limits
         self._lock = threading.Lock()
+        self._left = threading.Condition(self._lock)
         self._strangers = Strangers(limits.burst, limits.per_second)
+        self._post_quantum_only = post_quantum_only
         self._held: dict[Connection, _Place] = {}
+        self._waiting: dict[Connection, _Place] = {}  # of those, who had not logged in at the last look; oldest first
         self._closing = threading.Event()
         self.port = int(listener.getsockname()[1])
         for work in (self._accept, self._watch_logins):
@@ -163,46 +172,70 @@ class SshDoor:
                 LOG.warning("cannot accept: %s", why)
                 continue
             try:
-                self._admit(sock, str(address[0]), f"{address[0]}:{address[1]}")
+                self._admit(sock, origin_of(str(address[0])), f"{address[0]}:{address[1]}")
             except Exception:  # the accept loop outlives whatever one connection brings
                 LOG.exception("a connection could not be served")
                 sock.close()
 
-    def _admit(self, sock: socket.socket, address: str, client: str) -> None:
-        if self._is_full(address) or not self._strangers.admit(address):
+    def _admit(self, sock: socket.socket, origin: str, client: str) -> None:
+        if not self._strangers.admit(origin) or not self._make_room(origin):
             sock.close()
             return
-        connection = Connection(sock, client, self._keeper, self._authority, self._host_key, self._forget)
+        connection = Connection(
+            sock, client, self._keeper, self._authority, self._host_key, self._forget,
+            post_quantum_only=self._post_quantum_only,
+        )  # fmt: skip
         with self._lock:
-            self._held[connection] = _Place(address, time.monotonic())
+            self._held[connection] = self._waiting[connection] = _Place(origin, time.monotonic())
         try:
             connection.serve()
         except RuntimeError:  # no thread to be had: nobody else would free its place
             self._forget(connection)
             raise
 
-    def _is_full(self, address: str) -> bool:
-        with self._lock:
-            waiting = [place.address for held, place in self._held.items() if not held.is_logged_in()]
-            held = len(self._held)
+    def _make_room(self, origin: str) -> bool:
+        """See `DoorLimits`; False when there is none. Waits for those who lost their place: few threads may linger."""
         limits = self._limits
-        too_many = len(waiting) >= limits.unauthenticated or waiting.count(address) >= limits.from_one_address
-        return too_many or held >= limits.connections
+        self._settle()
+        with self._left:
+            self._left.wait_for(lambda: len(self._waiting) < 2 * limits.unauthenticated, _LEAVE_WITHIN)
+            if len(self._held) >= limits.connections or len(self._waiting) >= 2 * limits.unauthenticated:
+                return False
+            crowds = Counter(place.origin for place in self._waiting.values() if not place.is_cut)
+            if crowds[origin] >= limits.from_one_address:
+                crowd = origin
+            elif crowds.total() >= limits.unauthenticated:
+                crowd = crowds.most_common(1)[0][0]
+            else:
+                return True
+            oldest = next(held for held, at in self._waiting.items() if at.origin == crowd and not at.is_cut)
+            self._waiting[oldest].is_cut = True
+        oldest.cut()
+        return True
+
+    def _settle(self) -> None:
+        """Who has logged in waits no longer, and has given their address a good name."""
+        with self._lock:
+            proven = [held for held in self._waiting if held.is_logged_in()]
+            origins = [self._waiting.pop(held).origin for held in proven]
+        for origin in origins:
+            self._strangers.proven(origin)
 
     def _forget(self, connection: Connection) -> None:
         with self._lock:
             self._held.pop(connection, None)
+            self._left.notify()
+            place = self._waiting.pop(connection, None)
+        if place is not None and connection.is_logged_in():  # came and went between two looks
+            self._strangers.proven(place.origin)
 
     def _watch_logins(self) -> None:
         """Cut whoever has not logged in, or opened nothing, in time, however slowly it trickles."""
         while not self._closing.wait(_LOOK_EVERY):
             now = time.monotonic()
+            self._settle()
             with self._lock:
                 places = list(self._held.items())
-            for held, place in places:
-                if not place.is_proven and held.is_logged_in():
-                    place.is_proven = True
-                    self._strangers.proven(place.address)
             late = [
                 held
                 for held, place in places
@@ -228,6 +261,7 @@ def serve_ssh(
     limits: DoorLimits | None = None,
     *,
     reuse_port: bool = False,
+    post_quantum_only: bool = False,
 ) -> SshDoor:
     """Listen on `host`:`port` (0 picks one, see `SshDoor.port`), with `reuse_port` beside other processes.
 
@@ -240,4 +274,4 @@ def serve_ssh(
         backlog=256,
         reuse_port=reuse_port,
     )
-    return SshDoor(keeper, listener, authority, host_key, limits or DoorLimits())
+    return SshDoor(keeper, listener, authority, host_key, limits or DoorLimits(), post_quantum_only=post_quantum_only)

@@ -29,6 +29,7 @@ from gateway.edges.proxy.ssh_transport import (
     GCM,
     KEX_MESSAGES,
     LOG,
+    POST_QUANTUM,
     PROHIBITED,
     RESOURCE_SHORTAGE,
 )
@@ -106,9 +107,14 @@ class DoorTransport(OpeningTransport):
         CHACHA: {"class": ChaChaPoly, "block-size": 8, "iv-size": 12, "key-size": 64, "is_aead": True},
     }
 
-    def __init__(self, sock: socket.socket, host_key: paramiko.PKey, events: DoorEvents) -> None:
+    def __init__(
+        self, sock: socket.socket, host_key: paramiko.PKey, events: DoorEvents, *, post_quantum_only: bool = False
+    ) -> None:
         super().__init__(sock, events.over)
         self.events = events
+        self._is_post_quantum = post_quantum_only
+        if post_quantum_only:
+            self._preferred_kex = POST_QUANTUM
         self._allowed = BEFORE_LOGIN
         self._before_login = 0
         self._no_more_sessions = False
@@ -143,7 +149,7 @@ class DoorTransport(OpeningTransport):
             self._internals.in_kex = True
             return
         self._kex_sent = True
-        if self.remote_version.startswith("SSH-2.0-dropbear"):
+        if self.remote_version.startswith("SSH-2.0-dropbear") and not self._is_post_quantum:
             self._preferred_ciphers = (CHACHA, *self._preferred_ciphers)
             # Named because both sides must have one in common; with this cipher it is not used (and nothing that is
             # not sealed is spoken, see PacketLayer).

@@ -96,6 +96,8 @@ class Connection:
         authority: Authority,
         host_key: paramiko.PKey,
         when_over: Callable[["Connection"], None],
+        *,
+        post_quantum_only: bool = False,
     ) -> None:
         self.client = client
         self._keeper = keeper
@@ -112,7 +114,7 @@ class Connection:
             self._judge, self._ticket, self._refused, self._logged_in, self._opened,
             direct=self._direct, listen=self._listen, forward_refused=self._forward_refused, over=self._over,
         )  # fmt: skip
-        self._transport = DoorTransport(sock, host_key, events)
+        self._transport = DoorTransport(sock, host_key, events, post_quantum_only=post_quantum_only)
 
     def serve(self) -> None:
         """Begin; returns at once."""

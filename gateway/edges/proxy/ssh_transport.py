@@ -37,6 +37,7 @@ DISCONNECT_BY_APPLICATION = 11  # RFC 4253 §11.1
 PROHIBITED, RESOURCE_SHORTAGE = 1, 4  # RFC 4254 §5.1
 GCM = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
 CTR = ("aes128-ctr", "aes256-ctr")
+POST_QUANTUM = ("mlkem768x25519-sha256",)
 
 TCP_INFO_SIZE = 104  # the oldest form of struct tcp_info (linux/tcp.h)
 VANISHED = 45.0  # seconds
@@ -53,7 +54,7 @@ class HardTransport(paramiko.Transport):
     _active_check_timeout = 5.0  # closing wakes the reader, so it need not look ten times a second
     _preferred_ciphers: Sequence[str] = (*GCM, *CTR)
     _preferred_macs: Sequence[str] = ("hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com")
-    _preferred_kex: Sequence[str] = ("mlkem768x25519-sha256", "curve25519-sha256", "curve25519-sha256@libssh.org")
+    _preferred_kex: Sequence[str] = (*POST_QUANTUM, "curve25519-sha256", "curve25519-sha256@libssh.org")
     _preferred_keys: Sequence[str] = ("ssh-ed25519", "rsa-sha2-512", "rsa-sha2-256")
     _preferred_pubkeys = (
         "ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521",
