@@ -84,16 +84,15 @@ def _wait(api: client.Api, outcome: Any) -> Any:
 
 def _tell_outcome(outcome: Any, as_json: bool) -> None:
     asked, grant, state = outcome["request"], outcome["grant"], outcome["state"]
-    connect = _connect_command(asked["target"], asked["level"])
     if as_json:
-        output.print_json({**outcome, "connect": connect if grant else None})
+        output.print_json({**outcome, "connect": outcome["connect"] if grant else None})
     elif grant:
         say(f"Granted: {safe(grant['level'])} on {safe(grant['target'])} until {moment(grant['not_after'])}.")
         _tell_decision(outcome["decision"])
         if grant["review"]:
             say("  duty: somebody else must review this grant (gw review)")
         say(f"  grant: {safe(grant['id'])}")
-        say(f"  connect: {safe(connect)}")
+        say(f"  connect: {safe(outcome['connect'])}")
     elif state == "pending":
         say(
             f"Waiting: {safe(asked['level'])} on {safe(asked['target'])} needs {asked['approvals_needed']} approval(s)."
@@ -109,10 +108,6 @@ def _tell_outcome(outcome: Any, as_json: bool) -> None:
         click.get_current_context().exit(output.EXIT_CONFLICT)
     if grant is None:
         click.get_current_context().exit(output.EXIT_DENIED)
-
-
-def _connect_command(target: str, level: str) -> str:
-    return f"gw {'ssh' if level in ('shell', 'root') else 'psql'} {target} --level {level}"
 
 
 def _tell_decision(decision: Mapping[str, Any]) -> None:
@@ -171,7 +166,10 @@ def grants(everybody: bool, as_json: bool) -> None:
     if as_json:
         output.print_json(found)
         return
-    rows = [(g["id"], g["holder"], g["target"], g["level"], g["state"], moment(g["not_after"])) for g in found]
+    rows = [
+        (g["id"], g["holder"], g["target"], g["level"], g["state"], moment(g["revoked_at"] or g["not_after"]))
+        for g in found
+    ]
     output.table(("GRANT", "HOLDER", "TARGET", "LEVEL", "STATE", "UNTIL"), rows, empty="No grants; gw request asks.")
 
 

@@ -19,6 +19,7 @@ from gateway.app.show_access import names_of, show_grant, show_request
 from gateway.app.ssh_certificate import ssh_certificate
 from gateway.core.grant import Review
 from gateway.core.request import Request, Verdict
+from gateway.core.target import Kind
 from gateway.edges.http.deps import Caller, Ctx
 from gateway.edges.http.schemas import (
     AskIn,
@@ -39,6 +40,7 @@ from gateway.edges.http.schemas import (
 )
 
 router = APIRouter(prefix="/api", tags=["access"])
+_CLIENTS = {Kind.POSTGRES: "psql", Kind.SSH: "ssh"}
 Everybody = Annotated[bool, Query(alias="all", description="Also others', where you may watch.")]
 
 
@@ -152,7 +154,13 @@ def certificate(ctx: Ctx, user: Caller, body: PublicKeyIn) -> CertificateOut:
 def _outcome(ctx: Context, outcome: Outcome, response: Response | None = None) -> OutcomeOut:
     if response is not None and outcome.grant is None:
         response.status_code = HTTPStatus.ACCEPTED
-    return OutcomeOut.of(outcome, _names(ctx, [outcome.request]), ctx.clock.now())
+    asked = outcome.request
+    return OutcomeOut.of(outcome, _names(ctx, [asked]), ctx.clock.now(), _connect(ctx, asked))
+
+
+def _connect(ctx: Context, asked: Request) -> str:
+    target = ctx.catalogue.current().targets.get(asked.target)
+    return f"gw {_CLIENTS[target.kind]} {asked.target} --level {asked.level}" if target else ""
 
 
 def _requests(ctx: Context, requests: Iterable[Request]) -> list[RequestOut]:

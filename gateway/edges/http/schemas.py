@@ -288,21 +288,26 @@ class GrantOut(Schema):
 
 
 class OutcomeOut(Schema):
-    """`state` is granted or pending; `grant` is null while the request waits for approval."""
+    """`state` is granted or pending; `grant` is null while the request waits for approval.
+
+    `connect` is the command that uses the grant; "" when the target has left the catalogue.
+    """
 
     state: str
     request: RequestOut
     grant: GrantOut | None
     decision: DecisionOut
+    connect: str
 
     @classmethod
-    def of(cls, outcome: Outcome, names: dict[str, str], at: datetime) -> "OutcomeOut":
+    def of(cls, outcome: Outcome, names: dict[str, str], at: datetime, connect: str) -> "OutcomeOut":
         """Rendered."""
         return cls(
             state="granted" if outcome.grant else outcome.request.state.value,
             request=RequestOut.of(outcome.request, names),
             grant=GrantOut.of(outcome.grant, at) if outcome.grant else None,
             decision=DecisionOut.of(outcome.decision),
+            connect=connect,
         )
 
 

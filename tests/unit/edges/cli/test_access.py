@@ -42,6 +42,15 @@ def test_scripts_get_one_value(gw: Gw) -> None:
     assert {"id", "target", "level", "not_after", "state"} <= set(grants[0])
 
 
+def test_the_end_of_a_revoked_grant_is_its_revocation(gw: Gw) -> None:
+    oncall = gw.as_("oncall")
+    grant = oncall.json(*ASK)["grant"]["id"]
+    assert "(in " in oncall("grants").output
+    assert oncall("revoke", grant).exit_code == 0
+    assert "ago)" in oncall("grants").output or "in 0 s" in oncall("grants").output
+    assert "min)" not in oncall("grants").output
+
+
 def test_a_no_says_why_and_what_next(gw: Gw) -> None:
     gw.stage.forbid(Action.CONNECT)
     developer = gw.as_("developer")
