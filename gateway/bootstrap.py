@@ -19,6 +19,7 @@ from gateway.adapters.oidc import OidcProvider
 from gateway.adapters.oncall.ical import IcalFeed
 from gateway.adapters.oncall.static import StaticRota
 from gateway.adapters.recordings import FileRecorder, Keyring, StatementIndex
+from gateway.adapters.sealed_secrets import SealedSecrets
 from gateway.adapters.signer import Signer
 from gateway.adapters.store import SqlStore, upgrade
 from gateway.adapters.system import SystemClock, SystemIds
@@ -29,6 +30,7 @@ from gateway.app.live import LiveSessions
 from gateway.app.ports import IncidentSource, ShiftSource
 from gateway.app.record_evidence import Evidence
 from gateway.app.record_gap import record_gap
+from gateway.app.revalidate import Revalidation
 from gateway.edges.supervisor import Supervisor
 from gateway.settings import Settings
 
@@ -102,12 +104,18 @@ def build(settings: Settings, lock_name: str = "lock") -> Gateway:
         limits=settings.limits.limits(),
         rota=settings.rota.rules(),
         deploy_keys=DeployKeyring(state / "keys" / "deploy.key"),
+        sealer=SealedSecrets(state / "keys" / "tokens.key"),
         wake=lambda: supervisor.wake(),  # noqa: PLW0108 - the supervisor is made below
     )
-    supervisor = Supervisor(
-        ctx, shift_sources(settings), incident_sources(settings), evidence, settings.rota.refresh_seconds
-    )
     providers = identity_providers(settings, clock)
+    supervisor = Supervisor(
+        ctx,
+        shift_sources(settings),
+        incident_sources(settings),
+        evidence,
+        settings.rota.refresh_seconds,
+        {provider.name: Revalidation(ctx, provider).step for provider in providers},
+    )
     return Gateway(
         settings=settings,
         ctx=ctx,
@@ -156,6 +164,7 @@ def identity_providers(settings: Settings, clock: SystemClock) -> tuple[OidcProv
                 reserved=() if suffixes[name] else tuple(filter(None, suffixes.values())),
             ),
             scopes=tuple(of.scopes.split()),
+            parameters=of.parameters,
         )
         for name, of in settings.identity_providers().items()
     )

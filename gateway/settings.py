@@ -15,6 +15,10 @@ from gateway.app.providers import FIRST_PROVIDER
 from gateway.core.rota import RotaRules
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+_OURS = frozenset({  # what an authorization request is made of; nobody may replace it
+    "client_id", "response_type", "response_mode", "redirect_uri", "scope", "state", "nonce", "code_challenge",
+    "code_challenge_method", "request", "request_uri",
+})  # fmt: skip
 _PROVIDER = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
 
@@ -65,6 +69,7 @@ class Oidc(_Part):
     scopes: str = "openid profile email"
     groups_claim: str = "groups"
     name_claim: str = "preferred_username"
+    parameters: dict[str, str] = Field(default_factory=dict)  # added to the authorization request
     name_suffix: str | None = None  # of its people's names here; default "" for [oidc], ".NAME" for [providers.NAME]
     group_prefix: str | None = None  # of their groups here; default "" for [oidc], "NAME/" for [providers.NAME]
 
@@ -185,6 +190,9 @@ class Settings(BaseSettings):
             if not _PROVIDER.fullmatch(name) or name == FIRST_PROVIDER or not provider.issuer:
                 raise ValueError(f"providers.{name[:40]}: needs an issuer and a name of a-z, 0-9, - that is not oidc")
         providers = self.identity_providers()
+        taken = {name for of in providers.values() for name in of.parameters if name in _OURS}
+        if taken:
+            raise ValueError(f"parameters of an identity provider may not set {', '.join(sorted(taken))}")
         if len({provider.issuer for provider in providers.values()}) < len(providers):
             raise ValueError("two identity providers have the same issuer: whose people are they?")
         suffixes = list(self.name_suffixes().items())

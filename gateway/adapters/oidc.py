@@ -7,7 +7,7 @@ allow-list of asymmetric ones (CVE-2024-37568, CVE-2026-28802).
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -15,24 +15,23 @@ from threading import BoundedSemaphore, Lock
 from typing import Any
 
 import httpx2
+import stamina
 from authlib.common.errors import AuthlibBaseError
 from authlib.integrations.httpx_client import OAuth2Client
 from authlib.oauth2.rfc6749.parameters import prepare_grant_uri
-from authlib.oidc.core import CodeIDToken
 from authlib.oidc.discovery import get_well_known_url
 from joserfc import jws
 from joserfc.errors import JoseError
 from joserfc.jwk import Key
-from joserfc.util import urlsafe_b64decode
 
 from gateway.adapters.jose import KEY_TYPES, OneAlgorithm, demand_safe, signing_key
+from gateway.adapters.oidc_claims import ForgedError, logout_of, unverified_header, verify_claims
 from gateway.adapters.oidc_transport import Borrowed, BoundedTransport
-from gateway.app.identity import ClaimNames, Redeemed, SignedClaims
+from gateway.app.identity import ClaimNames, Redeemed, Refreshed, SignedClaims, SignedLogout
 from gateway.app.ports import Clock
-from gateway.core.errors import Denied, Refusal, Unavailable
+from gateway.core.errors import Denied, GatewayError, Refusal, Unavailable
 
-LEEWAY_S = 60
-MAX_TOKEN = 64 * 1024
+NO_PARAMETERS: Mapping[str, str] = {}
 _TIMEOUT = httpx2.Timeout(10.0, connect=5.0)
 _DISCOVERY_FOR = timedelta(hours=1)
 _KEYS_FOR = timedelta(minutes=10)
@@ -40,12 +39,7 @@ _REFETCH_AFTER = timedelta(seconds=30)
 _EXCHANGES = 4  # at a time: a provider that hangs keeps no more of the API's threads
 _WAITING = 8  # for one of those, and no longer than:
 _WAIT_S = 1.0
-_KNOWN_HEADERS = frozenset({"alg", "kid", "typ", "cty", "x5t", "x5t#S256"})
 _PROTOCOL_CLAIMS = frozenset({"iss", "sub", "aud", "exp", "iat", "nbf", "nonce", "azp", "at_hash", "acr", "amr"})
-
-
-class _ForgedError(Exception):
-    """An id_token that must not be believed; the text says which rule failed, without token contents."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +58,17 @@ class _Keys:
     fetched_at: datetime | None = None
 
 
+def _refused(_: AuthlibBaseError) -> GatewayError:
+    return Denied(Refusal("code-refused", "The identity provider refused the sign-in.", next_steps=("Sign in again.",)))
+
+
+def _over_or_unavailable(no: AuthlibBaseError) -> GatewayError:
+    """Only `invalid_grant` is about the person (RFC 6749 §5.2); the other errors are about us, or a bad moment."""
+    if no.error == "invalid_grant":
+        return Denied(Refusal("sign-in-over", "the identity provider no longer vouches for this sign-in"))
+    return Unavailable(_unusable("it did not take our question"))
+
+
 class OidcProvider:
     """One identity provider. Thread-safe; every answer is bounded in time and size."""
 
@@ -79,9 +84,13 @@ class OidcProvider:
         clock: Clock,
         names: ClaimNames = ClaimNames(),  # noqa: B008  frozen, so one default may be shared
         scopes: tuple[str, ...] = ("openid", "profile", "email"),
+        parameters: Mapping[str, str] = NO_PARAMETERS,
         transport: httpx2.BaseTransport | None = None,
     ) -> None:
-        """`client_secret` "" is a public client. ValueError when the issuer is not https and not this machine."""
+        """`client_secret` "" is a public client; `parameters` are added to the authorization request.
+
+        ValueError when the issuer is not https and not this machine.
+        """
         self.name = name
         self.label = label or name
         self.issuer = issuer
@@ -90,6 +99,7 @@ class OidcProvider:
         self._client_secret = client_secret
         self._redirect_uri = redirect_uri
         self._scope = " ".join(scopes)
+        self._parameters = dict(parameters)
         self._clock = clock
         self._transport = BoundedTransport(transport or httpx2.HTTPTransport(trust_env=False))
         self._places = BoundedSemaphore(_EXCHANGES)
@@ -116,6 +126,7 @@ class OidcProvider:
                 nonce=nonce,
                 code_challenge=challenge,
                 code_challenge_method="S256",
+                **self._parameters,
             )
         )
 
@@ -139,7 +150,7 @@ class OidcProvider:
             raise Unavailable(_unusable("it sent no id_token"))
         try:
             claims = self.verify_id_token(id_token, nonce=nonce, access_token=access_token)
-        except _ForgedError as why:
+        except ForgedError as why:
             raise Denied(
                 Refusal(
                     "id-token-refused", f"The identity provider's answer does not verify: {why}.", ("a valid sign-in",)
@@ -150,16 +161,55 @@ class OidcProvider:
             self._with_userinfo(metadata, claims, access_token), refresh_token if isinstance(refresh_token, str) else ""
         )
 
-    def verify_id_token(self, id_token: str, *, nonce: str, access_token: str = "") -> dict[str, Any]:
-        """The claims of an id_token (OpenID Connect Core §3.1.3.7); _ForgedError otherwise."""
+    def refresh(self, refresh_token: str) -> Refreshed:
+        """See the port. Tried twice, as one lost answer would make the next check half a minute late."""
+        for attempt in stamina.retry_context(on=Unavailable, attempts=2, wait_initial=0.2, wait_max=1.0, timeout=20.0):
+            with attempt:
+                return self._refreshed(refresh_token)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _refreshed(self, refresh_token: str) -> Refreshed:
+        metadata = self._discovered()
+        with self._reaching(_over_or_unavailable) as client:
+            token = client.fetch_token(metadata.token_endpoint, grant_type="refresh_token", refresh_token=refresh_token)
+        id_token, access_token = token.get("id_token"), token.get("access_token")
+        if not isinstance(access_token, str):
+            raise Unavailable(_unusable("it sent no token"))
+        claims: dict[str, Any] = {}
+        if isinstance(id_token, str):
+            try:
+                claims = self.verify_id_token(id_token, nonce=None, access_token=access_token)
+            except ForgedError as why:
+                raise Unavailable(_unusable("it sent an id_token that does not verify")) from why
+        told = self._with_userinfo(metadata, claims, access_token)
+        following = token.get("refresh_token")
+        return Refreshed(
+            told,
+            tells_groups=bool(claims) or self.names.groups in told,
+            refresh_token=following if isinstance(following, str) and following != refresh_token else "",
+        )
+
+    def verify_logout(self, token: str) -> SignedLogout:
+        """See the port."""
+        try:
+            header, claims = self._verify_signature(token)
+            return logout_of(header, claims, self.issuer, self._client_id, self._clock.now())
+        except ForgedError as why:
+            raise Denied(Refusal("logout-refused", f"The logout token does not verify: {why}.")) from why
+
+    def verify_id_token(self, id_token: str, *, nonce: str | None, access_token: str = "") -> dict[str, Any]:
+        """The claims of an id_token (OpenID Connect Core §3.1.3.7); ForgedError otherwise.
+
+        `nonce` None is for a refresh, where there is none to expect (§12.2).
+        """
         header, claims = self._verify_signature(id_token)
-        self._verify_claims(header, claims, nonce, access_token)
+        verify_claims(header, claims, self.issuer, self._client_id, self._clock.now(), nonce, access_token)
         return claims
 
     # ------------------------------------------------------------ signature
 
     def _verify_signature(self, token: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        header = _unverified_header(token)
+        header = unverified_header(token)
         algorithm, kid = header["alg"], header.get("kid")
         for key in self._keys_for(kid, KEY_TYPES[algorithm]):
             try:
@@ -168,11 +218,11 @@ class OidcProvider:
             except JoseError:
                 continue  # another key of the same id may fit (rotation); none is a refusal below
             except (ValueError, TypeError, RecursionError) as why:
-                raise _ForgedError("its content is not JSON") from why
+                raise ForgedError("its content is not JSON") from why
             if not isinstance(claims, dict):
-                raise _ForgedError("its content is not an object")
+                raise ForgedError("its content is not an object")
             return header, claims
-        raise _ForgedError("its signature does not fit any key of the issuer")
+        raise ForgedError("its signature does not fit any key of the issuer")
 
     def _keys_for(self, kid: str | None, key_type: str) -> list[Key]:
         by_kid = self._known_keys(kid)
@@ -211,37 +261,14 @@ class OidcProvider:
             raise Unavailable(_unusable("it publishes no usable key"))
         return found
 
-    # ------------------------------------------------------------ claims
-
-    def _verify_claims(self, header: dict[str, Any], claims: dict[str, Any], nonce: str, access_token: str) -> None:
-        now = self._clock.now().timestamp()
-        audience = claims.get("aud")
-        audiences = [audience] if isinstance(audience, str) else audience
-        if claims.get("iss") != self.issuer:
-            raise _ForgedError("it is from another issuer")
-        if not isinstance(audiences, list) or self._client_id not in audiences:
-            raise _ForgedError("it is meant for somebody else")
-        if any(not isinstance(claims.get(name), int) or isinstance(claims.get(name), bool) for name in ("exp", "iat")):
-            raise _ForgedError("it has no times")
-        if claims["exp"] <= now - LEEWAY_S:
-            raise _ForgedError("it has expired")
-        if claims["iat"] > now + LEEWAY_S:
-            raise _ForgedError("it is from the future")
-        if not nonce or claims.get("nonce") != nonce:
-            raise _ForgedError("it belongs to another sign-in")
-        # azp, at_hash, nbf and the shapes of the rest, by Authlib's reading of Core §2.
-        params = {"nonce": nonce, "client_id": self._client_id, "access_token": access_token}
-        try:
-            CodeIDToken(claims, header, params=params).validate(now=int(now), leeway=LEEWAY_S)
-        except (JoseError, AuthlibBaseError, ValueError, TypeError) as why:
-            raise _ForgedError("a claim is missing or wrong") from why
+    # ------------------------------------------------------------ userinfo
 
     def _with_userinfo(self, metadata: _Metadata, claims: dict[str, Any], access_token: str) -> SignedClaims:
         """Claims that the id_token lacks, from the userinfo endpoint; only about the same subject (Core §5.3.2)."""
         if not metadata.userinfo_endpoint:
             return SignedClaims(claims)
         more = self._get_json(metadata.userinfo_endpoint, {"authorization": f"Bearer {access_token}"})
-        if more.get("sub") != claims["sub"]:
+        if more.get("sub") != claims.get("sub", more.get("sub")):
             raise Denied(Refusal("userinfo-mismatch", "The identity provider told of two different people."))
         added = {key: value for key, value in more.items() if key not in _PROTOCOL_CLAIMS}
         return SignedClaims({**added, **claims})
@@ -288,8 +315,8 @@ class OidcProvider:
         return document
 
     @contextmanager
-    def _reaching(self) -> Iterator[Any]:
-        """A client for one exchange; every failure is Denied (the provider said no) or Unavailable."""
+    def _reaching(self, judge: Callable[[AuthlibBaseError], GatewayError] = _refused) -> Iterator[Any]:
+        """A client for one exchange; `judge` says what an OAuth error means, every other failure is Unavailable."""
         client = OAuth2Client(
             client_id=self._client_id,
             client_secret=self._client_secret or None,
@@ -303,9 +330,7 @@ class OidcProvider:
             with self._place(), client:
                 yield client
         except AuthlibBaseError as no:
-            raise Denied(
-                Refusal("code-refused", "The identity provider refused the sign-in.", next_steps=("Sign in again.",))
-            ) from no
+            raise judge(no) from no
         except (httpx2.HTTPError, httpx2.InvalidURL, ValueError, RecursionError) as why:
             raise Unavailable(_unusable("it did not answer as it should")) from why
 
@@ -323,23 +348,6 @@ class OidcProvider:
                 self._places.release()
         finally:
             self._queue.release()
-
-
-def _unverified_header(token: str) -> dict[str, Any]:
-    """The header of a compact JWS that is worth verifying; _ForgedError otherwise."""
-    if len(token) > MAX_TOKEN or token.count(".") != 2:
-        raise _ForgedError("it is not a signed token")
-    try:
-        header = json.loads(urlsafe_b64decode(token.split(".", 1)[0].encode()))
-    except (ValueError, RecursionError) as why:
-        raise _ForgedError("its header is not JSON") from why
-    if not isinstance(header, dict) or not set(header) <= _KNOWN_HEADERS:
-        raise _ForgedError("its header asks for more than is understood here")  # jwk, jku, x5c, x5u, crit, …
-    if not isinstance(header.get("alg"), str) or header["alg"] not in KEY_TYPES:
-        raise _ForgedError("its algorithm is not accepted")
-    if not isinstance(header.get("kid"), str | None):
-        raise _ForgedError("its key id is not text")
-    return header
 
 
 def _unusable(why: str) -> Refusal:

@@ -38,6 +38,12 @@ def authenticate_web(ctx: Context, secret: str) -> User:
     return user
 
 
+def provider_session_of(ctx: Context, secret: str) -> str:
+    """The session at the provider that carries a browser's session, "" for none."""
+    session, _ = bearer_of(ctx, secret, "web")
+    return (session.data or {}).get("provider_session", "")
+
+
 def bearer_of(ctx: Context, secret: str, purpose: str) -> tuple[Credential, User]:
     if not secret or len(secret) > LONGEST_SECRET:
         raise NotSignedIn(_NOT_SIGNED_IN)

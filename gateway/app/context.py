@@ -18,6 +18,7 @@ from gateway.app.ports import (
     SshSigner,
     Store,
 )
+from gateway.app.ports_people import Sealer
 from gateway.app.workload_ports import DeployKeys, NoDeployKeys
 from gateway.core.rota import RotaRules
 
@@ -40,6 +41,18 @@ def _nobody_sleeps() -> None:
     """Stands in where no supervisor runs (one-shot commands)."""
 
 
+class _KeepsNothing:
+    """Stands in where no key is wired: then no refresh token is kept."""
+
+    def seal(self, secret: str, bound: str) -> str:
+        del secret, bound
+        return ""
+
+    def unseal(self, sealed: str, bound: str) -> str:
+        del sealed, bound
+        raise ValueError("nothing is kept here")
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """`gateway` names this process in events and rows."""
@@ -60,4 +73,5 @@ class Context:
     rota: RotaRules = field(default_factory=RotaRules)
     logins: LeasedLogins = field(default_factory=LeasedLogins)
     deploy_keys: DeployKeys = field(default_factory=NoDeployKeys)
+    sealer: Sealer = field(default_factory=_KeepsNothing)
     wake: Callable[[], None] = _nobody_sleeps  # rouses the supervisor: something ended

@@ -6,6 +6,7 @@ then receives a token: once. Short life, rate limits and the confirmation are wh
 """
 
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -16,7 +17,8 @@ from gateway.app.context import Context
 from gateway.app.credentials import digest_of
 from gateway.app.identity import IdentityProvider
 from gateway.app.ports import Credential, UnitOfWork
-from gateway.app.sign_in import CLI_PREFIX, SignedIn
+from gateway.app.sign_in import SignedIn
+from gateway.app.sign_ins import Device, open_sign_in
 from gateway.core.errors import Conflict, Denied, NotFound, Refusal
 from gateway.core.principal import User
 
@@ -60,7 +62,7 @@ class DeviceView:
     expires_at: datetime
 
 
-def start_device(ctx: Context, client: str, provider: IdentityProvider | None = None) -> DeviceStart:
+def start_device(ctx: Context, client: str, provider: IdentityProvider | None = None, agent: str = "") -> DeviceStart:
     """A new pair of codes for a CLI at `client` (address); Denied when that address asks too often.
 
     With a `provider` only a person of that one can confirm it.
@@ -71,7 +73,12 @@ def start_device(ctx: Context, client: str, provider: IdentityProvider | None = 
         if attempts.count(uow, f"device-start:{client}", at) > _STARTS_PER_WINDOW:
             raise Denied(_too_many("Too many sign-ins were begun from your address."))
         user_code = _free_user_code(ctx, uow, at)
-        data = {"user_code": user_code, "client": client[:100], "state": "pending", "interval_s": _seconds(INTERVAL)}
+        data = {
+            "user_code": user_code,
+            **Device(client, agent).told(),
+            "state": "pending",
+            "interval_s": _seconds(INTERVAL),
+        }
         if provider is not None:
             data |= {"issuer": provider.issuer, "provider": provider.label}
         expires_at = at + min(ctx.limits.device_code_lifetime, timedelta(minutes=10))  # ASVS 6.6.2
@@ -87,14 +94,14 @@ def find_device(ctx: Context, user: User, user_code: str) -> DeviceView:
     return _view(_waiting(ctx, user, user_code))
 
 
-def confirm_device(ctx: Context, user: User, user_code: str) -> DeviceView:
-    """Let the CLI that shows this code act as `user`."""
-    return _answer(ctx, user, user_code, "confirmed", "device:confirmed")
+def confirm_device(ctx: Context, user: User, user_code: str, provider_session: str = "") -> DeviceView:
+    """Let the CLI that shows this code act as `user`, for as long as the provider's session of the browser lasts."""
+    return _answer(ctx, user, user_code, "confirmed", "device:confirmed", {"provider_session": provider_session})
 
 
 def deny_device(ctx: Context, user: User, user_code: str) -> DeviceView:
     """Refuse: the CLI that shows this code stays out."""
-    return _answer(ctx, user, user_code, "denied", "device:denied")
+    return _answer(ctx, user, user_code, "denied", "device:denied", {})
 
 
 def poll_device(ctx: Context, device_code: str) -> SignedIn | NotYet:
@@ -121,12 +128,13 @@ def _redeem(ctx: Context, uow: UnitOfWork, device: Credential, at: datetime) -> 
     user = uow.users.get(device.subject)
     if user is None or not user.is_enabled():
         return NotYet.ACCESS_DENIED
-    secret = CLI_PREFIX + ctx.ids.secret()
-    expires_at = at + ctx.limits.cli_credential_lifetime
-    uow.credentials.add(Credential(digest_of(secret), "cli", user.id, at, expires_at))
-    data = {"via": "device", "client": (device.data or {}).get("client", "")}
+    told = device.data or {}
+    asked_from = Device(told.get("client", ""), told.get("agent", ""))
+    carrier = told.get("provider_session", "")
+    signed_in = open_sign_in(ctx, uow, user, "cli", at, device=asked_from, provider_session=carrier)
+    data = {"via": "device", **asked_from.told()}
     journal.append(ctx, uow, "login:succeeded", principal=user.name, data=data)
-    return SignedIn(user, secret, expires_at)
+    return signed_in
 
 
 def _wait(uow: UnitOfWork, device: Credential, at: datetime) -> NotYet:
@@ -143,7 +151,7 @@ def _wait(uow: UnitOfWork, device: Credential, at: datetime) -> NotYet:
     return NotYet.SLOW_DOWN if too_fast else NotYet.AUTHORIZATION_PENDING
 
 
-def _answer(ctx: Context, user: User, user_code: str, state: str, event: str) -> DeviceView:
+def _answer(ctx: Context, user: User, user_code: str, state: str, event: str, more: Mapping[str, str]) -> DeviceView:
     """Settle a waiting sign-in, once, by one person."""
     device = _waiting(ctx, user, user_code)
     _demand_provider(ctx, user, device)
@@ -151,7 +159,7 @@ def _answer(ctx: Context, user: User, user_code: str, state: str, event: str) ->
         fresh = uow.credentials.find(device.digest, "device")
         if fresh is None or (fresh.data or {}).get("state") != "pending":
             raise Conflict(Refusal("device-answered", "This sign-in has been answered already."))
-        uow.credentials.save(replace(fresh, subject=user.id, data={**(fresh.data or {}), "state": state}))
+        uow.credentials.save(replace(fresh, subject=user.id, data={**(fresh.data or {}), **more, "state": state}))
         data = {"client": (fresh.data or {}).get("client", "")}
         journal.append(ctx, uow, event, principal=user.name, data=data)
     return _view(device)

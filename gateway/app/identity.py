@@ -36,6 +36,7 @@ class ClaimNames:
     suffix: str = ""
     group_prefix: str = ""
     reserved: tuple[str, ...] = ()
+    from_scim: bool = False  # groups are what SCIM provisions; claims about them are not read
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,27 @@ class Redeemed:
 
     claims: SignedClaims
     refresh_token: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Refreshed:
+    """The provider still vouches. `refresh_token` is the next one, "" when the old one stays.
+
+    `tells_groups` is False when nothing that it sent was about groups: then they are as they were.
+    """
+
+    claims: SignedClaims
+    tells_groups: bool
+    refresh_token: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SignedLogout:
+    """A verified logout token: a person (`subject`), or one session of theirs (`sid`), or both."""
+
+    subject: str
+    sid: str
+    jti: str
 
 
 class IdentityProvider(Protocol):
@@ -63,7 +85,18 @@ class IdentityProvider(Protocol):
         ...
 
     def redeem(self, *, code: str, verifier: str, nonce: str) -> Redeemed:
-        """What is behind an authorization code. Denied when they do not verify, Unavailable when down."""
+        """What is behind an authorization code. Denied when it does not verify, Unavailable when down."""
+        ...
+
+    def refresh(self, refresh_token: str) -> Refreshed:
+        """Ask again. Denied only when the provider says that this token is worth nothing any more (RFC 6749 §5.2).
+
+        Unavailable for everything else: no answer, or one that is about us (`invalid_client`) and not the person.
+        """
+        ...
+
+    def verify_logout(self, token: str) -> SignedLogout:
+        """A logout token (Back-Channel Logout 1.0 §2.6). Denied when it does not verify, Unavailable without keys."""
         ...
 
 
@@ -96,24 +129,25 @@ def person_of(claims: SignedClaims, names: ClaimNames) -> User | Refusal:
             f"The name {name} cannot be told from one of another identity provider.",
             next_steps=("Ask the gateway's operators: the provider must give you another name.",),
         )
-    groups = _groups(claims.get(names.groups))
+    groups = groups_of(claims, names)
     if groups is None:
         return Refusal("groups-unusable", f"The claim {names.groups} is not a list of group names.", (names.groups,))
     email = claims.get("email")
     # An address is shown, never matched on: email_verified=false and a@b@c are the provider's business then.
     shown = email if isinstance(email, str) and len(email) <= 254 and email.isprintable() else ""
-    own = frozenset(names.group_prefix + group for group in groups)
-    return User(user_id_of(issuer, subject), issuer, subject, name + names.suffix, shown, own)
+    return User(user_id_of(issuer, subject), issuer, subject, name + names.suffix, shown, groups)
 
 
-def _groups(claim: object) -> frozenset[str] | None:
-    if claim is None:
+def groups_of(claims: SignedClaims, names: ClaimNames) -> frozenset[str] | None:
+    """The groups that claims tell of, as they are called here; None when the claim is no list of names."""
+    claim = claims.get(names.groups)
+    if claim is None or names.from_scim:
         return frozenset()  # no groups, so no right that needs one
     if not isinstance(claim, list) or len(claim) > MAX_GROUPS:
         return None
     if not all(isinstance(group, str) and _GROUP.fullmatch(group) for group in claim):
         return None
-    return frozenset(claim)
+    return frozenset(names.group_prefix + group for group in claim)
 
 
 def remember(uow: UnitOfWork, person: User) -> User | Refusal:

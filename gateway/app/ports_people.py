@@ -88,8 +88,8 @@ class ApiTokens(Protocol):
 class ProvisionedUser:
     """A person as a provider's SCIM client tells of them, before and after their first sign-in.
 
-    `user` is the user id once it is known; `resource` the SCIM resource as JSON; `disabled_at` the instant at which this
-    row shut the user out, so that only that is undone when the provider lets them in again.
+    `user` is the user id once it is known; `resource` the SCIM resource as JSON; `disabled_at` the instant at which
+    this row shut the user out, so that only that is undone when the provider lets them in again.
     """
 
     id: str

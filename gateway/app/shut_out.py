@@ -12,7 +12,9 @@ from gateway.core.errors import Conflict, NotFound, Refusal
 from gateway.core.grant import Grant, revoke
 from gateway.core.principal import User
 
-_PURPOSES_OF_A_PERSON = ("cli", "web", "ticket", "device")
+_SIGN_INS = ("cli", "web")
+_EVERY = 100_000
+_UNDER_WAY = ("ticket", "device")  # what a sign-in made, or is about to
 
 
 def disable_user(ctx: Context, user: User, name: str, reason: str = "") -> User:
@@ -25,24 +27,27 @@ def disable_user(ctx: Context, user: User, name: str, reason: str = "") -> User:
             raise Conflict(Refusal("user-disabled-already", f"{found.name} is disabled already."))
         gone = replace(found, disabled_at=at)
         uow.users.upsert(gone)
-        revoked = _revoke_grants(uow, found, user, at)
-        removed = sum(uow.credentials.remove_for(found.id, purpose) for purpose in _PURPOSES_OF_A_PERSON)
-        data = {
-            "user": found.name,
-            "reason": reason.strip()[:500],
-            "credentials_removed": removed,
-            "grants_revoked": revoked,
-        }
+        removed = put_out(uow, found, user.id, at, "account disabled")
+        data = {"user": found.name, "reason": reason.strip()[:500], **removed}
         noted = journal.append(ctx, uow, "user:disabled", principal=user.name, data=data)
     ctx.wake()
     journal.confirm_logged(ctx, noted)
     return gone
 
 
-def _revoke_grants(uow: UnitOfWork, gone: User, by: User, at: datetime) -> int:
-    """Who comes back asks anew."""
-    ended = [revoke(grant, at, by.id, "account disabled") for grant in uow.grants.list(holder=gone.id, active_at=at)]
-    return sum(uow.grants.save(grant) for grant in ended if isinstance(grant, Grant))
+def put_out(uow: UnitOfWork, gone: User, by: str, at: datetime, why: str, *, sign_ins: bool = True) -> dict[str, int]:
+    """End all that a person has: credentials, and grants with their live sessions. Who comes back asks anew.
+
+    `sign_ins` False leaves the sign-ins. The caller wakes the supervisor once it has committed.
+    """
+    purposes = _UNDER_WAY + (_SIGN_INS if sign_ins else ())
+    removed = sum(uow.credentials.remove_for(gone.id, purpose) for purpose in purposes)
+    if sign_ins:
+        for session in uow.provider_sessions.alive(user=gone.id):
+            uow.provider_sessions.save(replace(session, ended_at=at, sealed_token="", next_check_at=None))
+    ended = [revoke(g, at, by, why) for g in uow.grants.list(holder=gone.id, active_at=at, limit=_EVERY)]
+    revoked = sum(uow.grants.save(grant) for grant in ended if isinstance(grant, Grant))
+    return {"credentials_removed": removed, "grants_revoked": revoked}
 
 
 def enable_user(ctx: Context, user: User, name: str) -> User:

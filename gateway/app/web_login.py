@@ -6,7 +6,7 @@ ASVS 10.2.1).
 """
 
 import hmac
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
 
@@ -14,11 +14,13 @@ from gateway.app import attempts, journal
 from gateway.app.context import Context
 from gateway.app.credentials import digest_of
 from gateway.app.identity import IdentityProvider, NotSignedIn, person_of, remember
-from gateway.app.ports import Credential, UnitOfWork
-from gateway.app.sign_in import LONGEST_SECRET, WEB_PREFIX, SignedIn, b64, derived
+from gateway.app.ports import Credential
+from gateway.app.sign_in import LONGEST_SECRET, SignedIn, b64, derived
+from gateway.app.sign_ins import Device, open_provider_session, open_sign_in
 from gateway.core.errors import Denied, Refusal
 from gateway.core.principal import User
 
+NOWHERE = Device()
 LOGIN_LIFETIME = timedelta(minutes=10)
 _STARTS_PER_WINDOW = 300  # of one client address; many people may share one
 _WAIT = ("Wait ten minutes and try again.",)
@@ -52,7 +54,14 @@ def begin_web_login(ctx: Context, provider: IdentityProvider, client: str, next_
 
 
 def complete_web_login(
-    ctx: Context, provider: IdentityProvider, *, secret: str, state: str, code: str, issuer: str = ""
+    ctx: Context,
+    provider: IdentityProvider,
+    *,
+    secret: str,
+    state: str,
+    code: str,
+    issuer: str = "",
+    device: Device = NOWHERE,
 ) -> SignedIn:
     """Finish a login with what the provider sent back. The person is whoever the provider says, nobody else.
 
@@ -73,10 +82,11 @@ def complete_web_login(
     with ctx.store.begin() as uow:
         user = remember(uow, person)
         if isinstance(user, User):
-            signed_in = _new_web_session(ctx, uow, user, at, (login.data or {}).get("next", "/"))
-            told = {"via": "web", "issuer": user.issuer, "provider": provider.name}
+            carrier = open_provider_session(ctx, uow, user, provider, redeemed, at)
+            signed_in = open_sign_in(ctx, uow, user, "web", at, device=device, provider_session=carrier)
+            told = {"via": "web", "issuer": user.issuer, "provider": provider.name, **device.told()}
             journal.append(ctx, uow, "login:succeeded", principal=user.name, data=told)
-            return signed_in
+            return replace(signed_in, next=(login.data or {}).get("next", "/"))
     raise _failed(ctx, user, principal=person.name)
 
 
@@ -105,14 +115,6 @@ def _claim_login(ctx: Context, secret: str, state: str) -> Credential:
     if login is None or not claimed:
         raise _failed(ctx, stale)
     return login
-
-
-def _new_web_session(ctx: Context, uow: UnitOfWork, user: User, at: datetime, next_path: str) -> SignedIn:
-    secret = WEB_PREFIX + ctx.ids.secret()  # a new one at each login: nothing to fixate (ASVS 7.2.4)
-    expires_at = at + ctx.limits.web_session_lifetime
-    session = Credential(digest_of(secret), "web", user.id, at, expires_at, data={"seen_at": at.isoformat()})
-    uow.credentials.add(session)
-    return SignedIn(user, secret, expires_at, next_path)
 
 
 def _failed(ctx: Context, refusal: Refusal, principal: str = "") -> Denied:

@@ -7,9 +7,10 @@ that fails is logged and tried again; what it leaves undone errs towards "no" (f
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from time import monotonic
 
 from gateway.app.context import Context
@@ -24,6 +25,7 @@ from gateway.app.refresh_facts import refresh_facts
 from gateway.app.reload_rules import Reloads
 
 LOG = logging.getLogger(__name__)
+NO_PROVIDERS: Mapping[str, Callable[[], bool]] = {}
 WATCH_EVERY_SECONDS = 0.25
 ASK_POLICY_EVERY = timedelta(seconds=5)
 
@@ -48,7 +50,9 @@ class Supervisor:
         incidents: Sequence[IncidentSource],
         evidence: Evidence,
         refresh_seconds: float,
+        revalidations: Mapping[str, Callable[[], bool]] = NO_PROVIDERS,
     ) -> None:
+        """`revalidations` ask each provider, by its name, about those who signed in; True when a fact changed."""
         self._ctx = ctx
         self._stop = threading.Event()
         self._wake_watch = threading.Event()
@@ -71,6 +75,10 @@ class Supervisor:
             ],
             "leases": [_Job("leases", 1.0, lambda: reap_leases(ctx, clock.now()))],
             "facts": [_Job("facts", refresh_seconds, lambda: self._refresh(shifts, incidents))],
+        }
+        self._rounds |= {
+            f"provider-{name}": [_Job(f"provider-{name}", 2.0, partial(self._revalidate, step))]
+            for name, step in revalidations.items()
         }
         self._threads = [
             threading.Thread(target=self._watch, name="supervisor", daemon=True),
@@ -147,6 +155,10 @@ class Supervisor:
         if refresh_facts(self._ctx, shifts, incidents, self._ctx.clock.now()):
             self._rejudge()
 
+    def _revalidate(self, step: Callable[[], bool]) -> None:
+        if step():
+            self._rejudge()
+
     def _rejudge(self) -> None:
         self._facts_changed.set()
         self._wake_watch.set()
@@ -154,3 +166,4 @@ class Supervisor:
     def _purge(self) -> None:
         with self._ctx.store.begin() as uow:
             uow.credentials.purge(self._ctx.clock.now() - timedelta(days=1))
+            uow.provider_sessions.purge(self._ctx.clock.now() - timedelta(days=7))

@@ -101,6 +101,13 @@ def viewer(
     return authenticate_web(context(request), session)
 
 
+def user_agent(request: Request) -> str:
+    """What the client calls itself: a note for the person, on one line, and bounded."""
+    told = request.headers.get("user-agent", "")[:200]
+    return "".join(c for c in told if c.isprintable())
+
+
+Agent = Annotated[str, Depends(user_agent)]
 Ctx = Annotated[Context, Depends(context)]
 Wired = Annotated[Wiring, Depends(wiring)]
 Caller = Annotated[User, Depends(current_user)]

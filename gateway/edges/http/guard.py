@@ -14,6 +14,7 @@ BODY_WITHIN_S = 15.0
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _FORM = "application/x-www-form-urlencoded"
 _FORM_PATHS = frozenset({"/api/device/code", "/api/device/token", "/device", "/logout"})  # RFC 8628 §3.1; browser forms
+_LOGOUT = "/api/backchannel-logout/"  # Back-Channel Logout 1.0 §2.5: a form
 _CSP = (
     "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
@@ -102,7 +103,7 @@ async def _read(scope: Scope, receive: Receive) -> bytes:
 
 def _demand_type(path: str, content_type: str) -> None:
     """JSON sent as text/plain needs no preflight, so a foreign page could post it (FastAPI CVE-2021-32677)."""
-    wanted = _FORM if path in _FORM_PATHS else "application/json"
+    wanted = _FORM if path in _FORM_PATHS or path.startswith(_LOGOUT) else "application/json"
     if content_type.split(";", 1)[0].strip().lower() != wanted:
         raise _RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "content-type", f"The body must be sent as {wanted}.")
 

@@ -8,21 +8,25 @@ from fastapi import APIRouter, Depends, Form, Query, Request
 from fastapi.responses import JSONResponse, RedirectResponse
 from starlette.responses import Response
 
-from gateway.app.authenticate import authenticate_web, sign_out
+from gateway.app.authenticate import authenticate_web, provider_session_of, sign_out
 from gateway.app.device_flow import NotYet, confirm_device, deny_device, find_device, poll_device, start_device
 from gateway.app.identity import NotSignedIn
+from gateway.app.provider_logout import provider_logout
 from gateway.app.providers import FIRST_PROVIDER
 from gateway.app.shut_out import disable_user, enable_user
+from gateway.app.sign_ins import Device
 from gateway.app.web_login import begin_web_login, complete_web_login, local_path
 from gateway.core.errors import Denied, Refusal
 from gateway.core.principal import User
-from gateway.edges.http.deps import Caller, Client, Ctx, Session, Wired, Wiring, bearer, cookie_name, web_session
+from gateway.edges.http.deps import Agent, Caller, Client, Ctx, Session, Wired, Wiring, bearer, cookie_name, web_session
+from gateway.edges.http.problems import status_of
 from gateway.edges.http.schemas import ReasonIn, UserOut, problems
 from gateway.edges.web import views
 
 router = APIRouter()
 _DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 _SECRET = Query(max_length=4096)
+_LOGOUT_TOKEN = 16 * 1024
 
 
 # ---------------------------------------------------------------- cookies
@@ -91,10 +95,12 @@ def callback(
     ctx: Ctx,
     wired: Wired,
     request: Request,
+    client: Client,
     state: Annotated[str, _SECRET] = "",
     code: Annotated[str, _SECRET] = "",
     iss: Annotated[str, _SECRET] = "",
     error: Annotated[str, _SECRET] = "",
+    agent: Agent = "",
 ) -> Response:
     """The identity provider sends the browser back here."""
     if error or not code:
@@ -108,6 +114,7 @@ def callback(
         state=state,
         code=code,
         issuer=iss,
+        device=Device(client, agent),
     )
     sign_out(ctx, web_session(request))  # whoever was signed in here before is not any more
     response = RedirectResponse(done.next, HTTPStatus.SEE_OTHER)
@@ -159,7 +166,7 @@ def answer_device(
     user: User = authenticate_web(ctx, session)
     _same_site_post(wired, request, session, csrf)
     if action == "confirm":
-        confirm_device(ctx, user, user_code)
+        confirm_device(ctx, user, user_code, provider_session_of(ctx, session))
     else:
         deny_device(ctx, user, user_code)
     return views.device_done_page(request, user, is_confirmed=action == "confirm")
@@ -170,10 +177,10 @@ def answer_device(
 
 @router.post("/api/device/code", tags=["sign-in"], responses=problems(404, 429))
 def device_code(
-    ctx: Ctx, wired: Wired, client: Client, provider: Annotated[str, Form(max_length=64)] = ""
+    ctx: Ctx, wired: Wired, client: Client, provider: Annotated[str, Form(max_length=64)] = "", agent: Agent = ""
 ) -> dict[str, str | int]:
     """Begin a device sign-in (RFC 8628 §3.1), at one of several identity providers if that is asked for."""
-    start = start_device(ctx, client, wired.providers.named(provider) if provider else None)
+    start = start_device(ctx, client, wired.providers.named(provider) if provider else None, agent)
     page = f"{wired.public_url}/device"
     query = {"user_code": start.user_code, **({"provider": provider} if provider else {})}
     return {
@@ -207,6 +214,21 @@ def device_token(
             "user": answer.user.name,
         }
     )
+
+
+@router.post("/api/backchannel-logout/{provider}", tags=["sign-in"], responses=problems(403, 404, 429))
+def backchannel_logout(
+    ctx: Ctx, wired: Wired, client: Client, provider: str, logout_token: Annotated[str, Form(max_length=_LOGOUT_TOKEN)]
+) -> Response:
+    """For identity providers: somebody signed out there (OpenID Connect Back-Channel Logout 1.0 §2.5)."""
+    try:
+        provider_logout(ctx, wired.providers.named(provider), logout_token, client)
+    except Denied as no:
+        if status_of(no) == HTTPStatus.TOO_MANY_REQUESTS:
+            raise
+        body = {"error": "invalid_request", "error_description": no.refusal.message}
+        return JSONResponse(body, HTTPStatus.BAD_REQUEST)  # §2.8
+    return Response(status_code=HTTPStatus.OK)
 
 
 @router.post("/api/logout", status_code=204, tags=["sign-in"], responses=problems())

@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from joserfc import jwt
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
-from gateway.adapters.oidc import LEEWAY_S, OidcProvider
+from gateway.adapters.oidc import OidcProvider
+from gateway.adapters.oidc_claims import LEEWAY_S
 from gateway.adapters.oidc_transport import MAX_BODY
 from gateway.core.errors import Denied, Unavailable
 from tests.fakes import FakeClock

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from gateway.adapters.credentials.ssh_ca import SshAuthorities
+from gateway.adapters.sealed_secrets import SealedSecrets
 from gateway.adapters.store import SqlStore, upgrade
 from gateway.app.context import Context
 from gateway.app.credentials import digest_of
@@ -167,5 +168,6 @@ def make_stage(folder: Path, clock: FakeClock | None = None) -> Stage:
         gateway="stage", clock=clock, ids=ids, store=store, log=log, policy=policy,
         catalogue=FixedCatalogue(CATALOGUE), roles=NoRoles(), ssh=SshAuthorities(folder / "ssh"),
         recorder=NoRecorder(), notifier=KeptNotes(), live=LiveSessions(),
+        sealer=SealedSecrets(folder / "tokens.key"),
     )  # fmt: skip
     return Stage(ctx, clock, policy, log, store, database)

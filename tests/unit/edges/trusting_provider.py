@@ -1,6 +1,6 @@
 from dataclasses import dataclass, field
 
-from gateway.app.identity import ClaimNames, Redeemed, SignedClaims
+from gateway.app.identity import ClaimNames, Redeemed, Refreshed, SignedClaims, SignedLogout
 from gateway.core.errors import Denied, Refusal
 from tests.unit.edges.stage import ISSUER
 
@@ -14,6 +14,8 @@ class TrustingProvider:
     label: str = "Corp"
     is_self_naming: bool = False
     refresh_token: str = ""
+    asked: list[str] = field(default_factory=list)
+    answers: list[Refreshed | Exception] = field(default_factory=list)
     names: ClaimNames = field(default_factory=ClaimNames)
     claims: dict[str, object] = field(default_factory=dict)
     refuses: bool = False
@@ -32,3 +34,16 @@ class TrustingProvider:
             raise Denied(Refusal("code-refused", "no"))
         claims = {"iss": self.issuer, "sub": f"sub-{code}", "preferred_username": code, **self.claims}
         return Redeemed(SignedClaims(claims), self.refresh_token)
+
+    def refresh(self, refresh_token: str) -> Refreshed:
+        self.asked.append(refresh_token)
+        answer = self.answers[min(len(self.asked), len(self.answers)) - 1]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def verify_logout(self, token: str) -> SignedLogout:
+        subject, sid, jti = token.split(",")
+        if not jti:
+            raise Denied(Refusal("logout-refused", "no"))
+        return SignedLogout(subject, sid, jti)

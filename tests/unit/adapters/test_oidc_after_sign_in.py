@@ -1,0 +1,132 @@
+"""What a provider tells after the sign-in: that it still vouches (refresh), or that somebody signed out there."""
+
+from datetime import timedelta
+from typing import Any
+
+import httpx2
+import pytest
+import stamina
+
+from gateway.core.errors import Denied, Unavailable
+from tests.fakes import FakeClock
+from tests.unit.adapters.test_oidc import ISSUER, NOW, Idp, claims, provider_of
+
+EVENT = "http://schemas.openid.net/event/backchannel-logout"
+LOGOUT = {"typ": "logout+jwt", "alg": "RS256", "kid": "r1"}
+
+
+@pytest.fixture
+def idp() -> Idp:
+    return Idp()
+
+
+@pytest.fixture
+def moving() -> FakeClock:
+    return FakeClock(NOW)
+
+
+@pytest.fixture(autouse=True)
+def without_waiting() -> Any:
+    with stamina.set_testing(True, attempts=2):
+        yield
+
+
+def answers(idp: Idp, status: int, **body: object) -> None:
+    idp.bend = lambda request: httpx2.Response(status, json=body) if request.url.path == "/token" else None
+
+
+def test_a_refresh_tells_of_groups_and_gives_the_next_token(idp: Idp, moving: FakeClock) -> None:
+    token = idp.sign(claims(nonce=None, groups=["engineers"]))
+    answers(idp, 200, access_token="at", token_type="Bearer", id_token=token, refresh_token="rt2")
+    told = provider_of(idp, moving).refresh("rt1")
+    assert told.claims["groups"] == ["engineers"]
+    assert told.tells_groups
+    assert told.refresh_token == "rt2"
+    assert "rt2" not in repr(told)
+    asked = next(call for call in idp.calls if call.url.path == "/token")
+    assert b"grant_type=refresh_token" in asked.content
+    assert b"refresh_token=rt1" in asked.content
+
+
+def test_a_refresh_without_a_word_about_groups_changes_none(idp: Idp, moving: FakeClock) -> None:
+    idp.userinfo = {"sub": "s1"}
+    answers(idp, 200, access_token="at", token_type="Bearer")
+    assert not provider_of(idp, moving).refresh("rt1").tells_groups
+    idp.userinfo = {"sub": "s1", "groups": ["leads"]}
+    told = provider_of(idp, moving).refresh("rt1")
+    assert told.tells_groups
+    assert told.refresh_token == ""
+
+
+def test_only_invalid_grant_is_about_the_person(idp: Idp, moving: FakeClock) -> None:
+    answers(idp, 400, error="invalid_grant")
+    with pytest.raises(Denied):
+        provider_of(idp, moving).refresh("rt1")
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (400, {"error": "invalid_client"}), (401, {"error": "invalid_client"}), (400, {"error": "unauthorized_client"}),
+        (400, {"error": "temporarily_unavailable"}), (500, {"error": "invalid_grant"}), (503, {}), (200, {}),
+        (200, {"access_token": "at", "token_type": "Bearer", "id_token": "x.y.z"}), (404, {}), (302, {}),
+    ],
+)  # fmt: skip
+def test_everything_else_is_an_outage_and_signs_nobody_out(
+    idp: Idp, moving: FakeClock, status: int, body: dict[str, object]
+) -> None:
+    answers(idp, status, **body)
+    with pytest.raises(Unavailable):
+        provider_of(idp, moving).refresh("rt1")
+    asked = [call for call in idp.calls if call.url.path == "/token"]
+    assert len(asked) == 2  # one lost answer is not half a minute of delay
+
+
+def logout_claims(**more: Any) -> dict[str, Any]:
+    at = int(NOW.timestamp())
+    good = {
+        "iss": ISSUER, "aud": "gw", "iat": at, "exp": at + 120, "jti": "j1", "sub": "s1", "sid": "sid1",
+        "events": {EVENT: {}},
+    }  # fmt: skip
+    return {key: value for key, value in {**good, **more}.items() if value is not None}
+
+
+def test_a_good_logout_token(idp: Idp, moving: FakeClock) -> None:
+    told = provider_of(idp, moving).verify_logout(idp.sign(logout_claims(), LOGOUT))
+    assert (told.subject, told.sid, told.jti) == ("s1", "sid1", "j1")
+    without_time_limit = idp.sign(logout_claims(exp=None, sid=None), {"alg": "RS256", "kid": "r1"})
+    assert provider_of(idp, moving).verify_logout(without_time_limit).sid == ""
+
+
+@pytest.mark.parametrize(
+    "bent",
+    [
+        {"iss": "https://evil.example"}, {"aud": "somebody-else"}, {"aud": ["x"]}, {"iat": None}, {"iat": "now"},
+        {"iat": int(NOW.timestamp()) + 300}, {"iat": int(NOW.timestamp()) - 3600}, {"exp": int(NOW.timestamp()) - 300},
+        {"jti": None}, {"jti": ""}, {"jti": 7}, {"jti": "j" * 256}, {"sub": None, "sid": None}, {"sub": ["s1"]},
+        {"events": None}, {"events": {}}, {"events": {EVENT: "x"}}, {"events": [EVENT]}, {"nonce": "n"},
+    ],
+)  # fmt: skip
+def test_logout_tokens_that_are_none(idp: Idp, moving: FakeClock, bent: dict[str, Any]) -> None:
+    with pytest.raises(Denied):
+        provider_of(idp, moving).verify_logout(idp.sign(logout_claims(**bent), LOGOUT))
+
+
+def test_an_id_token_signs_nobody_out(idp: Idp, moving: FakeClock) -> None:
+    for token in (idp.sign(claims()), idp.sign(claims(nonce=None)), "", "a.b", "a.b.c"):
+        with pytest.raises(Denied):
+            provider_of(idp, moving).verify_logout(token)
+
+
+def test_a_logout_token_of_another_kind_or_key_is_none(idp: Idp, moving: FakeClock) -> None:
+    other = Idp()
+    for token in (idp.sign(logout_claims(), {**LOGOUT, "typ": "at+jwt"}), other.sign(logout_claims(), LOGOUT)):
+        with pytest.raises(Denied):
+            provider_of(idp, moving).verify_logout(token)
+
+
+def test_a_logout_token_grows_old(idp: Idp, moving: FakeClock) -> None:
+    token = idp.sign(logout_claims(exp=None), LOGOUT)
+    moving.advance(timedelta(minutes=11))
+    with pytest.raises(Denied):
+        provider_of(idp, moving).verify_logout(token)
