@@ -14,6 +14,8 @@ from gateway.adapters.credentials.ssh_ca import SshAuthorities
 from gateway.adapters.deploy_keys import DeployKeyring
 from gateway.adapters.event_log import EventLogReader, Sequencer, newest_event_at
 from gateway.adapters.incidents_file import IncidentsFile
+from gateway.adapters.issuer_keys import IssuerKeys
+from gateway.adapters.job_tokens import SignedJobTokens
 from gateway.adapters.notify.webhook import WebhookNotifier
 from gateway.adapters.oidc import OidcProvider
 from gateway.adapters.oncall.ical import IcalFeed
@@ -23,6 +25,7 @@ from gateway.adapters.sealed_secrets import SealedSecrets
 from gateway.adapters.signer import Signer
 from gateway.adapters.store import SqlStore, upgrade
 from gateway.adapters.system import SystemClock, SystemIds
+from gateway.adapters.trust_policies import TrustDirectory
 from gateway.app import journal
 from gateway.app.context import Context
 from gateway.app.identity import ClaimNames
@@ -88,6 +91,7 @@ def build(settings: Settings, lock_name: str = "lock") -> Gateway:
         settings.notify.timeout_seconds,
         lambda channel, why: _note_undelivered(ctx, channel, why),
     )
+    job_tokens = SignedJobTokens(IssuerKeys(clock))
     ctx = Context(
         gateway=name,
         clock=clock,
@@ -103,6 +107,8 @@ def build(settings: Settings, lock_name: str = "lock") -> Gateway:
         live=LiveSessions(),
         limits=settings.limits.limits(),
         rota=settings.rota.rules(),
+        trust=TrustDirectory(settings.policy_dir / "trust"),
+        job_tokens=job_tokens,
         deploy_keys=DeployKeyring(state / "keys" / "deploy.key"),
         sealer=SealedSecrets(state / "keys" / "tokens.key"),
         wake=lambda: supervisor.wake(),  # noqa: PLW0108 - the supervisor is made below

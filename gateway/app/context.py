@@ -19,7 +19,7 @@ from gateway.app.ports import (
     Store,
 )
 from gateway.app.ports_people import Sealer
-from gateway.app.workload_ports import DeployKeys, NoDeployKeys
+from gateway.app.workload_ports import DeployKeys, JobTokens, NoDeployKeys, NoJobTokens, NoTrust, TrustSource
 from gateway.core.rota import RotaRules
 
 
@@ -74,4 +74,6 @@ class Context:
     logins: LeasedLogins = field(default_factory=LeasedLogins)
     deploy_keys: DeployKeys = field(default_factory=NoDeployKeys)
     sealer: Sealer = field(default_factory=_KeepsNothing)
+    trust: TrustSource = field(default_factory=NoTrust)
+    job_tokens: JobTokens = field(default_factory=NoJobTokens)
     wake: Callable[[], None] = _nobody_sleeps  # rouses the supervisor: something ended

@@ -11,6 +11,7 @@ from gateway.app.end_session import end_session as end_session
 from gateway.app.end_session import store_end
 from gateway.app.lease_role import lease_role
 from gateway.app.ports import DatabaseLogin, Recording, RecordingFailed
+from gateway.app.verify_deploy_token import misplaced
 from gateway.core.decision import Permit
 from gateway.core.errors import GatewayError, Refusal, Unavailable
 from gateway.core.grant import Grant
@@ -47,6 +48,8 @@ def user_of_ticket(
 
     One answer for every flaw, so that nothing can be learned by trying.
     """
+    if (no := misplaced(ticket)) is not None:
+        raise journal.refuse(ctx, "session:denied", no, principal=user_name, target=target)
     at = ctx.clock.now()
     known = ctx.catalogue.current().targets.get(target)
     with ctx.store.read() as uow:

@@ -1,4 +1,4 @@
-"""Take up changed policies and catalogue; a broken file never replaces a working set, and is told once, loudly."""
+"""Take up changed rules; a broken file never replaces a working set, and is told once, loudly."""
 
 import logging
 
@@ -16,11 +16,11 @@ class Reloads:
         self._recorded: dict[str, str] = {}  # the digest in force that the log knows of
 
     def reload(self, ctx: Context) -> bool:
-        """Try both; True when anything is newly in force."""
+        """Try all; True when anything is newly in force."""
         before = self._in_force(ctx)
         for what, digest in before.items():
             self._recorded.setdefault(what, digest)
-        why = {"policy": ctx.policy.reload(), "catalogue": ctx.catalogue.reload()}
+        why = {"policy": ctx.policy.reload(), "catalogue": ctx.catalogue.reload(), "trust": ctx.trust.reload()}
         after = self._in_force(ctx)
         for what, digest in after.items():
             self._record(ctx, what, digest)
@@ -29,7 +29,8 @@ class Reloads:
 
     @staticmethod
     def _in_force(ctx: Context) -> dict[str, str]:
-        return {"policy": ctx.policy.digest(), "catalogue": ctx.catalogue.current().version}
+        trust = ctx.trust.current().digest
+        return {"policy": ctx.policy.digest(), "catalogue": ctx.catalogue.current().version, "trust": trust}
 
     def _record(self, ctx: Context, what: str, digest: str) -> None:
         old = self._recorded[what]

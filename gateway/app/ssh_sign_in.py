@@ -10,6 +10,7 @@ from gateway.app.attempts import count
 from gateway.app.context import Context
 from gateway.app.credentials import digest_of
 from gateway.app.open_session import grant_for, user_of_ticket
+from gateway.app.verify_deploy_token import misplaced
 from gateway.core.errors import GatewayError, Refusal
 from gateway.core.grant import Grant
 from gateway.core.principal import User
@@ -43,7 +44,7 @@ def ticket_holder(ctx: Context, login: str, ticket: str, client: str) -> tuple[U
     except GatewayError:
         with ctx.store.begin() as uow:
             count(uow, tries, ctx.clock.now())
-        return BAD_TICKET
+        return misplaced(ticket) or BAD_TICKET
     return user, grant
 
 

@@ -12,7 +12,7 @@ from gateway.wire import postgres_messages as pg
 from gateway.wire.buffer import Buffer, ProtocolViolation
 from gateway.wire.postgres_scram import MECHANISM, ScramClient
 
-MAX_PASSWORD = 1024
+MAX_PASSWORD = 8448  # a ticket is short; a deploy token fits, to be told that it is none
 _LONGEST = 0x3FFFFFFF  # MaxAllocSize - 1, the server's own bound on one message
 _SMALL = 10_000  # PQ_SMALL_MESSAGE_LIMIT
 

@@ -16,7 +16,9 @@ DOCS = ROOT / "docs"
 _EVENT = re.compile(r"[a-z]+(-[a-z]+)*:[a-z]+(-[a-z]+)*")
 _LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)")
 # Put together from two words: app/reload_rules.py.
-_COMPOSED = frozenset({"policy:loaded", "policy:rejected", "catalogue:loaded", "catalogue:rejected"})
+_COMPOSED = frozenset(
+    {"policy:loaded", "policy:rejected", "catalogue:loaded", "catalogue:rejected", "trust:loaded", "trust:rejected"}
+)
 
 
 def settings_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:

@@ -11,6 +11,7 @@ from gateway.edges.http import (
     routes_access,
     routes_audit,
     routes_login,
+    routes_oauth,
     routes_policy,
     routes_sessions,
     routes_ssh,
@@ -44,7 +45,7 @@ def create_app(
     )
     app.state.wiring = Wiring(ctx, providers, doors, public_url.rstrip("/"), statements)
     problems.install(app)
-    for routes in (routes_login, routes_access, routes_sessions, routes_audit, routes_policy, routes_ssh):
+    for routes in (routes_login, routes_access, routes_sessions, routes_audit, routes_policy, routes_ssh, routes_oauth):
         app.include_router(routes.router)
     app.include_router(routes_sessions.pages)
     app.get("/healthz", tags=["public"])(healthz)

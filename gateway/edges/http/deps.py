@@ -12,7 +12,8 @@ from gateway.app.identity import NotSignedIn
 from gateway.app.providers import Providers
 from gateway.app.search_statements import StatementSearch
 from gateway.app.sign_in import CLI_PREFIX
-from gateway.core.errors import Refusal
+from gateway.app.verify_deploy_token import misplaced
+from gateway.core.errors import Denied, Refusal
 from gateway.core.principal import User
 from gateway.edges.http.kept_krl import KeptKrl
 from gateway.edges.http.live_views import LiveViews
@@ -70,9 +71,16 @@ _bearer = HTTPBearer(auto_error=False, scheme_name="bearer", description="A toke
 def bearer(credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> str:
     """The token of the Authorization header; NotSignedIn (401) without one."""
     token = credentials.credentials if credentials else ""
+    _demand_a_person(token)
     if not token.startswith(CLI_PREFIX):
         raise NotSignedIn(Refusal("not-signed-in", "You are not signed in.", ("a bearer token",), ("Run gw login",)))
     return token
+
+
+def _demand_a_person(token: str) -> None:
+    """Denied for a deploy token, which says what it is good for."""
+    if (no := misplaced(token)) is not None:
+        raise Denied(no)
 
 
 def current_user(request: Request, token: Annotated[str, Depends(bearer)]) -> User:
@@ -97,6 +105,7 @@ def viewer(
 ) -> User:
     """Whoever calls, by token or by browser session: only for reading, as a cookie comes along by itself."""
     if credentials is not None:
+        _demand_a_person(credentials.credentials)
         return authenticate(context(request), credentials.credentials)
     return authenticate_web(context(request), session)
 

@@ -13,7 +13,9 @@ MAX_BODY = 64 * 1024
 BODY_WITHIN_S = 15.0
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _FORM = "application/x-www-form-urlencoded"
-_FORM_PATHS = frozenset({"/api/device/code", "/api/device/token", "/device", "/logout"})  # RFC 8628 §3.1; browser forms
+_FORM_PATHS = frozenset(  # RFC 8628 §3.1, RFC 8693 §2.1; browser forms
+    {"/api/device/code", "/api/device/token", "/oauth/token", "/device", "/logout"}
+)
 _LOGOUT = "/api/backchannel-logout/"  # Back-Channel Logout 1.0 §2.5: a form
 _CSP = (
     "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"

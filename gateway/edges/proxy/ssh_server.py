@@ -39,7 +39,7 @@ MOST_MESSAGES_BEFORE_LOGIN = 200
 MOST_CHANNELS = 10  # as OpenSSH's MaxSessions
 MOST_BANNERS = 4
 LONGEST_USER_NAME = 255
-LONGEST_TICKET = 200
+LONGEST_TICKET = 8192  # of a deploy token, which is told that it is none
 # RFC 4250 §4.1.2. 5 service request · 7 extension info · 50 authentication request · 61 an answer to our prompt.
 BEFORE_LOGIN = ALWAYS | KEX_MESSAGES | {5, 7, 50, 61}
 # 91 and 92 answer channels that we open (remote forwards, agent, X11); unasked they are a violation.

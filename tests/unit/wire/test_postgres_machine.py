@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gateway.wire import postgres_messages as pg
 from gateway.wire.buffer import Buffer, ProtocolViolation
-from gateway.wire.postgres_machine import ClientGreeting, Password, TargetLogin, TargetRefused
+from gateway.wire.postgres_machine import MAX_PASSWORD, ClientGreeting, Password, TargetLogin, TargetRefused
 from gateway.wire.postgres_parameters import ParameterRefused, relayed
 from gateway.wire.postgres_scram import ScramClient, verifier
 
@@ -91,7 +91,7 @@ def test_startup_packets_that_make_no_sense(packet: bytes) -> None:
     "sent",
     [
         pg.message(b"Q", b"SELECT 1\0"),
-        pg.message(b"p", b"x" * 1024 + b"\0"),
+        pg.message(b"p", b"x" * MAX_PASSWORD + b"\0"),
         b"p\xff\xff\xff\xff",
         b"p\0\0\0\3",
         pg.message(b"p", b"no terminator"),

@@ -1,0 +1,240 @@
+"""Token exchange (RFC 8693): a pipeline's own token for a deploy token that can only run the verbs it names.
+
+INVARIANT: a token is claimed in the store, with the event that tells of it, before anything is minted for it; of two
+exchanges of one token at once, one finds it used. The claim outlives the token.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from gateway.app import attempts, journal
+from gateway.app.context import Context
+from gateway.app.credentials import digest_of
+from gateway.app.judge_job_token import Judged, judge
+from gateway.app.ports import Credential, UnitOfWork
+from gateway.app.verify_deploy_token import LONGEST_LIFE
+from gateway.core.deploy_token import PREFIX, Right, mint
+from gateway.core.errors import Denied, Refusal, Unavailable
+from gateway.core.job_token import LEEWAY, ends_at, single_use_mark
+from gateway.core.principal import Workload
+from gateway.core.trust import Issuer, RuleResult
+from gateway.core.trust_lint import is_gated
+from gateway.core.trust_match import knows, workload_of
+
+_USED, _RUN = "exchange", "exchange-run"
+_RUN_KEPT = timedelta(days=35)  # the longest that GitHub lets a run wait and go on
+_OURS = ("gwc_", "gww_", PREFIX)
+_REFUSALS_TOLD = 100  # of one address within `attempts.WINDOW`; strangers could fill the log
+_SHOWN = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Exchanged:
+    """`token` is the deploy token, shown once."""
+
+    token: str = field(repr=False)
+    id: str
+    workload: Workload
+    rights: frozenset[Right]
+    issued_at: datetime
+    not_after: datetime
+
+
+class BadScope(Denied):
+    """A good token, but it may not have the rights that were asked for (RFC 6749 §5.2 `invalid_scope`)."""
+
+
+def exchange_token(ctx: Context, subject_token: str, scope: Sequence[Right] = (), client: str = "") -> Exchanged:
+    """A deploy token for the workload that the trust policies make of the token; with no `scope`, all of its rights.
+
+    Raises Denied (BadScope for rights that it may not have) or Unavailable; every outcome is in the log.
+    """
+    if not ctx.deploy_keys.root_keys():
+        raise Unavailable(Refusal("exchange-closed", "This gateway mints no deploy tokens."))
+    at = ctx.clock.now()
+    judged = _judged(ctx, subject_token, at, client)
+    rule = judged.rule()
+    if judged.issuer is None or rule is None:
+        raise _refused(ctx, judged, _why(judged), client)
+    mark = single_use_mark(judged.issuer, judged.claims, subject_token)
+    workload = workload_of(judged.issuer, rule.rule, judged.claims, mark)
+    usable = _usable(ctx, judged.issuer, rule)
+    rights = frozenset(scope) or usable
+    if not rights or not rights <= usable:
+        raise _refused(ctx, judged, _not_allowed(rule, usable, rights), client, workload, BadScope)
+    return _claimed_and_minted(ctx, judged, judged.issuer, mark, workload, rights, at, client)
+
+
+def _judged(ctx: Context, text: str, at: datetime, client: str) -> Judged:
+    if text.startswith(_OURS):
+        nothing = Judged(None, {}, (), (), is_signed=False)
+        raise _refused(ctx, nothing, _OUR_OWN, client)
+    try:
+        return judge(ctx.trust.current(), ctx.job_tokens, text, at)
+    except Unavailable as no:
+        journal.record(ctx, "token:refused", "failed", {"code": no.refusal.code, "message": no.refusal.message})
+        raise
+
+
+def _usable(ctx: Context, issuer: Issuer, rule: RuleResult) -> frozenset[Right]:
+    """What the rule allows on targets that exist; in production only behind an environment of the issuer."""
+    targets = ctx.catalogue.current().targets
+    is_open = is_gated(issuer, rule.rule)
+    return frozenset(
+        right
+        for right in rule.rule.rights
+        if right.target in targets
+        and right.verb in targets[right.target].verbs
+        and (is_open or targets[right.target].environment != "production")
+    )
+
+
+def _claimed_and_minted(
+    ctx: Context,
+    judged: Judged,
+    issuer: Issuer,
+    mark: str,
+    workload: Workload,
+    rights: frozenset[Right],
+    at: datetime,
+    client: str,
+) -> Exchanged:
+    until = ends_at(judged.claims)
+    life = issuer.token_life
+    not_after = min(until if life is None else at + life, at + LONGEST_LIFE).replace(microsecond=0)
+    token_id = ctx.ids.new("dtk")
+    with ctx.store.begin() as uow:
+        no = _claim(uow, issuer, mark, workload.run, at, until)
+        if no is None:
+            data = {**_about(workload, client), "token": token_id, "rights": _listed(rights), "until": str(not_after)}
+            data["trust_policies"] = ctx.trust.current().digest
+            event = journal.append(ctx, uow, "token:exchanged", data=data, principal=workload.name)
+    if no is not None:
+        raise _refused(ctx, judged, no, client, workload)
+    journal.confirm_logged(ctx, event)
+    try:
+        token = mint(
+            ctx.deploy_keys.root_keys()[0],
+            id=token_id,
+            workload=workload,
+            rights=rights,
+            issued_at=at,
+            not_after=not_after,
+        )
+    except ValueError as why:
+        raise _refused(ctx, judged, Refusal("token-too-large", f"{why}."), client, workload, BadScope) from why
+    return Exchanged(token, token_id, workload, rights, at, not_after)
+
+
+def _claim(uow: UnitOfWork, issuer: Issuer, mark: str, run: str, at: datetime, until: datetime) -> Refusal | None:
+    """Use the token up; why not, when it was used or its run has had enough. The store lets one writer in at a time."""
+    if uow.credentials.find(mark, _USED) is not None:
+        return _USED_UP
+    digest = digest_of(run)
+    known = uow.credentials.find(digest, _RUN)
+    so_far = int((known.data or {}).get("count", "0")) if known is not None else 0
+    if so_far >= issuer.exchanges_per_run:
+        return Refusal(
+            "run-budget-spent",
+            f"This run has exchanged {so_far} tokens, and {issuer.exchanges_per_run} is the most.",
+            ("a new run",),
+            ("Exchange once and hand the deploy token on, or raise exchanges_per_run of the issuer.",),
+        )
+    # Kept until the token cannot be good any more by any of our clocks, so that there is no gap to replay it in.
+    uow.credentials.add(Credential(mark, _USED, run, at, until + 2 * LEEWAY, single_use=True, used_at=at))
+    counted = Credential(digest, _RUN, run, at, at + _RUN_KEPT, data={"count": str(so_far + 1)})
+    if known is None:
+        uow.credentials.add(counted)
+    else:
+        uow.credentials.save(counted)
+    return None
+
+
+# ---------------------------------------------------------------- refusals
+
+
+def _refused(
+    ctx: Context,
+    judged: Judged,
+    refusal: Refusal,
+    client: str,
+    workload: Workload | None = None,
+    kind: type[Denied] = Denied,
+) -> Denied:
+    """Store the refusal, naming the claims that failed and never the token; the exception to raise."""
+    data: dict[str, object] = {"code": refusal.code, "message": refusal.message, "client": client[:_SHOWN]}
+    if workload is not None:
+        data |= _about(workload, client)
+    else:
+        data |= {"failed": list(judged.failed()), "issuer": _said(judged, "iss"), "subject": _said(judged, "sub")}
+        data |= {"signed": judged.is_signed, "trust_policy": judged.rules[0].rule.name if judged.rules else ""}
+    with ctx.store.begin() as uow:
+        times = attempts.count(uow, f"exchange:{client}", ctx.clock.now())
+        if times <= _REFUSALS_TOLD:
+            data["is_last_told"] = times == _REFUSALS_TOLD  # those after it, within the window, are not
+            principal = workload.name if workload is not None else ""
+            journal.append(ctx, uow, "token:refused", "denied", data, principal=principal)
+    return kind(refusal)
+
+
+def _said(judged: Judged, name: str) -> str:
+    value = judged.claims.get(name)
+    return value[:_SHOWN] if isinstance(value, str) else ""
+
+
+def _about(workload: Workload, client: str) -> dict[str, object]:
+    return {
+        "trust_policy": workload.trust_policy,
+        "workload": workload.id,
+        "issuer": workload.issuer,
+        "subject": workload.subject,
+        "repository": workload.repository,
+        "ref": workload.ref,
+        "commit": workload.commit,
+        "run": workload.run,
+        "environment": workload.environment,
+        "actor": workload.actor,
+        "client": client[:_SHOWN],
+    }
+
+
+def _why(judged: Judged) -> Refusal:
+    """Whoever owns a repository that a rule is about is told which claim failed; strangers learn of no rule."""
+    if not judged.is_good():
+        wrong = next((result for result in judged.token if not result.held), None)
+        said = f"its {wrong.claim} {wrong.said}" if wrong else "it is no signed token"
+        return Refusal("job-token-refused", f"The job's token does not hold: {said}.", judged.failed(), _EXPLAIN)
+    nearest = judged.rules[0] if judged.rules else None
+    if nearest is None or judged.issuer is None or not knows(judged.issuer, nearest):
+        return Refusal("not-trusted", "No trust policy knows this pipeline.", ("a trust policy",), _ASK)
+    told = "; ".join(f"{result.claim} {result.said}" for result in nearest.claims if not result.held)
+    said = f"The trust policy {nearest.rule.name} does not hold: {told}."
+    return Refusal("not-trusted", said, nearest.failed(), _EXPLAIN)
+
+
+def _not_allowed(rule: RuleResult, usable: frozenset[Right], wanted: frozenset[Right]) -> Refusal:
+    beyond = ", ".join(_listed(wanted - usable)) or "anything"
+    allowed = ", ".join(_listed(usable)) or "nothing"
+    said = f"The trust policy {rule.rule.name} does not allow {beyond}; it allows {allowed}."
+    return Refusal("not-allowed", said, tuple(_listed(wanted - usable)), _ASK)
+
+
+def _listed(rights: frozenset[Right]) -> list[str]:
+    return sorted(f"{right.verb}:{right.target}" for right in rights)
+
+
+_EXPLAIN = ("Whoever keeps the trust policies sees claim by claim what failed: gw trust explain.",)
+_ASK = ("Ask whoever keeps the gateway's trust policies; gw trust init writes one to begin with.",)
+_USED_UP = Refusal(
+    "token-used",
+    "This token was exchanged already, and each one counts once.",
+    ("a token that was not used",),
+    ("Ask the issuer for a new token in each job. If nobody of yours used this one, it was stolen: see the log.",),
+)
+_OUR_OWN = Refusal(
+    "not-a-job-token",
+    "That is a credential of this gateway; what is exchanged here is the token that the CI system gives a job.",
+    ("the job's own OIDC token",),
+    ("Revoke that credential if it came out of a pipeline.",),
+)
