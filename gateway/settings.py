@@ -116,6 +116,7 @@ class Bounds(_Part):
     ssh_certificate_minutes: float = 60
     web_session_hours: float = 8
     device_code_minutes: float = 10
+    api_token_days: int = Field(default=90, ge=1, le=366)
     log_wait_seconds: float = 5
     gateway_silent_seconds: float = 30
 
@@ -128,6 +129,7 @@ class Bounds(_Part):
             ssh_certificate_lifetime=timedelta(minutes=self.ssh_certificate_minutes),
             web_session_lifetime=timedelta(hours=self.web_session_hours),
             device_code_lifetime=timedelta(minutes=self.device_code_minutes),
+            api_token_lifetime=timedelta(days=self.api_token_days),
             log_wait=timedelta(seconds=self.log_wait_seconds),
             gateway_silent_after=timedelta(seconds=self.gateway_silent_seconds),
         )

@@ -33,6 +33,7 @@ class Limits:
     ssh_certificate_lifetime: timedelta = timedelta(hours=1)
     web_session_lifetime: timedelta = timedelta(hours=8)
     device_code_lifetime: timedelta = timedelta(minutes=10)
+    api_token_lifetime: timedelta = timedelta(days=90)
     log_wait: timedelta = timedelta(seconds=5)
     gateway_silent_after: timedelta = timedelta(seconds=30)
 

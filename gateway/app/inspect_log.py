@@ -5,15 +5,16 @@ from dataclasses import asdict
 from datetime import datetime
 
 from gateway.app import journal
+from gateway.app.api_tokens import READ_AUDIT, demand_scope
 from gateway.app.authorise import authorise
 from gateway.app.context import Context
 from gateway.app.ports import EventFilter, StoredEvent
 from gateway.core.decision import Action, Facts
 from gateway.core.errors import NotFound, Refusal
-from gateway.core.principal import User
+from gateway.core.principal import Machine, User
 
 
-def search_events(ctx: Context, user: User, filter: EventFilter) -> Sequence[StoredEvent]:
+def search_events(ctx: Context, user: User | Machine, filter: EventFilter) -> Sequence[StoredEvent]:
     """Newest first. Raises Denied, Unavailable."""
     _authorise(ctx, user)
     asked = {name: str(value)[:200] for name, value in asdict(filter).items() if value}
@@ -21,14 +22,14 @@ def search_events(ctx: Context, user: User, filter: EventFilter) -> Sequence[Sto
     return ctx.log.search(filter)
 
 
-def show_event(ctx: Context, user: User, event_id: str) -> StoredEvent:
+def show_event(ctx: Context, user: User | Machine, event_id: str) -> StoredEvent:
     """One event. Raises Denied, NotFound, Unavailable."""
     _authorise(ctx, user)
     _note(ctx, user, "audit:searched", {"in": "events", "id": event_id[:200]})
     return _existing(ctx.log.get(event_id))
 
 
-def receipt(ctx: Context, user: User, event_id: str) -> str:
+def receipt(ctx: Context, user: User | Machine, event_id: str) -> str:
     """The C2SP tlog-proof of an event: for auditors, and for whom the event is about. Raises Denied, NotFound."""
     stored = ctx.log.get(event_id)
     if stored is None or not _concerns(ctx, user, stored):
@@ -38,13 +39,13 @@ def receipt(ctx: Context, user: User, event_id: str) -> str:
     return ctx.log.inclusion_proof(event_id)
 
 
-def checkpoint(ctx: Context, user: User) -> str:
+def checkpoint(ctx: Context, user: User | Machine) -> str:
     """The newest signed checkpoint. Raises Denied."""
     _authorise(ctx, user)
     return ctx.log.checkpoint()
 
 
-def tile(ctx: Context, user: User, path: str) -> bytes:
+def tile(ctx: Context, user: User | Machine, path: str) -> bytes:
     """A tile of hashes or a bundle of entries, by its path from `tile/` on; the latter is noted in the log.
 
     Raises Denied, NotFound, Unavailable.
@@ -105,16 +106,19 @@ def event_filter(
     )
 
 
-def _authorise(ctx: Context, user: User) -> None:
+def _authorise(ctx: Context, user: User | Machine) -> None:
+    if isinstance(user, Machine):
+        demand_scope(user, READ_AUDIT)
+        return
     authorise(ctx, user, Action.AUDIT, None, Facts(ctx.clock.now()))
 
 
-def _note(ctx: Context, user: User, type: str, data: dict[str, object]) -> None:
+def _note(ctx: Context, user: User | Machine, type: str, data: dict[str, object]) -> None:
     noted = journal.record(ctx, type, principal=user.name, data=data)
     journal.confirm_logged(ctx, noted)
 
 
-def _concerns(ctx: Context, user: User, stored: StoredEvent) -> bool:
+def _concerns(ctx: Context, user: User | Machine, stored: StoredEvent) -> bool:
     """True for events of the user's own requests and grants: by the rows they name, not by names in the event."""
     with ctx.store.read() as uow:
         request = uow.requests.get(stored.event.request) if stored.event.request else None

@@ -46,4 +46,14 @@ class Workload:
     actor: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Whoever holds an API token. It may do what is in `scopes` and nothing else; it provisions `provider`'s people."""
+
+    id: str
+    name: str
+    scopes: frozenset[str]
+    provider: str = ""
+
+
 Principal = User | Workload

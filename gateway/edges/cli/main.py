@@ -38,6 +38,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "audit": (f"{_HERE}.audit:audit", "Search and verify the audit log."),
     "policy": (f"{_HERE}.policy:policy", "Check, test and question the policies."),
     "users": (f"{_HERE}.login:users", "Shut people out, or let them in again."),
+    "token": (f"{_HERE}.token:token", "Make, list and revoke tokens for machines."),
     "completion": (f"{_HERE}.login:completion", "Print a completion script for your shell."),
 }
 _SERVER_HELP = {

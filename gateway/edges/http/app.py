@@ -15,6 +15,7 @@ from gateway.edges.http import (
     routes_policy,
     routes_sessions,
     routes_ssh,
+    routes_tokens,
 )
 from gateway.edges.http.deps import DoorFacts, Wired, Wiring
 from gateway.edges.http.guard import Guard
@@ -22,6 +23,16 @@ from gateway.edges.http.schemas import DoorOut, PostgresDoorOut, ProblemOut, Ssh
 from gateway.edges.web.views import STATIC
 
 __all__ = ["DoorFacts", "create_app"]
+_ROUTES = (
+    routes_login,
+    routes_access,
+    routes_sessions,
+    routes_audit,
+    routes_policy,
+    routes_ssh,
+    routes_oauth,
+    routes_tokens,
+)
 
 
 def create_app(
@@ -45,7 +56,7 @@ def create_app(
     )
     app.state.wiring = Wiring(ctx, providers, doors, public_url.rstrip("/"), statements)
     problems.install(app)
-    for routes in (routes_login, routes_access, routes_sessions, routes_audit, routes_policy, routes_ssh, routes_oauth):
+    for routes in _ROUTES:
         app.include_router(routes.router)
     app.include_router(routes_sessions.pages)
     app.get("/healthz", tags=["public"])(healthz)

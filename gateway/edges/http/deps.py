@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from gateway.app.api_tokens import API_PREFIX, READ_AUDIT, authenticate_machine
 from gateway.app.authenticate import authenticate, authenticate_web
 from gateway.app.context import Context
 from gateway.app.identity import NotSignedIn
@@ -14,7 +15,7 @@ from gateway.app.search_statements import StatementSearch
 from gateway.app.sign_in import CLI_PREFIX
 from gateway.app.verify_deploy_token import misplaced
 from gateway.core.errors import Denied, Refusal
-from gateway.core.principal import User
+from gateway.core.principal import Machine, User
 from gateway.edges.http.kept_krl import KeptKrl
 from gateway.edges.http.live_views import LiveViews
 
@@ -116,10 +117,20 @@ def user_agent(request: Request) -> str:
     return "".join(c for c in told if c.isprintable())
 
 
+def log_reader(
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> User | Machine:
+    """A person, or a machine whose token is for reading the log."""
+    if credentials is not None and credentials.credentials.startswith(API_PREFIX):
+        return authenticate_machine(context(request), credentials.credentials, READ_AUDIT, client_address(request))
+    return current_user(request, bearer(credentials))
+
+
 Agent = Annotated[str, Depends(user_agent)]
 Ctx = Annotated[Context, Depends(context)]
 Wired = Annotated[Wiring, Depends(wiring)]
 Caller = Annotated[User, Depends(current_user)]
+LogReader = Annotated[User | Machine, Depends(log_reader)]
 Token = Annotated[str, Depends(bearer)]
 Client = Annotated[str, Depends(client_address)]
 Session = Annotated[str, Depends(web_session)]

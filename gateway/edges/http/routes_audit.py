@@ -9,7 +9,7 @@ from pydantic import AwareDatetime
 from gateway.app.inspect_log import checkpoint, event_filter, receipt, search_events, show_event, tile, to_json
 from gateway.app.search_statements import search_statements
 from gateway.core.errors import Refusal, Unavailable
-from gateway.edges.http.deps import Caller, Ctx, Wired
+from gateway.edges.http.deps import Caller, Ctx, LogReader, Wired
 from gateway.edges.http.schemas import EventOut, StatementOut, StatementsOut, problems
 
 router = APIRouter(prefix="/api", tags=["audit"])
@@ -23,7 +23,7 @@ _BYTES: dict[int | str, dict[str, Any]] = {200: {"content": {"application/octet-
 @router.get("/audit/events", responses=problems(403, 422))
 def search(
     ctx: Ctx,
-    user: Caller,
+    user: LogReader,
     target: Text = "",
     principal: Text = "",
     type: Text = "",
@@ -52,19 +52,19 @@ def search(
 
 
 @router.get("/audit/events/{event_id}", responses=problems(403, 404))
-def show(ctx: Ctx, user: Caller, event_id: str) -> EventOut:
+def show(ctx: Ctx, user: LogReader, event_id: str) -> EventOut:
     """One event in full."""
     return EventOut.model_validate(to_json(show_event(ctx, user, event_id)))
 
 
 @router.get("/audit/events/{event_id}/receipt", response_class=PlainTextResponse, responses=_TEXT | problems(403, 404))
-def one_receipt(ctx: Ctx, user: Caller, event_id: str) -> str:
+def one_receipt(ctx: Ctx, user: LogReader, event_id: str) -> str:
     """A C2SP tlog-proof that the event is in the log: for auditors, and for whom the event is about."""
     return receipt(ctx, user, event_id)
 
 
 @router.get("/log/checkpoint", response_class=PlainTextResponse, responses=_TEXT | problems(403))
-def newest_checkpoint(ctx: Ctx, user: Caller) -> str:
+def newest_checkpoint(ctx: Ctx, user: LogReader) -> str:
     """The newest signed checkpoint (C2SP tlog-checkpoint)."""
     return checkpoint(ctx, user)
 
@@ -76,7 +76,7 @@ def key(wired: Wired) -> str:
 
 
 @router.get("/log/tile/{path:path}", response_class=Response, responses=_BYTES | problems(403, 404))
-def one_tile(ctx: Ctx, user: Caller, path: str) -> Response:
+def one_tile(ctx: Ctx, user: LogReader, path: str) -> Response:
     """A tile of hashes or a bundle of entries (C2SP tlog-tiles)."""
     return Response(tile(ctx, user, f"tile/{path}"), media_type="application/octet-stream")
 
