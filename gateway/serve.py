@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from gateway.adapters.door_tls import ensure_door_certificate
 from gateway.adapters.event_log import TreeMismatchError
+from gateway.adapters.webauthn import WebAuthnRelyingParty
 from gateway.app import journal
 from gateway.app.lease_role import reap_leases
 from gateway.app.providers import Providers
@@ -162,7 +163,12 @@ async def _open_doors(gateway: Gateway, *, is_worker: bool) -> _Doors:
         audit_key=gateway.audit_key,
     )
     app = create_app(
-        ctx, Providers(gateway.providers), facts, public_url=settings.api_url(), statements=gateway.statements
+        ctx,
+        Providers(gateway.providers),
+        facts,
+        public_url=settings.api_url(),
+        statements=gateway.statements,
+        passkeys=WebAuthnRelyingParty(settings.api_url()),
     )
     shared = [shared_listener(settings.api.host, settings.api.port)] if is_worker else None
     return _Doors(_api(settings, app), shared, postgres, ssh)

@@ -117,6 +117,8 @@ class Bounds(_Part):
     web_session_hours: float = 8
     device_code_minutes: float = 10
     api_token_days: int = Field(default=90, ge=1, le=366)
+    emergency_minutes: float = 30  # a sign-in by passkey while the provider is down
+    emergency_groups_days: float = 7  # how old the provider's last word about somebody may be then
     log_wait_seconds: float = 5
     gateway_silent_seconds: float = 30
 
@@ -130,6 +132,8 @@ class Bounds(_Part):
             web_session_lifetime=timedelta(hours=self.web_session_hours),
             device_code_lifetime=timedelta(minutes=self.device_code_minutes),
             api_token_lifetime=timedelta(days=self.api_token_days),
+            emergency_lifetime=timedelta(minutes=self.emergency_minutes),
+            emergency_groups_age=timedelta(days=self.emergency_groups_days),
             log_wait=timedelta(seconds=self.log_wait_seconds),
             gateway_silent_after=timedelta(seconds=self.gateway_silent_seconds),
         )

@@ -39,6 +39,7 @@ _REFETCH_AFTER = timedelta(seconds=30)
 _EXCHANGES = 4  # at a time: a provider that hangs keeps no more of the API's threads
 _WAITING = 8  # for one of those, and no longer than:
 _WAIT_S = 1.0
+_PROBES = 2  # before a provider is said to be down
 _PROTOCOL_CLAIMS = frozenset({"iss", "sub", "aud", "exp", "iat", "nbf", "nonce", "azp", "at_hash", "acr", "amr"})
 
 
@@ -113,8 +114,9 @@ class OidcProvider:
         """Close the connections that are kept open."""
         self._transport.close()
 
-    def authorization_url(self, *, state: str, nonce: str, challenge: str) -> str:
+    def authorization_url(self, *, state: str, nonce: str, challenge: str, fresh: bool = False) -> str:
         """See the port."""
+        again = {"prompt": "login", "max_age": "0"} if fresh else {}
         return str(
             prepare_grant_uri(
                 self._discovered().authorization_endpoint,
@@ -126,9 +128,25 @@ class OidcProvider:
                 nonce=nonce,
                 code_challenge=challenge,
                 code_challenge_method="S256",
-                **self._parameters,
+                **{**self._parameters, **again},
             )
         )
+
+    def is_reachable(self) -> bool:
+        """See the port. How many people sign in just now does not matter, nor what is remembered."""
+        return any(self._is_reachable_once() for _ in range(_PROBES))
+
+    def _is_reachable_once(self) -> bool:
+        transport = Borrowed(self._transport)
+        try:
+            with httpx2.Client(
+                transport=transport, timeout=_TIMEOUT, follow_redirects=False, trust_env=False
+            ) as client:
+                found = client.get(get_well_known_url(self.issuer, external=True))
+                document = found.json() if found.status_code == 200 else None
+        except (httpx2.HTTPError, httpx2.InvalidURL, ValueError, RecursionError):
+            return False
+        return isinstance(document, dict) and document.get("issuer") == self.issuer
 
     def names_itself(self) -> bool:
         """See the port."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from gateway.adapters.yaml_source import Place, SourceError, document, read_bytes
 from gateway.app.simulate_policy import FREEZE, PolicyCase
 from gateway.core.decision import Action, DeployFacts
-from gateway.core.obligation import Record, parse_duration
+from gateway.core.obligation import Record, StepUp, parse_duration
 
 _ACTIONS = {action.value: action for action in Action}
 _ENVIRONMENTS: dict[str, str | None] = {
@@ -17,10 +17,14 @@ _WORDS: dict[str, dict[str, str]] = {
     "on_call": {word: word for word in ("fresh", "stale", "no")},
     "incident": {word: word for word in ("open", "closed", "other-service", "none")},
     "record": {record.value: record.value for record in Record},
+    "step_up": {step_up.value: step_up.value for step_up in StepUp},
 }
 _ASKED = {"environment", "level", "on_call", "incident", "break_glass", "own", "approvals"}
 _DEPLOY = {"workload", "verb", "frozen", "override", "rollback", "to_previous", "token_allows"}
-_EXPECTED = {"policies", "reason", "missing", "max_duration", "needs_approvals", "review", "record", "notify"}
+_EXPECTED = {"policies", "reason", "missing", "max_duration", "needs_approvals", "review", "record", "notify"} | {
+    "step_up",
+    "max_auth_age",
+}
 
 
 def read_cases(directory: Path) -> tuple[PolicyCase, ...]:
@@ -62,6 +66,8 @@ def _case(place: Place, keys: Mapping[str, Place]) -> PolicyCase:
         review=keys["review"].truth() if "review" in keys else None,
         record=keys["record"].one_of(_WORDS["record"]) if "record" in keys else None,
         notify=_set(keys, "notify"),
+        step_up=keys["step_up"].one_of(_WORDS["step_up"]) if "step_up" in keys else None,
+        max_auth_age=keys["max_auth_age"].parsed(parse_duration) if "max_auth_age" in keys else None,
     )
 
 

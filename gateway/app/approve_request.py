@@ -8,6 +8,7 @@ from gateway.app.authorise import authorise, find_target
 from gateway.app.context import Context
 from gateway.app.facts import gather
 from gateway.app.request_access import Outcome, announce, confirm_or_revoke, grant_in, within_duty
+from gateway.core.authentication import proof_of, unmet
 from gateway.core.decision import Action, Deny, Facts, Permit, Query
 from gateway.core.errors import Conflict, NotFound, Refusal
 from gateway.core.grant import Grant
@@ -87,11 +88,22 @@ def _as_of_now(ctx: Context, requester: User, request: Request) -> Request:
     decision = ctx.policy.decide(Query(requester, Action.CONNECT, target, facts))
     if isinstance(decision, Deny):
         raise journal.refuse(ctx, "approval:denied", decision.refusal, **about)
+    if unmet(decision.obligations, proof_of(request.facts.get("authentication")), request.created_at) is not None:
+        raise journal.refuse(ctx, "approval:denied", _unproven(request), **about)
     return replace(
         request,
         duration=within_duty(request.duration, facts, at),
         obligations=merge((request.obligations, decision.obligations)),
         policies=decision.policies,
         policy_set=decision.policy_set,
-        facts=decision.facts,
+        facts={**decision.facts, "authentication": request.facts.get("authentication")},
+    )
+
+
+def _unproven(request: Request) -> Refusal:
+    return Refusal(
+        "proof-missing",
+        f"Policy now asks for a proof of who {request.requester_name} is, and this request was made without.",
+        ("a new request",),
+        (f"{request.requester_name} asks anew, after gw step-up.",),
     )

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from gateway.app import journal
 from gateway.app.context import Context
 from gateway.app.credentials import digest_of
+from gateway.app.demand_proof import kept_proof
 from gateway.app.identity import NotSignedIn, disabled
 from gateway.app.ports import Credential
 from gateway.app.sign_in import LONGEST_SECRET, WEB_PREFIX
@@ -54,7 +55,7 @@ def bearer_of(ctx: Context, secret: str, purpose: str) -> tuple[Credential, User
         raise NotSignedIn(_NOT_SIGNED_IN)
     if not user.is_enabled():
         raise NotSignedIn(disabled(user))
-    return credential, user
+    return credential, replace(user, proof=kept_proof(credential))
 
 
 def sign_out(ctx: Context, secret: str) -> None:

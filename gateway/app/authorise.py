@@ -2,25 +2,34 @@
 
 from gateway.app import journal
 from gateway.app.context import Context
-from gateway.core.decision import Action, Deny, Facts, Permit, Query
-from gateway.core.errors import NotFound, Refusal
+from gateway.app.demand_proof import missing_proof, spend_proof
+from gateway.core.decision import Action, Decision, Deny, Facts, Permit, Query
+from gateway.core.errors import GatewayError, NotFound, Refusal
+from gateway.core.obligation import StepUp
 from gateway.core.principal import User
 from gateway.core.target import Level, Target
 
 
 def authorise(ctx: Context, user: User, action: Action, target: Target | None, facts: Facts) -> Permit:
-    """The permit for an action, or Denied after a `policy:denied` event."""
+    """The permit for an action, or Denied after a `policy:denied` event. What it demands as proof was given."""
     decision = ctx.policy.decide(Query(user, action, target, facts))
     if isinstance(decision, Deny):
-        raise journal.refuse(
-            ctx,
-            "policy:denied",
-            decision.refusal,
-            principal=user.name,
-            target=target.name if target else "",
-            data={"action": action.value, "policies": list(decision.policies), "policy_set": decision.policy_set},
-        )
+        raise _denied(ctx, user, action, target, decision, decision.refusal)
+    unproven = missing_proof(ctx, user, decision.obligations, facts.at)
+    if unproven is not None:
+        raise _denied(ctx, user, action, target, decision, unproven)
+    if decision.obligations.step_up is StepUp.EACH:
+        with ctx.store.begin() as uow:
+            spend_proof(uow, user, decision.obligations, facts.at)
     return decision
+
+
+def _denied(
+    ctx: Context, user: User, action: Action, target: Target | None, decision: Decision, refusal: Refusal
+) -> GatewayError:
+    data = {"action": action.value, "policies": list(decision.policies), "policy_set": decision.policy_set}
+    about: journal.About = {"principal": user.name, "target": target.name if target else ""}
+    return journal.refuse(ctx, "policy:denied", refusal, data=data, **about)
 
 
 def find_target(ctx: Context, user: User, name: str, attempted: str) -> Target:

@@ -34,6 +34,8 @@ class Limits:
     web_session_lifetime: timedelta = timedelta(hours=8)
     device_code_lifetime: timedelta = timedelta(minutes=10)
     api_token_lifetime: timedelta = timedelta(days=90)
+    emergency_lifetime: timedelta = timedelta(minutes=30)
+    emergency_groups_age: timedelta = timedelta(days=7)
     log_wait: timedelta = timedelta(seconds=5)
     gateway_silent_after: timedelta = timedelta(seconds=30)
 

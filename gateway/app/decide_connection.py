@@ -6,6 +6,7 @@ from dataclasses import replace
 from gateway.app import journal
 from gateway.app.context import Context
 from gateway.app.facts import gather
+from gateway.core.authentication import proof_of, unmet
 from gateway.core.decision import Action, Decision, Deny, Facts, Permit, Query
 from gateway.core.errors import Refusal
 from gateway.core.grant import Grant
@@ -35,7 +36,20 @@ def decide_grant(ctx: Context, grant: Grant, target: Target) -> Decision:
     decision = ctx.policy.decide(Query(holder, Action.CONNECT, target, _facts(ctx, holder, grant, target, request)))
     if isinstance(decision, Permit) and decision.obligations.approvals > grant.approvals:
         return _no(ctx, "approval-missing", "Policy now asks for more approvals than this grant has; request again.")
+    if isinstance(decision, Permit) and not _was_proven(decision, request):
+        return _no(
+            ctx, "proof-missing", "Policy now asks for a proof of who you are; run gw step-up and request again."
+        )
     return decision
+
+
+def _was_proven(permit: Permit, request: Request | None) -> bool:
+    """A proof is demanded when access is asked for, and kept; a connection never asks again, so it never surprises.
+
+    It is judged anew, as of then, so that a policy that became stricter ends what was given on less.
+    """
+    told = request.facts.get("authentication") if request else None
+    return request is not None and unmet(permit.obligations, proof_of(told), request.created_at) is None
 
 
 def _facts(ctx: Context, holder: User, grant: Grant, target: Target, request: Request | None) -> Facts:

@@ -15,7 +15,10 @@ from hashlib import sha256
 from gateway.app import attempts, journal
 from gateway.app.context import Context
 from gateway.app.credentials import digest_of
+from gateway.app.demand_proof import inherited_proof
+from gateway.app.emergency_credential import EMERGENCY, redeem_emergency
 from gateway.app.identity import IdentityProvider
+from gateway.app.place import ELSEWHERE, is_elsewhere
 from gateway.app.ports import Credential, UnitOfWork
 from gateway.app.sign_in import SignedIn
 from gateway.app.sign_ins import Device, open_sign_in
@@ -30,6 +33,7 @@ SLOW_DOWN_BY = timedelta(seconds=5)  # RFC 8628 §3.5
 _STARTS_PER_WINDOW = 120  # of one client address
 _GUESSES_PER_WINDOW = 10  # of one person: 10 out of 20^8
 _LONGEST_SECRET = 256
+_INHERITED = frozenset({"provider_at", "methods"})
 
 
 class NotYet(StrEnum):
@@ -57,15 +61,17 @@ class DeviceView:
 
     user_code: str
     client: str
+    program: str  # what the terminal's client calls itself
     provider: str  # label of the one that the terminal asks for, "" for any
     started_at: datetime
     expires_at: datetime
+    is_elsewhere: bool  # the terminal is not where the browser is
 
 
 def start_device(ctx: Context, client: str, provider: IdentityProvider | None = None, agent: str = "") -> DeviceStart:
     """A new pair of codes for a CLI at `client` (address); Denied when that address asks too often.
 
-    With a `provider` only a person of that one can confirm it.
+    With a `provider` only a person of that one can confirm it. `agent` is what it calls itself, and may be a lie.
     """
     at = ctx.clock.now()
     device_code = DEVICE_PREFIX + ctx.ids.secret()
@@ -89,19 +95,37 @@ def start_device(ctx: Context, client: str, provider: IdentityProvider | None = 
     return DeviceStart(device_code, user_code, expires_at, INTERVAL)
 
 
-def find_device(ctx: Context, user: User, user_code: str) -> DeviceView:
-    """The waiting sign-in behind a code that a signed-in person typed; NotFound, or Denied after many guesses."""
-    return _view(_waiting(ctx, user, user_code))
+def find_device(ctx: Context, user: User, user_code: str, browser: str) -> DeviceView:
+    """The waiting sign-in behind a code that a signed-in person typed in a browser at an address.
+
+    NotFound, or Denied after many guesses.
+    """
+    return device_view(_waiting(ctx, user, user_code), browser)
 
 
-def confirm_device(ctx: Context, user: User, user_code: str, provider_session: str = "") -> DeviceView:
-    """Let the CLI that shows this code act as `user`, for as long as the provider's session of the browser lasts."""
-    return _answer(ctx, user, user_code, "confirmed", "device:confirmed", {"provider_session": provider_session})
+def confirm_device(
+    ctx: Context, user: User, user_code: str, browser: str, provider_session: str = "", *, knows_place: bool = False
+) -> DeviceView:
+    """Let the CLI that shows this code act as `user`, for as long as the provider's session of the browser lasts.
+
+    Denied when it is not where the browser is, unless the person says that they know (`knows_place`): most codes that
+    somebody was talked into confirming are of a terminal elsewhere (RFC 8628 §5.4).
+    """
+    device = _waiting(ctx, user, user_code)
+    view = device_view(device, browser)
+    if view.is_elsewhere and not knows_place:
+        data = {"client": view.client, "browser": browser[:100]}
+        raise journal.refuse(ctx, "device:denied", ELSEWHERE, data=data, principal=user.name)
+    answered = {"state": "confirmed", "provider_session": provider_session, **inherited_proof(user)}
+    answer_device(ctx, user, device, browser, answered, "device:confirmed")
+    return view
 
 
-def deny_device(ctx: Context, user: User, user_code: str) -> DeviceView:
+def deny_device(ctx: Context, user: User, user_code: str, browser: str) -> DeviceView:
     """Refuse: the CLI that shows this code stays out."""
-    return _answer(ctx, user, user_code, "denied", "device:denied", {})
+    device = _waiting(ctx, user, user_code)
+    answer_device(ctx, user, device, browser, {"state": "denied"}, "device:denied")
+    return device_view(device, browser)
 
 
 def poll_device(ctx: Context, device_code: str) -> SignedIn | NotYet:
@@ -129,9 +153,12 @@ def _redeem(ctx: Context, uow: UnitOfWork, device: Credential, at: datetime) -> 
     if user is None or not user.is_enabled():
         return NotYet.ACCESS_DENIED
     told = device.data or {}
+    if told.get("only") == EMERGENCY:
+        return redeem_emergency(ctx, uow, device, user, at)
     asked_from = Device(told.get("client", ""), told.get("agent", ""))
     carrier = told.get("provider_session", "")
-    signed_in = open_sign_in(ctx, uow, user, "cli", at, device=asked_from, provider_session=carrier)
+    proof = {key: value for key, value in told.items() if key in _INHERITED}
+    signed_in = open_sign_in(ctx, uow, user, "cli", at, device=asked_from, provider_session=carrier, data=proof)
     data = {"via": "device", **asked_from.told()}
     journal.append(ctx, uow, "login:succeeded", principal=user.name, data=data)
     return signed_in
@@ -151,18 +178,18 @@ def _wait(uow: UnitOfWork, device: Credential, at: datetime) -> NotYet:
     return NotYet.SLOW_DOWN if too_fast else NotYet.AUTHORIZATION_PENDING
 
 
-def _answer(ctx: Context, user: User, user_code: str, state: str, event: str, more: Mapping[str, str]) -> DeviceView:
-    """Settle a waiting sign-in, once, by one person."""
-    device = _waiting(ctx, user, user_code)
+def answer_device(
+    ctx: Context, user: User, device: Credential, browser: str, answer: Mapping[str, str], event: str
+) -> None:
+    """Settle a waiting sign-in, once, by one person. `answer` holds its new state and what the sign-in is to know."""
     _demand_provider(ctx, user, device)
     with ctx.store.begin() as uow:
         fresh = uow.credentials.find(device.digest, "device")
         if fresh is None or (fresh.data or {}).get("state") != "pending":
             raise Conflict(Refusal("device-answered", "This sign-in has been answered already."))
-        uow.credentials.save(replace(fresh, subject=user.id, data={**(fresh.data or {}), **more, "state": state}))
-        data = {"client": (fresh.data or {}).get("client", "")}
+        uow.credentials.save(replace(fresh, subject=user.id, data={**(fresh.data or {}), **answer}))
+        data = {"client": (fresh.data or {}).get("client", ""), "browser": browser[:100]}
         journal.append(ctx, uow, event, principal=user.name, data=data)
-    return _view(device)
 
 
 def _demand_provider(ctx: Context, user: User, device: Credential) -> None:
@@ -193,14 +220,17 @@ def _waiting(ctx: Context, user: User, user_code: str) -> Credential:
     return device
 
 
-def _view(device: Credential) -> DeviceView:
+def device_view(device: Credential, browser: str) -> DeviceView:
+    """What the person who is to confirm is shown in a browser at an address."""
     data = device.data or {}
     return DeviceView(
-        data.get("user_code", ""),
-        data.get("client", ""),
-        data.get("provider", ""),
-        device.issued_at,
-        device.expires_at,
+        user_code=data.get("user_code", ""),
+        client=data.get("client", ""),
+        program=data.get("agent", ""),
+        provider=data.get("provider", ""),
+        started_at=device.issued_at,
+        expires_at=device.expires_at,
+        is_elsewhere=is_elsewhere(data.get("client", ""), browser),
     )
 
 

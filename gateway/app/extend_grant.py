@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from gateway.app import journal
 from gateway.app.authorise import find_level, find_target
 from gateway.app.context import Context
+from gateway.app.demand_proof import missing_proof, spend_proof
 from gateway.app.facts import gather
 from gateway.app.ports import Lease
 from gateway.app.request_access import within_duty
@@ -37,6 +38,11 @@ def extend_grant(ctx: Context, user: User, grant_id: str, duration: timedelta) -
     extended = extend(grant, permit.obligations, wanted, at, ctx.limits.longest_grant)
     if isinstance(extended, Refusal):
         raise _refuse(ctx, grant, extended, permit)
+    unproven = missing_proof(ctx, user, permit.obligations, at)
+    if unproven is not None:
+        raise _refuse(ctx, grant, unproven, permit)
+    with ctx.store.begin() as uow:
+        spend_proof(uow, user, permit.obligations, at)
     with ctx.logins.turn(grant.id, target.name):  # a role that is being made now is extended, too
         if target.kind is Kind.POSTGRES:
             _extend_roles(ctx, extended, target)

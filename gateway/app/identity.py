@@ -80,8 +80,11 @@ class IdentityProvider(Protocol):
         """True when it promises an `iss` with every answer (RFC 9207 §3); one without is then somebody else's."""
         ...
 
-    def authorization_url(self, *, state: str, nonce: str, challenge: str) -> str:
-        """Where to send the browser; `challenge` is the S256 of the verifier (RFC 7636). Unavailable when down."""
+    def authorization_url(self, *, state: str, nonce: str, challenge: str, fresh: bool = False) -> str:
+        """Where to send the browser; `challenge` is the S256 of the verifier (RFC 7636). Unavailable when down.
+
+        `fresh` has the provider ask the person anew (`prompt=login`, `max_age=0`; OpenID Connect Core §3.1.2.1).
+        """
         ...
 
     def redeem(self, *, code: str, verifier: str, nonce: str) -> Redeemed:
@@ -97,6 +100,10 @@ class IdentityProvider(Protocol):
 
     def verify_logout(self, token: str) -> SignedLogout:
         """A logout token (Back-Channel Logout 1.0 §2.6). Denied when it does not verify, Unavailable without keys."""
+        ...
+
+    def is_reachable(self) -> bool:
+        """Ask the provider now: False when it does not answer as a provider does. What is remembered does not count."""
         ...
 
 

@@ -9,7 +9,9 @@ from gateway.app.context import Context
 from gateway.app.credentials import digest_of
 from gateway.app.open_session import grant_for
 from gateway.app.ports import Credential
+from gateway.core.emergency import BreakGlassOnly
 from gateway.core.principal import User
+from gateway.core.request import RequestKind
 from gateway.core.target import Kind
 
 PREFIX = "gwt_"  # lets secret scanners find a leaked one
@@ -31,10 +33,16 @@ class Ticket:
     kind: Kind
 
 
-def issue_ticket(ctx: Context, user: User, target: str, level: str = "", *, single_use: bool = False) -> Ticket:
-    """A ticket for the user's active grant on a target. Raises Denied or NotFound."""
+def issue_ticket(
+    ctx: Context, who: User | BreakGlassOnly, target: str, level: str = "", *, single_use: bool = False
+) -> Ticket:
+    """A ticket for one of the person's active grants on a target. Raises Denied or NotFound.
+
+    Whoever came in to break the glass gets one for what that gave, and for no other grant that the person may have.
+    """
+    user, kind = (who.user, RequestKind.BREAK_GLASS) if isinstance(who, BreakGlassOnly) else (who, None)
     found = find_target(ctx, user, target, "ticket:denied")
-    grant = grant_for(ctx, user, target, level)
+    grant = grant_for(ctx, user, target, level, kind)
     at = ctx.clock.now()
     expires_at = min(at + ctx.limits.ticket_lifetime, grant.window.not_after)
     secret = PREFIX + ctx.ids.secret()

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from gateway.app.context import Context
+from gateway.app.demand_proof import missing_proof
 from gateway.app.facts import gather
 from gateway.core.decision import Action, Decision, Facts, Permit, Query
 from gateway.core.grant import Grant
@@ -68,11 +70,12 @@ def sees(ctx: Context, user: User, holder: str, target: str) -> bool:
 
 def _watched(ctx: Context, user: User, targets: set[str]) -> frozenset[str]:
     known, at = ctx.catalogue.current().targets, ctx.clock.now()
-    return frozenset(
-        name
-        for name in targets
-        if isinstance(ctx.policy.decide(Query(user, Action.WATCH, known.get(name), Facts(at))), Permit)
-    )
+    return frozenset(name for name in targets if _may_watch(ctx, user, known.get(name), at))
+
+
+def _may_watch(ctx: Context, user: User, target: Target | None, at: datetime) -> bool:
+    decision = ctx.policy.decide(Query(user, Action.WATCH, target, Facts(at)))
+    return isinstance(decision, Permit) and missing_proof(ctx, user, decision.obligations, at) is None
 
 
 def _would(ctx: Context, user: User, target: Target, level: Level, incident: str) -> Decision:

@@ -17,6 +17,7 @@ from gateway.core.errors import GatewayError, Refusal, Unavailable
 from gateway.core.grant import Grant
 from gateway.core.obligation import Record, merge
 from gateway.core.principal import User
+from gateway.core.request import RequestKind
 from gateway.core.session import EndReason, Protocol, Session, begin
 from gateway.core.ssh_rules import certificate_serial
 from gateway.core.target import Kind, Level, Target
@@ -74,8 +75,11 @@ def user_of_ticket(
     return user, grant
 
 
-def grant_for(ctx: Context, user: User, target: str, level: str = "") -> Grant:
-    """The user's active grant for a target: of that level, else of the highest rank; Denied says how to get one."""
+def grant_for(ctx: Context, user: User, target: str, level: str = "", kind: RequestKind | None = None) -> Grant:
+    """The user's active grant for a target: of that level, else of the highest rank; Denied says how to get one.
+
+    With a `kind`, one of that kind only.
+    """
     found = find_target(ctx, user, target, "session:denied")
     if level:
         find_level(ctx, user, found, level, "session:denied")
@@ -83,6 +87,7 @@ def grant_for(ctx: Context, user: User, target: str, level: str = "") -> Grant:
     with ctx.store.read() as uow:
         active = uow.grants.list(holder=user.id, target=target, active_at=at)
     mine = [g for g in active if g.level == level or (not level and g.level in found.levels)]
+    mine = [g for g in mine if kind is None or g.kind is kind]
     if not mine:
         wanted = level or min(found.levels.values(), key=lambda each: each.rank).name
         refusal = Refusal(

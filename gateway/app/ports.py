@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from gateway.app.deploy_ports import Deploys
+from gateway.app.passkey_ports import Passkeys
 from gateway.app.ports_people import ApiTokens, ProviderSessions, Provisioning
 from gateway.core.decision import Decision, Query
 from gateway.core.event import Event
@@ -92,6 +93,14 @@ class Users(Protocol):
     def get(self, user_id: str) -> User | None: ...
     def by_name(self, name: str) -> User | None: ...
     def upsert(self, user: User) -> None: ...
+    def confirm(self, user_id: str, at: datetime) -> None:
+        """Their provider has just said who they are and which groups they are in."""
+        ...
+
+    def confirmed_at(self, user_id: str) -> datetime | None:
+        """When it last did; None when that is not known."""
+        ...
+
     def all(self) -> Sequence[User]: ...
 
 
@@ -277,6 +286,7 @@ class UnitOfWork(AbstractContextManager["UnitOfWork"], Protocol):
     api_tokens: ApiTokens
     provisioning: Provisioning
     deploys: Deploys
+    passkeys: Passkeys
     events: Events
 
 

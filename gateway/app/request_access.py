@@ -6,11 +6,13 @@ from datetime import datetime, timedelta
 from gateway.app import journal
 from gateway.app.authorise import find_level, find_target
 from gateway.app.context import Context
+from gateway.app.demand_proof import missing_proof, spend_proof
 from gateway.app.facts import gather
 from gateway.app.ports import UnitOfWork
 from gateway.core.decision import Action, Deny, Facts, Permit, Query
 from gateway.core.errors import Conflict, Denied, Refusal, Unavailable
 from gateway.core.grant import Grant, issue, review_owed, revoke
+from gateway.core.obligation import Obligations, merge
 from gateway.core.principal import User
 from gateway.core.request import Request, RequestKind, RequestState, settle, validate_ask
 
@@ -37,8 +39,17 @@ class Outcome:
     decision: Permit
 
 
-def request_access(ctx: Context, user: User, ask: Ask, kind: RequestKind = RequestKind.STANDARD) -> Outcome:
-    """Decide and store. Raises Denied, NotFound (each with its event) or Unavailable."""
+def request_access(
+    ctx: Context,
+    user: User,
+    ask: Ask,
+    kind: RequestKind = RequestKind.STANDARD,
+    duties: tuple[Obligations, ...] = (),
+) -> Outcome:
+    """Decide and store. Raises Denied, NotFound (each with its event) or Unavailable.
+
+    `duties` come on top of what policy demands; the strictest wins.
+    """
     at = ctx.clock.now()
     target = find_target(ctx, user, ask.target, "request:denied")
     level = find_level(ctx, user, target, ask.level, "request:denied")
@@ -52,9 +63,14 @@ def request_access(ctx: Context, user: User, ask: Ask, kind: RequestKind = Reque
     if isinstance(decision, Deny):
         data = {**told, "policies": list(decision.policies), "facts": dict(decision.facts)}
         raise journal.refuse(ctx, "request:denied", decision.refusal, **about, data=data)
+    decision = replace(decision, obligations=merge((decision.obligations, *duties)))
+    unproven = missing_proof(ctx, user, decision.obligations, at)
+    if unproven is not None:
+        raise journal.refuse(ctx, "request:denied", unproven, **about, data=told)
     request = _request(ctx, user, ask, kind, decision, facts, at)
     about["request"] = request.id
     with ctx.store.begin() as uow:
+        spend_proof(uow, user, decision.obligations, at)
         uow.requests.add(request)
         noted = [journal.append(ctx, uow, "request:created", data=_told(request, told), **about)]
         grant = None
@@ -145,7 +161,7 @@ def _request(
         obligations=decision.obligations,
         policies=decision.policies,
         policy_set=decision.policy_set,
-        facts=decision.facts,
+        facts={**decision.facts, "authentication": user.proof.told()},
     )
 
 

@@ -82,6 +82,8 @@ class Revalidation:
     def _follow_groups(self, uow: UnitOfWork, session: ProviderSession, refreshed: Refreshed) -> bool:
         user = uow.users.get(session.user)
         groups = groups_of(refreshed.claims, self._provider.names) if refreshed.tells_groups else None
+        if groups is not None or self._provider.names.from_scim:
+            uow.users.confirm(session.user, self._ctx.clock.now())
         if user is None or groups is None or self._provider.names.from_scim or groups == user.groups:
             return False
         uow.users.upsert(replace(user, groups=groups))

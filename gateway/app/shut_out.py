@@ -14,7 +14,7 @@ from gateway.core.principal import User
 
 _SIGN_INS = ("cli", "web")
 _EVERY = 100_000
-_UNDER_WAY = ("ticket", "device")  # what a sign-in made, or is about to
+_UNDER_WAY = ("ticket", "device", "step-up", "emergency")  # what a sign-in made, or is about to
 
 
 def disable_user(ctx: Context, user: User, name: str, reason: str = "") -> User:

@@ -103,6 +103,8 @@ class PolicyCase:
     review: bool | None = None
     record: str | None = None
     notify: frozenset[str] | None = None
+    step_up: str | None = None
+    max_auth_age: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +144,8 @@ def _faults(case: PolicyCase, decision: Decision) -> Iterable[str]:
             ("review", case.review, duties.review),
             ("record", case.record, duties.record.value),
             ("notify", case.notify, duties.notify),
+            ("step_up", case.step_up, duties.step_up.value),
+            ("max_auth_age", case.max_auth_age, duties.max_auth_age),
         ]
     for name, expected, got in compared:
         if expected is not None and expected != got:

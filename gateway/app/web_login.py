@@ -6,6 +6,7 @@ ASVS 10.2.1).
 """
 
 import hmac
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -13,10 +14,12 @@ from hashlib import sha256
 from gateway.app import attempts, journal
 from gateway.app.context import Context
 from gateway.app.credentials import digest_of
+from gateway.app.demand_proof import claimed_proof
 from gateway.app.identity import IdentityProvider, NotSignedIn, person_of, remember
 from gateway.app.ports import Credential
 from gateway.app.sign_in import LONGEST_SECRET, SignedIn, b64, derived
 from gateway.app.sign_ins import Device, open_provider_session, open_sign_in
+from gateway.core.authentication import LEEWAY, proof_of
 from gateway.core.errors import Denied, Refusal
 from gateway.core.principal import User
 
@@ -35,16 +38,22 @@ class LoginStart:
     expires_at: datetime
 
 
-def begin_web_login(ctx: Context, provider: IdentityProvider, client: str, next_path: str = "/") -> LoginStart:
-    """Start a login at the provider for a browser at `client` (address). Unavailable when the provider is down."""
+def begin_web_login(
+    ctx: Context, provider: IdentityProvider, client: str, next_path: str = "/", *, fresh: bool = False
+) -> LoginStart:
+    """Start a login at the provider for a browser at `client` (address). Unavailable when the provider is down.
+
+    `fresh` has the provider ask the person once more, whatever session it has with them.
+    """
     secret = ctx.ids.secret()
     url = provider.authorization_url(
         state=derived(secret, "state"),
         nonce=derived(secret, "nonce"),
         challenge=b64(sha256(derived(secret, "verifier").encode()).digest()),
+        fresh=fresh,
     )
     at = ctx.clock.now()
-    data = {"next": local_path(next_path), "provider": provider.name}
+    data = {"next": local_path(next_path), "provider": provider.name} | ({"fresh": "yes"} if fresh else {})
     login = Credential(digest_of(secret), "login", "", at, at + LOGIN_LIFETIME, single_use=True, data=data)
     with ctx.store.begin() as uow:
         if attempts.count(uow, f"login:{client}", at) > _STARTS_PER_WINDOW:
@@ -78,13 +87,16 @@ def complete_web_login(
     person = person_of(redeemed.claims, provider.names)
     if isinstance(person, Refusal):
         raise _failed(ctx, person)
+    proof = claimed_proof(redeemed.claims)
+    _demand_asked_again(ctx, login, proof, person.name)
     at = ctx.clock.now()
     with ctx.store.begin() as uow:
         user = remember(uow, person)
         if isinstance(user, User):
+            uow.users.confirm(user.id, at)
             carrier = open_provider_session(ctx, uow, user, provider, redeemed, at)
-            signed_in = open_sign_in(ctx, uow, user, "web", at, device=device, provider_session=carrier)
-            told = {"via": "web", "issuer": user.issuer, "provider": provider.name, **device.told()}
+            signed_in = open_sign_in(ctx, uow, user, "web", at, device=device, provider_session=carrier, data=proof)
+            told = {"via": "web", "issuer": user.issuer, "provider": provider.name, **device.told(), **proof}
             journal.append(ctx, uow, "login:succeeded", principal=user.name, data=told)
             return replace(signed_in, next=(login.data or {}).get("next", "/"))
     raise _failed(ctx, user, principal=person.name)
@@ -97,6 +109,21 @@ def _mixed_up(provider: IdentityProvider, login: Credential, issuer: str) -> Ref
     if begun_at != provider.name or is_silent or (issuer and issuer != provider.issuer):
         return Refusal("issuer-mismatch", "The answer came from another identity provider.", (), ("Sign in again.",))
     return None
+
+
+def _demand_asked_again(ctx: Context, login: Credential, proof: Mapping[str, str], name: str) -> None:
+    """A provider that was told to ask says when it did (`auth_time`, Core §3.1.2.1); what it does not say is no."""
+    if "fresh" not in (login.data or {}):
+        return
+    asked_at = proof_of(proof).provider_at
+    if asked_at is None or asked_at < login.issued_at - LEEWAY:
+        stale = Refusal(
+            "sign-in-not-fresh",
+            "Your identity provider did not ask you anew, or did not say that it did (auth_time).",
+            ("auth_time",),
+            ("Sign in once more. If that does not help, the gateway's operators ask the provider's for auth_time.",),
+        )
+        raise _failed(ctx, stale, principal=name)
 
 
 def _claim_login(ctx: Context, secret: str, state: str) -> Credential:

@@ -24,6 +24,7 @@ Prefix = Literal[
     "scu",
     "scg",
     "run",
+    "prf",
 ]
 
 ENTROPY_BYTES = 10

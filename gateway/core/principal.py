@@ -3,12 +3,15 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from gateway.core.authentication import Proof
+
 
 @dataclass(frozen=True, slots=True)
 class User:
     """A person known by an identity provider's signed claims.
 
     `name` is unique and what people type and read; `groups` come from claims; `disabled_at` ends every right.
+    `proof` is how whoever is calling now has proved to be this person; a user that was looked up has proved nothing.
     """
 
     id: str
@@ -18,6 +21,7 @@ class User:
     email: str = ""
     groups: frozenset[str] = field(default_factory=frozenset)
     disabled_at: datetime | None = None
+    proof: Proof = field(default=Proof(), compare=False)
 
     def is_enabled(self) -> bool:
         """False from the moment that an operator or the provider disabled the person."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx2
 
+from gateway.demo import keys
 from gateway.demo.browser import confirm_as
 from gateway.demo.idp import GROUPS
 from gateway.demo.postgres import write_secret
@@ -30,6 +31,7 @@ def sign_in_all(api: str, issuer: str, state: Path) -> dict[str, dict[str, str]]
             "GW_KEYRING": "off",  # a demo's token is nothing for somebody's keyring
         }
         write_secret(env_file(state, name), _as_shell(accounts[name]))
+        keys.register(api, issuer, state, name)
     return accounts
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from gateway.demo import journeys
+from gateway.demo import journeys, keys
 from gateway.demo.accounts import confirm as confirm_code
 from gateway.demo.idp import GROUPS
 from gateway.demo.processes import StageError
@@ -56,6 +56,19 @@ def confirm(directory: Path, user_code: str, account: str) -> None:
     except StageError as wrong:
         raise click.ClickException(str(wrong)) from wrong
     click.echo(f"Confirmed as {account}.")
+
+
+@demo.command()
+@click.argument("code")
+@click.option("--as", "account", type=click.Choice(list(GROUPS)), required=True, help="Whose passkey this is.")
+@click.pass_obj
+def touch(directory: Path, code: str, account: str) -> None:
+    """Answer a waiting `gw step-up` or `gw login --passkey` with an account's passkey, in place of a person."""
+    try:
+        keys.answer(directory, code, account)
+    except StageError as wrong:
+        raise click.ClickException(str(wrong)) from wrong
+    click.echo(f"Answered as {account}.")
 
 
 def _run(directory: Path, port_base: int | None, *, as_json: bool) -> str:

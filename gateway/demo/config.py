@@ -62,6 +62,7 @@ incidents_file = {text(str(state / "incidents.yaml"))}
 
 [api]
 port = {parts.ports["api"]}
+public_url = "http://localhost:{parts.ports["api"]}"  # a name: browsers make no passkeys for an address of digits
 
 [ssh]
 port = {parts.ports["ssh"]}

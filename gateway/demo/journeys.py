@@ -32,6 +32,8 @@ The stage is up. The API is {api}; Ctrl-C here stops everything. In another term
      {gw} grants
      {gw} sessions
      {gw} revoke GRANT_ID
+     {gw} step-up        # breaking the glass for everything takes a passkey; while it waits, in another terminal:
+     {gw} demo{dir_option} touch CODE --as oncall
      {gw} break-glass orders-db --level admin --incident INC-1042 --reason "database is melting"
      (. {dir}/lead.env; {gw} review)
 

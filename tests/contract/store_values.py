@@ -7,7 +7,7 @@ from gateway.app.ports import Credential, Lease, Store
 from gateway.core.event import Event
 from gateway.core.grant import Grant, Review
 from gateway.core.incident import Incident
-from gateway.core.obligation import Obligations, Record
+from gateway.core.obligation import Obligations, Record, StepUp
 from gateway.core.principal import User
 from gateway.core.request import Approval, Request, RequestKind, Verdict
 from gateway.core.rota import Shift
@@ -23,6 +23,8 @@ DUTIES = Obligations(
     review_within=timedelta(days=3),
     record=Record.REQUIRE,
     notify=frozenset({"slack", "pager"}),
+    step_up=StepUp.EACH,
+    max_auth_age=timedelta(minutes=10, microseconds=3),
 )
 ONCALL = User("usr_1", "https://id.example", "sub-1", "oncall", "oncall@example.com", frozenset({"engineers", "x"}))
 LEAD = User("usr_2", "https://id.example", "sub-2", "lead", disabled_at=T0)

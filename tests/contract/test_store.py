@@ -72,6 +72,8 @@ COMPLETE = {
 @pytest.mark.parametrize("value", COMPLETE.values(), ids=COMPLETE.keys())
 def test_the_values_of_this_suite_leave_no_field_at_its_default(value: object) -> None:
     for field in fields(value):
+        if not field.compare:
+            continue  # of a call, not of the stored value
         default = field.default_factory() if field.default_factory is not MISSING else field.default
         assert getattr(value, field.name) != default, field.name
 

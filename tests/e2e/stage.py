@@ -57,6 +57,19 @@ class Stage:
             "--reason", "p99 of search 8 s", "--for", duration, status=status,
         )  # fmt: skip
 
+    def step_up(self, account: str = "oncall") -> None:
+        """As a person does: `gw step-up` waits while their passkey answers."""
+        waiting = self.start(account, "step-up", "--no-browser")
+        assert waiting.stderr is not None
+        code = next(word for line in waiting.stderr for word in line.split() if len(word) == 9 and word[4] == "-")
+        touched = subprocess.run(
+            [*GW, "demo", "--dir", str(self.directory), "touch", code, "--as", account],
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert touched.returncode == 0, touched.stderr
+        out, err = waiting.communicate(timeout=60)
+        assert waiting.returncode == 0, out + err
+
     def revoke_all(self, account: str = "oncall") -> None:
         for grant in self.json(account, "grants"):
             if grant["state"] == "active":

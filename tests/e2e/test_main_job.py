@@ -318,6 +318,10 @@ def test_the_deadline_ends_sessions_on_every_channel(stage: Stage) -> None:
 
 
 def test_break_glass_is_loud_and_reviewed_by_somebody_else(stage: Stage) -> None:
+    emergency = ("break-glass", "orders-db", "--level", "admin", "--incident", "INC-1042", "--reason", "melting")
+    no = stage.gw("oncall", *emergency, status=6)
+    assert "gw step-up" in no.stderr
+    stage.step_up()
     told = stage.json(
         "oncall",
         "break-glass",

@@ -42,6 +42,14 @@ class SqlUsers:
         if not self._tx.change(update(USERS).where(USERS.c.id == user.id).values(columns)):
             self._tx.insert(insert(USERS), [columns])
 
+    def confirm(self, user_id: str, at: datetime) -> None:
+        self._tx.change(update(USERS).where(USERS.c.id == user_id).values(confirmed_at=at))
+
+    def confirmed_at(self, user_id: str) -> datetime | None:
+        row = self._tx.first(select(USERS).where(USERS.c.id == user_id))
+        at: datetime | None = row[USERS.c.confirmed_at] if row else None
+        return at
+
     def all(self) -> Sequence[User]:
         return [rows.user_of(row) for row in self._tx.rows(select(USERS).order_by(USERS.c.name))]
 

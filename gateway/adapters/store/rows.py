@@ -19,7 +19,7 @@ from gateway.adapters.store.tables import (
     USERS,
 )
 from gateway.core.grant import Grant, Review
-from gateway.core.obligation import Obligations, Record
+from gateway.core.obligation import Obligations, Record, StepUp
 from gateway.core.principal import User
 from gateway.core.request import Approval, Request, RequestKind, RequestState, Verdict
 from gateway.core.session import EndReason, Protocol, Session
@@ -52,12 +52,17 @@ def obligations_columns(duties: Obligations) -> Columns:
         "review_within_us": duties.review_within // _MICROSECOND,
         "record": duties.record.value,
         "notify": sorted(duties.notify),
+        "step_up": duties.step_up.value,
+        "max_auth_age_us": None if duties.max_auth_age is None else duties.max_auth_age // _MICROSECOND,
     }
 
 
 def obligations_of(json: Mapping[str, Any]) -> Obligations:
-    """Every key must be there: a duty is never read as absent because a row is odd."""
-    limit = json["max_duration_us"]
+    """Every key must be there: a duty is never read as absent because a row is odd.
+
+    The last two came later; a row without them is of a gateway that knew no such duty.
+    """
+    limit, age = json["max_duration_us"], json.get("max_auth_age_us")
     return Obligations(
         max_duration=None if limit is None else limit * _MICROSECOND,
         approvals=json["approvals"],
@@ -65,6 +70,8 @@ def obligations_of(json: Mapping[str, Any]) -> Obligations:
         review_within=json["review_within_us"] * _MICROSECOND,
         record=Record(json["record"]),
         notify=frozenset(json["notify"]),
+        step_up=StepUp(json.get("step_up", StepUp.NONE)),
+        max_auth_age=None if age is None else age * _MICROSECOND,
     )
 
 

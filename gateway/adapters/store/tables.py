@@ -32,6 +32,7 @@ class UserRow(SQLModel, table=True):
     email: str = Field(sa_type=_TEXT)
     groups: list[str] = Field(sa_type=_JSON)
     disabled_at: datetime | None = Field(sa_type=_INSTANT)
+    confirmed_at: datetime | None = Field(sa_type=_INSTANT)
 
 
 class RequestRow(SQLModel, table=True):
@@ -169,6 +170,18 @@ class CredentialRow(SQLModel, table=True):
     data: dict[str, str] | None = Field(sa_type=_JSON)
 
 
+class PasskeyRow(SQLModel, table=True):
+    __tablename__ = "passkeys"
+    id: str = Field(primary_key=True, sa_type=_TEXT)
+    user: str = Field(foreign_key="users.id", index=True, sa_type=_TEXT)
+    name: str = Field(sa_type=_TEXT)
+    public_key: str = Field(sa_type=_TEXT)
+    sign_count: int = Field(sa_type=_LONG)
+    transports: list[str] = Field(sa_type=_JSON)
+    created_at: datetime = Field(sa_type=_INSTANT)
+    used_at: datetime | None = Field(sa_type=_INSTANT)
+
+
 class ShiftRow(SQLModel, table=True):
     __tablename__ = "shifts"
     __table_args__ = (
@@ -215,6 +228,7 @@ REVIEWS: Final = _table(ReviewRow)
 SESSIONS: Final = _table(SessionRow)
 LEASES: Final = _table(LeaseRow)
 CREDENTIALS: Final = _table(CredentialRow)
+PASSKEYS: Final = _table(PasskeyRow)
 SHIFTS: Final = _table(ShiftRow)
 INCIDENTS: Final = _table(IncidentRow)
 GATEWAYS: Final = _table(GatewayRow)

@@ -9,6 +9,7 @@ from gateway.adapters.store.deploys import SqlDeploys
 from gateway.adapters.store.engine import reading_engine, writing_engine
 from gateway.adapters.store.events import SqlEvents
 from gateway.adapters.store.failures import outages_as_unavailable
+from gateway.adapters.store.passkeys import SqlPasskeys
 from gateway.adapters.store.people import SqlApiTokens, SqlProviderSessions, SqlProvisioning
 from gateway.adapters.store.repositories import SqlGrants, SqlRequests, SqlReviews, SqlSessions, SqlUsers
 from gateway.adapters.store.short_lived import SqlCredentials, SqlGateways, SqlIncidents, SqlLeases, SqlShifts
@@ -69,6 +70,7 @@ class SqlUnitOfWork(UnitOfWork):
         self.api_tokens = SqlApiTokens(transaction)
         self.provisioning = SqlProvisioning(transaction)
         self.deploys = SqlDeploys(transaction)
+        self.passkeys = SqlPasskeys(transaction)
         self.events = SqlEvents(transaction)
 
 

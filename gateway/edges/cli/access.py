@@ -12,6 +12,7 @@ from gateway.edges.cli.output import moment, safe, say
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _POLL_S = 2.0
+_TOLD = frozenset({"on_call", "incident", "at", "action", "level", "authentication"})  # in words, or elsewhere
 
 
 # ---------------------------------------------------------------- asking
@@ -125,8 +126,11 @@ def _facts(facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"{told}{until} ({duty.get('source', 'no rota')}, {duty.get('freshness')})"
     if isinstance(incident, dict):
         yield f"incident {incident.get('id')} of {incident.get('service')} is {incident.get('state')}"
+    proof = facts.get("authentication")
+    if isinstance(proof, dict) and proof.get("passkey_at"):
+        yield f"proved by passkey at {moment(proof['passkey_at'])}"
     for name, value in facts.items():
-        if name not in ("on_call", "incident", "at", "action", "level") and value not in (None, "", False, 0):
+        if name not in _TOLD and value not in (None, "", False, 0):
             yield f"{name}: {', '.join(map(str, value)) if isinstance(value, list) else value}"
 
 
@@ -154,7 +158,9 @@ def _would(decision: Mapping[str, Any]) -> str:
     if not decision["permitted"]:
         return "no"
     duties = decision["obligations"] or {}
-    return f"yes, with {duties['approvals']} approval(s)" if duties.get("approvals") else "yes"
+    wanted = [f"{duties['approvals']} approval(s)"] if duties.get("approvals") else []
+    wanted += ["gw step-up"] if duties.get("step_up", "none") != "none" else []
+    return f"yes, with {' and '.join(wanted)}" if wanted else "yes"
 
 
 @click.command()

@@ -292,7 +292,9 @@ def failure(status: int, problem: object) -> output.Failure:
     if not isinstance(problem, dict):
         problem = {"code": "error", "detail": f"The server answered {status}.", "next_steps": []}
     said = problem.get("detail") or problem.get("title") or problem.get("error") or f"The server answered {status}."
-    return output.Failure(str(said), _EXITS.get(status, output.EXIT_ERROR), problem)
+    wants_proof = problem.get("code") == "step-up-required"
+    status_code = output.EXIT_STEP_UP if wants_proof else _EXITS.get(status, output.EXIT_ERROR)
+    return output.Failure(str(said), status_code, problem)
 
 
 def anonymous(url: str | None = None) -> Api:

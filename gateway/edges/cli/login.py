@@ -16,29 +16,37 @@ _GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 @click.option("--url", help="The gateway's API, for example https://gw.example.org; remembered.")
 @click.option("--provider", default="", help="Which identity provider, where there are several.")
 @click.option("--no-browser", is_flag=True, help="Only print the address, open nothing.")
+@click.option("--fresh", is_flag=True, help="Be asked anew at the identity provider, for policies that want that.")
+@click.option("--passkey", is_flag=True, help="While the identity provider is down: come in to break the glass only.")
 @output.json_option
-def login(url: str | None, provider: str, no_browser: bool, as_json: bool) -> None:
+def login(url: str | None, provider: str, no_browser: bool, fresh: bool, passkey: bool, as_json: bool) -> None:
     """Sign in: confirm the code shown here in a browser where you are signed in at your identity provider."""
     api = client.anonymous(url)
     status, start = api.post_form("/api/device/code", {"client_id": "gw", "provider": provider})
     if status != 200:
         raise client.failure(status, start)
-    output.say(f"Open {output.safe(start['verification_uri'])} and confirm this code:", err=True)
+    page = str(start["passkey_uri_complete"] if passkey else start["verification_uri_complete"])
+    page += "&fresh=yes" if fresh and not passkey else ""
+    output.say(f"Open {output.safe(page.partition('?')[0])} and confirm this code:", err=True)
     output.say(f"\n    {output.safe(start['user_code'])}\n", err=True)
-    output.say(f"or open {output.safe(start['verification_uri_complete'])}", err=True)
+    output.say(f"or open {output.safe(page)}", err=True)
     if not no_browser:
-        _open_browser(str(start["verification_uri_complete"]))
+        open_browser(page)
     answer = _wait_for_token(api, start)
     where = client.store_token(api.url, str(answer["access_token"]), str(answer["expires_at"]))
     ssh_files.forget_certificate()
     if as_json:
-        output.print_json({"user": answer["user"], "expires_at": answer["expires_at"], "url": api.url})
+        told = {"user": answer["user"], "expires_at": answer["expires_at"], "url": api.url}
+        output.print_json({**told, "only": answer.get("only", "")})
         return
     output.say(f"Signed in as {output.safe(answer['user'])} until {output.moment(answer['expires_at'])}.")
     output.say(f"The credential is in {where}.")
+    if answer.get("only"):
+        output.say(f"It is good for gw {output.safe(answer['only'])} and nothing else: the identity provider is down.")
 
 
-def _open_browser(page: str) -> None:
+def open_browser(page: str) -> None:
+    """Show a page of the gateway."""
     if page.startswith(("https://", "http://")):  # never a handler of another scheme, whatever the server says
         webbrowser.open(page)
 
@@ -95,6 +103,8 @@ def whoami(as_json: bool) -> None:
         return
     groups = ", ".join(me["groups"]) or "none"
     output.say(f"{output.safe(me['name'])} (groups: {output.safe(groups)})")
+    if me.get("only"):
+        output.say(f"This sign-in is good for gw {output.safe(me['only'])} only.")
 
 
 @click.group()

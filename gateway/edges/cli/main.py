@@ -16,6 +16,8 @@ _HERE = "gateway.edges.cli"
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "login": (f"{_HERE}.login:login", "Sign in through your browser."),
     "logout": (f"{_HERE}.login:logout", "Sign out and forget the credential."),
+    "step-up": (f"{_HERE}.passkeys:step_up", "Prove with a passkey that it is you."),
+    "passkeys": (f"{_HERE}.passkeys:passkeys", "List your passkeys; say where to add one."),
     "whoami": (f"{_HERE}.login:whoami", "Say who you are here."),
     "targets": (f"{_HERE}.access:targets", "List what you could ask for, and why not the rest."),
     "request": (f"{_HERE}.access:request", "Ask for access to a target."),
@@ -75,7 +77,10 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, place[1]) for name, place in self._places.items()])
 
     def main(self, *args: Any, **extra: Any) -> NoReturn:
-        """Run and exit: 0 done, 1 failed, 2 misused, 3 denied, 4 not found, 5 conflict or pending, 130 interrupted."""
+        """Run and exit: 0 done, 1 failed, 2 misused, 3 denied, 4 not found, 5 conflict or pending, 6 step-up needed.
+
+        130 is interrupted.
+        """
         extra["standalone_mode"] = False
         try:
             code = super().main(*args, **extra)

@@ -18,6 +18,7 @@ EXIT_USAGE = 2
 EXIT_DENIED = 3
 EXIT_NOT_FOUND = 4
 EXIT_CONFLICT = 5
+EXIT_STEP_UP = 6
 
 _JSON = "gateway.json"
 _ID = re.compile(r"[a-z]{3}_[0-9a-z]{26}")

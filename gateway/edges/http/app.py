@@ -4,6 +4,7 @@ from fastapi import FastAPI
 from starlette.staticfiles import StaticFiles
 
 from gateway.app.context import Context
+from gateway.app.passkey_ports import RelyingParty
 from gateway.app.providers import Providers
 from gateway.app.search_statements import StatementSearch
 from gateway.edges.http import (
@@ -12,9 +13,11 @@ from gateway.edges.http import (
     routes_audit,
     routes_login,
     routes_oauth,
+    routes_passkeys,
     routes_policy,
     routes_sessions,
     routes_ssh,
+    routes_step_up,
     routes_tokens,
 )
 from gateway.edges.http.deps import DoorFacts, Wired, Wiring
@@ -32,6 +35,8 @@ _ROUTES = (
     routes_ssh,
     routes_oauth,
     routes_tokens,
+    routes_passkeys,
+    routes_step_up,
 )
 
 
@@ -42,6 +47,7 @@ def create_app(
     *,
     public_url: str,
     statements: StatementSearch | None = None,
+    passkeys: RelyingParty | None = None,
 ) -> FastAPI:
     """The application. `public_url` is what browsers and clients type; `statements` the index over recordings."""
     app = FastAPI(
@@ -54,7 +60,7 @@ def create_app(
         redirect_slashes=False,
         responses={503: {"model": ProblemOut, "description": "Something that the gateway depends on failed."}},
     )
-    app.state.wiring = Wiring(ctx, providers, doors, public_url.rstrip("/"), statements)
+    app.state.wiring = Wiring(ctx, providers, doors, public_url.rstrip("/"), statements, passkeys=passkeys)
     problems.install(app)
     for routes in _ROUTES:
         app.include_router(routes.router)

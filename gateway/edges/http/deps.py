@@ -6,15 +6,19 @@ from typing import Annotated
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from gateway.app import journal
 from gateway.app.api_tokens import API_PREFIX, READ_AUDIT, authenticate_machine
 from gateway.app.authenticate import authenticate, authenticate_web
 from gateway.app.context import Context
+from gateway.app.emergency_credential import EMERGENCY_PREFIX, authenticate_emergency
 from gateway.app.identity import NotSignedIn
+from gateway.app.passkey_ports import RelyingParty
 from gateway.app.providers import Providers
 from gateway.app.search_statements import StatementSearch
 from gateway.app.sign_in import CLI_PREFIX
 from gateway.app.verify_deploy_token import misplaced
-from gateway.core.errors import Denied, Refusal
+from gateway.core.emergency import REFUSAL, BreakGlassOnly
+from gateway.core.errors import Denied, GatewayError, Refusal, Unavailable
 from gateway.core.principal import Machine, User
 from gateway.edges.http.kept_krl import KeptKrl
 from gateway.edges.http.live_views import LiveViews
@@ -44,6 +48,13 @@ class Wiring:
     statements: StatementSearch | None = None
     views: LiveViews = field(default_factory=LiveViews)
     krl: KeptKrl = field(default_factory=KeptKrl)
+    passkeys: RelyingParty | None = None
+
+    def relying_party(self) -> RelyingParty:
+        """The gateway towards passkeys; Unavailable where it is not wired."""
+        if self.passkeys is None:
+            raise Unavailable(Refusal("no-passkeys", "This gateway takes no passkeys."))
+        return self.passkeys
 
     def is_https(self) -> bool:
         """True when browsers reach the API over TLS."""
@@ -69,10 +80,12 @@ def client_address(request: Request) -> str:
 _bearer = HTTPBearer(auto_error=False, scheme_name="bearer", description="A token from `gw login` (`gwc_…`).")
 
 
-def bearer(credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> str:
+def bearer(request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> str:
     """The token of the Authorization header; NotSignedIn (401) without one."""
     token = credentials.credentials if credentials else ""
     _demand_a_person(token)
+    if token.startswith(EMERGENCY_PREFIX):
+        raise _only_for_breaking_the_glass(context(request), token)
     if not token.startswith(CLI_PREFIX):
         raise NotSignedIn(Refusal("not-signed-in", "You are not signed in.", ("a bearer token",), ("Run gw login",)))
     return token
@@ -87,6 +100,21 @@ def _demand_a_person(token: str) -> None:
 def current_user(request: Request, token: Annotated[str, Depends(bearer)]) -> User:
     """Whoever the bearer token belongs to, enabled now."""
     return authenticate(context(request), token)
+
+
+def _only_for_breaking_the_glass(ctx: Context, token: str) -> GatewayError:
+    """What such a sign-in is told on every route that was not opened to it on purpose."""
+    who = authenticate_emergency(ctx, token)
+    return journal.refuse(ctx, "emergency:denied", REFUSAL, principal=who.user.name)
+
+
+def glass_breaker(
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> User | BreakGlassOnly:
+    """Whoever calls, also one who came in by passkey while the identity provider was down."""
+    if credentials is not None and credentials.credentials.startswith(EMERGENCY_PREFIX):
+        return authenticate_emergency(context(request), credentials.credentials)
+    return current_user(request, bearer(request, credentials))
 
 
 def cookie_name(wired: Wiring, name: str) -> str:
@@ -106,8 +134,12 @@ def viewer(
 ) -> User:
     """Whoever calls, by token or by browser session: only for reading, as a cookie comes along by itself."""
     if credentials is not None:
-        _demand_a_person(credentials.credentials)
-        return authenticate(context(request), credentials.credentials)
+        return authenticate(context(request), bearer(request, credentials))
+    return authenticate_web(context(request), session)
+
+
+def page_user(request: Request, session: Annotated[str, Depends(web_session)]) -> User:
+    """Whoever is signed in in this browser. The route must see to it that one of our pages has sent the request."""
     return authenticate_web(context(request), session)
 
 
@@ -123,15 +155,17 @@ def log_reader(
     """A person, or a machine whose token is for reading the log."""
     if credentials is not None and credentials.credentials.startswith(API_PREFIX):
         return authenticate_machine(context(request), credentials.credentials, READ_AUDIT, client_address(request))
-    return current_user(request, bearer(credentials))
+    return current_user(request, bearer(request, credentials))
 
 
 Agent = Annotated[str, Depends(user_agent)]
 Ctx = Annotated[Context, Depends(context)]
 Wired = Annotated[Wiring, Depends(wiring)]
+GlassBreaker = Annotated[User | BreakGlassOnly, Depends(glass_breaker)]
 Caller = Annotated[User, Depends(current_user)]
 LogReader = Annotated[User | Machine, Depends(log_reader)]
 Token = Annotated[str, Depends(bearer)]
 Client = Annotated[str, Depends(client_address)]
 Session = Annotated[str, Depends(web_session)]
+PageUser = Annotated[User, Depends(page_user)]
 Viewer = Annotated[User, Depends(viewer)]

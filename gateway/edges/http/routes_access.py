@@ -20,7 +20,7 @@ from gateway.app.ssh_certificate import ssh_certificate
 from gateway.core.grant import Review
 from gateway.core.request import Request, Verdict
 from gateway.core.target import Kind
-from gateway.edges.http.deps import Caller, Ctx
+from gateway.edges.http.deps import Caller, Ctx, GlassBreaker
 from gateway.edges.http.schemas import (
     AskIn,
     CertificateOut,
@@ -57,9 +57,9 @@ def ask(ctx: Ctx, user: Caller, body: AskIn, response: Response) -> OutcomeOut:
 
 
 @router.post("/break-glass", status_code=201, responses={202: {"model": OutcomeOut}, **problems(403, 404, 422)})
-def ask_break_glass(ctx: Ctx, user: Caller, body: AskIn, response: Response) -> OutcomeOut:
+def ask_break_glass(ctx: Ctx, who: GlassBreaker, body: AskIn, response: Response) -> OutcomeOut:
     """Emergency access: at once, loud, with a review that somebody else must sign."""
-    return _outcome(ctx, break_glass(ctx, user, body.ask()), response)
+    return _outcome(ctx, break_glass(ctx, who, body.ask()), response)
 
 
 @router.get("/requests", responses=problems())
@@ -130,9 +130,9 @@ def review(ctx: Ctx, user: Caller, review_or_grant_id: str, body: VerdictIn) -> 
 
 
 @router.post("/targets/{target}/ticket", status_code=201, responses=problems(403, 404, 409, 422))
-def ticket(ctx: Ctx, user: Caller, target: str, body: TicketIn) -> TicketOut:
+def ticket(ctx: Ctx, who: GlassBreaker, target: str, body: TicketIn) -> TicketOut:
     """A password for the target's door, tied to one of your active grants."""
-    issued = issue_ticket(ctx, user, target, body.level, single_use=body.single_use)
+    issued = issue_ticket(ctx, who, target, body.level, single_use=body.single_use)
     return TicketOut(
         kind=issued.kind.value,
         user=issued.user_name,

@@ -4,22 +4,37 @@ from http import HTTPStatus
 from typing import Annotated, Literal
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends, Form, Query, Request
+from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import JSONResponse, RedirectResponse
 from starlette.responses import Response
 
 from gateway.app.authenticate import authenticate_web, provider_session_of, sign_out
 from gateway.app.device_flow import NotYet, confirm_device, deny_device, find_device, poll_device, start_device
+from gateway.app.emergency_credential import EMERGENCY_PREFIX, end_emergency
 from gateway.app.identity import NotSignedIn
+from gateway.app.passkeys import is_fresh
 from gateway.app.provider_logout import provider_logout
 from gateway.app.providers import FIRST_PROVIDER
 from gateway.app.shut_out import disable_user, enable_user
 from gateway.app.sign_ins import Device
 from gateway.app.web_login import begin_web_login, complete_web_login, local_path
+from gateway.core.emergency import BreakGlassOnly
 from gateway.core.errors import Denied, Refusal
 from gateway.core.principal import User
-from gateway.edges.http.deps import Agent, Caller, Client, Ctx, Session, Wired, Wiring, bearer, cookie_name, web_session
+from gateway.edges.http.deps import (
+    Agent,
+    Caller,
+    Client,
+    Ctx,
+    GlassBreaker,
+    Session,
+    Wired,
+    Wiring,
+    cookie_name,
+    web_session,
+)
 from gateway.edges.http.problems import status_of
+from gateway.edges.http.same_site import demand_form
 from gateway.edges.http.schemas import ReasonIn, UserOut, problems
 from gateway.edges.web import views
 
@@ -45,18 +60,6 @@ def _set_cookie(wired: Wiring, response: Response, name: str, value: str, max_ag
     )
 
 
-def _same_site_post(wired: Wiring, request: Request, session: str, csrf: str) -> None:
-    origin = request.headers.get("origin", wired.public_url)
-    if origin != _origin(wired.public_url) and origin != wired.public_url:
-        raise Denied(Refusal("cross-site", "That form came from another site."))
-    if not session or not views.is_csrf_valid(session, csrf):
-        raise Denied(Refusal("csrf", "That form is too old or not from here.", (), ("Open the page again.",)))
-
-
-def _origin(url: str) -> str:
-    return "/".join(url.split("/", 3)[:3])
-
-
 # ---------------------------------------------------------------- browser
 
 
@@ -78,12 +81,16 @@ def login(
     client: Client,
     next_path: Annotated[str, Query(alias="next")] = "/",
     provider: Annotated[str, Query(max_length=64)] = "",
+    fresh: Annotated[str, Query(max_length=8)] = "",
 ) -> Response:
-    """Send the browser to the identity provider; with several of them, ask which."""
+    """Send the browser to the identity provider; with several of them, ask which.
+
+    With `fresh` the person is asked anew there, whatever session their browser has.
+    """
     chosen = wired.providers.chosen(provider)
     if chosen is None:
-        return views.choose_provider_page(request, wired.providers, local_path(next_path))
-    start = begin_web_login(ctx, chosen, client, next_path)
+        return views.choose_provider_page(request, wired.providers, local_path(next_path), fresh)
+    start = begin_web_login(ctx, chosen, client, next_path, fresh=bool(fresh))
     response = RedirectResponse(start.url, HTTPStatus.SEE_OTHER)
     _set_cookie(wired, response, "login", start.secret, int((start.expires_at - ctx.clock.now()).total_seconds()))
     return response
@@ -126,7 +133,7 @@ def callback(
 @router.post("/logout", include_in_schema=False)
 def logout(ctx: Ctx, wired: Wired, request: Request, session: Session, csrf: Annotated[str, Form()] = "") -> Response:
     """End the browser's session."""
-    _same_site_post(wired, request, session, csrf)
+    demand_form(wired, request, session, csrf)
     sign_out(ctx, session)
     response = RedirectResponse("/", HTTPStatus.SEE_OTHER)
     _set_cookie(wired, response, "session", "", 0)
@@ -138,17 +145,22 @@ def device(
     ctx: Ctx,
     request: Request,
     session: Session,
+    client: Client,
     user_code: Annotated[str, Query(max_length=64)] = "",
     provider: Annotated[str, Query(max_length=64)] = "",
+    fresh: Annotated[str, Query(max_length=8)] = "",
 ) -> Response:
     """Show which terminal asks, so that the person can tell it from a phisher's."""
     try:
         user = authenticate_web(ctx, session)
     except NotSignedIn:
         here = "/device" + (f"?{urlencode({'user_code': user_code})}" if user_code else "")
-        wanted = {"provider": provider} if provider else {}
+        wanted = ({"provider": provider} if provider else {}) | ({"fresh": "yes"} if fresh else {})
         return RedirectResponse(f"/login?{urlencode({'next': here, **wanted})}", HTTPStatus.SEE_OTHER)
-    view = find_device(ctx, user, user_code) if user_code else None
+    if fresh and not is_fresh(user, ctx.clock.now()):
+        again = {"next": f"/device?{request.url.query}", "fresh": "yes"}
+        return RedirectResponse(f"/login?{urlencode(again)}", HTTPStatus.SEE_OTHER)
+    view = find_device(ctx, user, user_code, client) if user_code else None
     return views.device_page(request, user, session, view)
 
 
@@ -158,17 +170,20 @@ def answer_device(
     wired: Wired,
     request: Request,
     session: Session,
+    client: Client,
     user_code: Annotated[str, Form(max_length=64)],
     action: Annotated[Literal["confirm", "deny"], Form()],
     csrf: Annotated[str, Form(max_length=256)] = "",
+    elsewhere: Annotated[str, Form(max_length=16)] = "",
 ) -> Response:
     """Confirm or deny the terminal."""
     user: User = authenticate_web(ctx, session)
-    _same_site_post(wired, request, session, csrf)
+    demand_form(wired, request, session, csrf)
     if action == "confirm":
-        confirm_device(ctx, user, user_code, provider_session_of(ctx, session))
+        carrier = provider_session_of(ctx, session)
+        confirm_device(ctx, user, user_code, client, carrier, knows_place=elsewhere == "known")
     else:
-        deny_device(ctx, user, user_code)
+        deny_device(ctx, user, user_code, client)
     return views.device_done_page(request, user, is_confirmed=action == "confirm")
 
 
@@ -188,6 +203,7 @@ def device_code(
         "user_code": start.user_code,
         "verification_uri": page,
         "verification_uri_complete": f"{page}?{urlencode(query)}",
+        "passkey_uri_complete": f"{wired.public_url}/emergency?{urlencode({'user_code': start.user_code})}",
         "expires_in": int((start.expires_at - ctx.clock.now()).total_seconds()),
         "interval": int(start.interval.total_seconds()),
     }
@@ -212,6 +228,7 @@ def device_token(
             "expires_in": int((answer.expires_at - ctx.clock.now()).total_seconds()),
             "expires_at": answer.expires_at.isoformat(),
             "user": answer.user.name,
+            "only": "break-glass" if answer.secret.startswith(EMERGENCY_PREFIX) else "",
         }
     )
 
@@ -232,15 +249,21 @@ def backchannel_logout(
 
 
 @router.post("/api/logout", status_code=204, tags=["sign-in"], responses=problems())
-def api_logout(ctx: Ctx, token: Annotated[str, Depends(bearer)]) -> None:
+def api_logout(ctx: Ctx, who: GlassBreaker, request: Request) -> None:
     """End this token."""
-    sign_out(ctx, token)
+    token = request.headers["authorization"].split(" ", 1)[1].strip()
+    if isinstance(who, BreakGlassOnly):
+        end_emergency(ctx, token)
+    else:
+        sign_out(ctx, token)
 
 
 @router.get("/api/whoami", tags=["sign-in"], responses=problems())
-def whoami(user: Caller) -> UserOut:
-    """Who one is here."""
-    return UserOut.of(user)
+def whoami(who: GlassBreaker) -> UserOut:
+    """Who one is here, and what this sign-in is good for when it is not for everything."""
+    if isinstance(who, BreakGlassOnly):
+        return UserOut.of(who.user).model_copy(update={"only": "break-glass"})
+    return UserOut.of(who)
 
 
 @router.post("/api/users/{name}/disable", tags=["users"], responses=problems(403, 404, 409, 422))

@@ -136,6 +136,8 @@ class ObligationsOut(Schema):
     review: bool
     record: str
     notify: list[str]
+    step_up: str
+    max_auth_age_seconds: int | None
 
     @classmethod
     def of(cls, duties: Obligations) -> "ObligationsOut":
@@ -146,6 +148,8 @@ class ObligationsOut(Schema):
             review=duties.review,
             record=duties.record.value,
             notify=sorted(duties.notify),
+            step_up=duties.step_up.value,
+            max_auth_age_seconds=_seconds(duties.max_auth_age) if duties.max_auth_age else None,
         )
 
 
@@ -434,6 +438,7 @@ class UserOut(Schema):
     email: str
     groups: list[str]
     enabled: bool
+    only: str = ""  # what this sign-in is good for, "" for everything that policy allows
 
     @classmethod
     def of(cls, user: User) -> "UserOut":

@@ -32,16 +32,22 @@ def is_csrf_valid(session_secret: str, token: str) -> bool:
     return hmac.compare_digest(csrf_token(session_secret).encode(), token.encode())
 
 
+def render(request: Request, template: str, values: dict[str, object]) -> Response:
+    """A page from a template; everything in `values` is escaped."""
+    return _templates.TemplateResponse(request, template, values)
+
+
 def signed_in_page(request: Request, user: User | None, session_secret: str) -> Response:
     """The front page: who one is here, or where to sign in."""
     csrf = csrf_token(session_secret) if session_secret else ""
     return _templates.TemplateResponse(request, "signed_in.html", {"user": user, "csrf": csrf})
 
 
-def choose_provider_page(request: Request, providers: Providers, next_path: str) -> Response:
+def choose_provider_page(request: Request, providers: Providers, next_path: str, fresh: str = "") -> Response:
     """Where do you sign in?"""
+    again = {"fresh": fresh} if fresh else {}
     choices = [
-        {"label": each.label, "href": "/login?" + urlencode({"provider": each.name, "next": next_path})}
+        {"label": each.label, "href": "/login?" + urlencode({"provider": each.name, "next": next_path, **again})}
         for each in providers
     ]
     return _templates.TemplateResponse(request, "choose_provider.html", {"choices": choices, "user": None})

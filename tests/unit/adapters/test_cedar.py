@@ -12,7 +12,7 @@ from gateway.adapters.cedar import CedarPolicy
 from gateway.adapters.cedar_load import MAX_NESTING, PolicyLoadError
 from gateway.core.decision import Action, Deny, Facts, Permit, Query
 from gateway.core.incident import Incident
-from gateway.core.obligation import Record
+from gateway.core.obligation import Record, StepUp
 from gateway.core.principal import User
 from gateway.core.rota import Freshness, OnCall, Shift
 from gateway.core.target import Kind, Level, Target
@@ -65,7 +65,8 @@ def directory(tmp_path: Path) -> Path:
 def test_permit_carries_policies_duties_and_evidence():
     answer = ask(level="admin", on_call=duty(), incident=incident(), break_glass=True)
     assert isinstance(answer, Permit)
-    assert answer.policies == ("break-glass",)
+    assert answer.policies == ("break-glass", "break-glass-everything")
+    assert (answer.obligations.step_up, answer.obligations.max_auth_age) == (StepUp.WEBAUTHN, timedelta(minutes=10))
     assert answer.policy_set == POLICY.digest()
     assert answer.obligations.review
     assert answer.obligations.record is Record.REQUIRE

@@ -14,8 +14,11 @@ from gateway.adapters.recordings import FileRecorder, Keyring
 from gateway.adapters.signer import Signer
 from gateway.adapters.store import SqlStore, upgrade
 from gateway.app.context import Context
+from gateway.app.demand_proof import passkey_proof
 from gateway.app.live import LiveSessions
+from gateway.app.passkey_ports import Passkey
 from gateway.app.ports import DatabaseLogin, EventFilter
+from gateway.core.authentication import Proof
 from gateway.core.errors import Refusal, Unavailable
 from gateway.core.event import Event
 from gateway.core.incident import Incident
@@ -124,6 +127,14 @@ class House:
         with self.ctx.store.begin() as uow:
             made = [Shift("orders", s, 1, window, "test", at, "0" * 64) for s in subjects]
             uow.shifts.replace("test", Window(at - timedelta(days=2), at + timedelta(days=14)), made)
+
+    def proved(self, name: str) -> User:
+        """The person as somebody who has answered with a passkey just now."""
+        at = self.clock.now()
+        with self.ctx.store.begin() as uow:
+            key = Passkey(f"key-{name}-{at.timestamp()}", self.people[name].id, "key", "", 0, (), at)
+            kept = passkey_proof(self.ctx, uow, key, at)
+        return replace(self.people[name], proof=Proof(passkey_at=at, passkey=key.id, id=kept["proof"]))
 
     def later(self, by: timedelta) -> datetime:
         """Time passes; rota and incident were refreshed meanwhile, as the poller does."""

@@ -39,9 +39,9 @@ def test_the_token_comes_once_after_confirmation(stage: Stage) -> None:
     user = stage.user("oncall")
     start = start_device(stage.ctx, "10.0.0.1")
     assert poll(stage, start.device_code) is NotYet.AUTHORIZATION_PENDING
-    view = find_device(stage.ctx, user, start.user_code.lower().replace("-", " "))
+    view = find_device(stage.ctx, user, start.user_code.lower().replace("-", " "), "10.0.0.1")
     assert (view.user_code, view.client) == (start.user_code, "10.0.0.1")
-    confirm_device(stage.ctx, user, start.user_code)
+    confirm_device(stage.ctx, user, start.user_code, "10.0.0.1")
     done = poll(stage, start.device_code)
     assert isinstance(done, SignedIn)
     assert authenticate(stage.ctx, done.secret) == user
@@ -51,7 +51,7 @@ def test_the_token_comes_once_after_confirmation(stage: Stage) -> None:
 
 def test_nothing_secret_is_stored_or_shown(stage: Stage) -> None:
     start = start_device(stage.ctx, "10.0.0.1")
-    confirm_device(stage.ctx, stage.user("oncall"), start.user_code)
+    confirm_device(stage.ctx, stage.user("oncall"), start.user_code, "10.0.0.1")
     done = poll(stage, start.device_code)
     assert isinstance(done, SignedIn)
     assert done.secret.startswith("gwc_")
@@ -63,17 +63,17 @@ def test_nothing_secret_is_stored_or_shown(stage: Stage) -> None:
 def test_a_denied_terminal_stays_out(stage: Stage) -> None:
     user = stage.user("oncall")
     start = start_device(stage.ctx, "10.0.0.1")
-    deny_device(stage.ctx, user, start.user_code)
+    deny_device(stage.ctx, user, start.user_code, "10.0.0.1")
     assert poll(stage, start.device_code) is NotYet.ACCESS_DENIED
     with pytest.raises(NotFound):
-        confirm_device(stage.ctx, user, start.user_code)
+        confirm_device(stage.ctx, user, start.user_code, "10.0.0.1")
 
 
 def test_the_first_answer_stands(stage: Stage) -> None:
     start = start_device(stage.ctx, "10.0.0.1")
-    confirm_device(stage.ctx, stage.user("oncall"), start.user_code)
+    confirm_device(stage.ctx, stage.user("oncall"), start.user_code, "10.0.0.1")
     with pytest.raises((NotFound, Conflict)):
-        confirm_device(stage.ctx, stage.user("mallory"), start.user_code)
+        confirm_device(stage.ctx, stage.user("mallory"), start.user_code, "10.0.0.1")
     done = poll(stage, start.device_code)
     assert isinstance(done, SignedIn)
     assert done.user.name == "oncall"
@@ -85,12 +85,12 @@ def test_a_code_lives_ten_minutes(stage: Stage) -> None:
     stage.clock.advance(timedelta(minutes=10))
     assert poll_device(stage.ctx, start.device_code) is NotYet.EXPIRED_TOKEN
     with pytest.raises(NotFound):
-        confirm_device(stage.ctx, user, start.user_code)
+        confirm_device(stage.ctx, user, start.user_code, "10.0.0.1")
 
 
 def test_a_confirmed_code_that_grew_old_is_worth_nothing(stage: Stage) -> None:
     start = start_device(stage.ctx, "10.0.0.1")
-    confirm_device(stage.ctx, stage.user("oncall"), start.user_code)
+    confirm_device(stage.ctx, stage.user("oncall"), start.user_code, "10.0.0.1")
     stage.clock.advance(timedelta(minutes=10))
     assert poll_device(stage.ctx, start.device_code) is NotYet.EXPIRED_TOKEN
 
@@ -112,7 +112,7 @@ def test_unknown_device_codes_are_expired(stage: Stage, code: str) -> None:
 
 def test_a_device_code_is_no_token_and_a_token_no_device_code(stage: Stage) -> None:
     start = start_device(stage.ctx, "10.0.0.1")
-    confirm_device(stage.ctx, stage.user("oncall"), start.user_code)
+    confirm_device(stage.ctx, stage.user("oncall"), start.user_code, "10.0.0.1")
     with pytest.raises(Denied):
         authenticate(stage.ctx, start.device_code)
 
@@ -120,7 +120,7 @@ def test_a_device_code_is_no_token_and_a_token_no_device_code(stage: Stage) -> N
 def test_a_person_disabled_meanwhile_gets_no_token(stage: Stage) -> None:
     user = stage.user("oncall")
     start = start_device(stage.ctx, "10.0.0.1")
-    confirm_device(stage.ctx, user, start.user_code)
+    confirm_device(stage.ctx, user, start.user_code, "10.0.0.1")
     disable_user(stage.ctx, stage.user("lead"), "oncall")
     assert poll(stage, start.device_code) in (NotYet.ACCESS_DENIED, NotYet.EXPIRED_TOKEN)
 
@@ -130,16 +130,16 @@ def test_guessing_user_codes_is_limited_across_logins(stage: Stage) -> None:
     start = start_device(stage.ctx, "10.0.0.1")
     for _ in range(10):
         with pytest.raises(NotFound):
-            find_device(stage.ctx, user, "BBBB-BBBB")
+            find_device(stage.ctx, user, "BBBB-BBBB", "10.0.0.1")
     with pytest.raises(Denied) as no:
-        find_device(stage.ctx, user, "BBBB-BBBB")
+        find_device(stage.ctx, user, "BBBB-BBBB", "10.0.0.1")
     assert no.value.refusal.code == "too-many-attempts"
     with pytest.raises(Denied):
-        confirm_device(stage.ctx, user, start.user_code)  # not even the right one now
-    find_device(stage.ctx, stage.user("oncall"), start.user_code)  # nobody else suffers
+        confirm_device(stage.ctx, user, start.user_code, "10.0.0.1")  # not even the right one now
+    find_device(stage.ctx, stage.user("oncall"), start.user_code, "10.0.0.1")  # nobody else suffers
     stage.clock.advance(timedelta(minutes=10))
     fresh = start_device(stage.ctx, "10.0.0.1")
-    find_device(stage.ctx, user, fresh.user_code)
+    find_device(stage.ctx, user, fresh.user_code, "10.0.0.1")
 
 
 def test_starts_from_one_address_are_limited(stage: Stage) -> None:

@@ -136,7 +136,7 @@ def test_a_level_that_needs_approval_needs_a_new_request(house: House):
 
 
 def test_emergency_access_is_not_extended(house: House):
-    outcome = break_glass(house.ctx, house.people["oncall"], replace(ADMIN, reason="all is lost"))
+    outcome = break_glass(house.ctx, house.proved("oncall"), replace(ADMIN, reason="all is lost"))
     assert outcome.grant is not None
     house.later(MINUTE)
     with pytest.raises(Denied):

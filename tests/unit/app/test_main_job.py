@@ -153,7 +153,7 @@ def test_a_request_that_nobody_answers_lapses(house: House):
 
 
 def test_break_glass_is_at_once_loud_and_reviewed_by_somebody_else(house: House):
-    outcome = break_glass(house.ctx, house.people["oncall"], ADMIN)
+    outcome = break_glass(house.ctx, house.proved("oncall"), ADMIN)
     assert outcome.grant is not None
     assert outcome.grant.window.not_after == house.clock.now() + HOUR
     assert [(channel, fields["grant"]) for channel, _, fields in house.notes.sent] == [

@@ -132,7 +132,7 @@ def test_break_glass_is_loud_even_when_the_log_is_slow(house: House):
     house.sequencer.stop()
     house.ctx = replace(house.ctx, limits=replace(house.ctx.limits, log_wait=timedelta(milliseconds=50)))
     with pytest.raises(Unavailable):
-        break_glass(house.ctx, house.people["oncall"], ADMIN)
+        break_glass(house.ctx, house.proved("oncall"), ADMIN)
     with house.ctx.store.read() as uow:
         active = uow.grants.list(active_at=house.clock.now())
     assert not active or house.notes.sent
@@ -467,7 +467,7 @@ def test_a_break_glass_that_waits_is_not_announced_as_access(house: House, tmp_p
     folder = own_policies(house, tmp_path)
     edit(folder, "break_glass.cedar", '@max_duration("1h")', '@max_duration("1h")\n@approvals("1")')
     assert house.ctx.policy.reload() is None
-    outcome = break_glass(house.ctx, house.people["oncall"], ADMIN)
+    outcome = break_glass(house.ctx, house.proved("oncall"), ADMIN)
     assert outcome.grant is None
     assert not [title for _, title, _ in house.notes.sent if " has " in title]
 

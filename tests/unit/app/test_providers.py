@@ -109,11 +109,11 @@ def test_only_people_of_the_provider_that_a_terminal_asked_for_confirm_it(
     ours = finish(stage, corp, corp, "alice").user
     theirs = finish(stage, partner, partner, "alice").user
     start = start_device(stage.ctx, "10.0.0.1", partner)
-    assert find_device(stage.ctx, ours, start.user_code).provider == "Partner Ltd"
+    assert find_device(stage.ctx, ours, start.user_code, "10.0.0.1").provider == "Partner Ltd"
     with pytest.raises(Denied) as no:
-        confirm_device(stage.ctx, ours, start.user_code)
+        confirm_device(stage.ctx, ours, start.user_code, "10.0.0.1")
     assert no.value.refusal.code == "other-provider"
-    assert confirm_device(stage.ctx, theirs, start.user_code).provider == "Partner Ltd"
+    assert confirm_device(stage.ctx, theirs, start.user_code, "10.0.0.1").provider == "Partner Ltd"
 
 
 def test_choosing(corp: TrustingProvider, partner: TrustingProvider) -> None:

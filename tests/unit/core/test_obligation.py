@@ -10,6 +10,7 @@ from gateway.core.obligation import (
     BadObligationError,
     Obligations,
     Record,
+    StepUp,
     merge,
     parse_duration,
     parse_obligations,
@@ -24,6 +25,8 @@ obligations = st.builds(
     review_within=spans,
     record=st.sampled_from(Record),
     notify=st.frozensets(st.sampled_from(["slack", "pager", "mail"])),
+    step_up=st.sampled_from(StepUp),
+    max_auth_age=st.none() | spans,
 )
 
 
@@ -77,6 +80,8 @@ def test_every_duty_is_read() -> None:
         "review_within": "1d",
         "record": "require",
         "notify": "slack, pager,,",
+        "step_up": "webauthn-each",
+        "max_auth_age": "10m",
     }
     assert set(annotations) - INFORMATIVE == DUTIES
     assert parse_obligations(annotations) == Obligations(
@@ -86,6 +91,8 @@ def test_every_duty_is_read() -> None:
         review_within=timedelta(days=1),
         record=Record.REQUIRE,
         notify=frozenset({"slack", "pager"}),
+        step_up=StepUp.EACH,
+        max_auth_age=timedelta(minutes=10),
     )
     assert parse_obligations({"review": "none", "record": "spool"}) == Obligations()
 
@@ -110,6 +117,11 @@ def test_an_unknown_annotation_is_refused_by_name(key: str) -> None:
         ("record", "full"),
         ("max_duration", "0h"),
         ("review_within", "soon"),
+        ("step_up", "totp"),
+        ("step_up", ""),
+        ("step_up", "WebAuthn"),
+        ("max_auth_age", "0m"),
+        ("max_auth_age", "fresh"),
     ],
 )
 def test_an_unreadable_duty_is_refused(key: str, value: str) -> None:
@@ -128,6 +140,9 @@ def test_the_merge_is_as_strict_as_each(many: list[Obligations]) -> None:
         assert merged.review_within <= one.review_within
         assert list(Record).index(merged.record) <= list(Record).index(one.record)
         assert merged.notify >= one.notify
+        assert list(StepUp).index(merged.step_up) <= list(StepUp).index(one.step_up)
+        assert merged.max_auth_age is not None or one.max_auth_age is None
+        assert one.max_auth_age is None or merged.max_auth_age <= one.max_auth_age
 
 
 @given(st.lists(obligations, min_size=1, max_size=5))
@@ -138,6 +153,8 @@ def test_the_merge_is_no_stricter_than_any(many: list[Obligations]) -> None:
     assert merged.review in {o.review for o in many}
     assert merged.review_within in {o.review_within for o in many}
     assert merged.record in {o.record for o in many}
+    assert merged.step_up in {o.step_up for o in many}
+    assert merged.max_auth_age in {o.max_auth_age for o in many}
     assert merged.notify == {name for o in many for name in o.notify}
 
 

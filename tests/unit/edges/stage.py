@@ -141,7 +141,10 @@ class Stage:
         secret = prefix + self.ctx.ids.secret()
         at = self.clock.now()
         with self.ctx.store.begin() as uow:
-            uow.credentials.add(Credential(digest_of(secret), purpose, user.id, at, at + timedelta(hours=12)))
+            data = {"login": self.ctx.ids.new("lgn")}
+            uow.credentials.add(
+                Credential(digest_of(secret), purpose, user.id, at, at + timedelta(hours=12), data=data)
+            )
         return secret
 
     def events(self) -> list[tuple[str, str]]:

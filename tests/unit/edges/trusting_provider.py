@@ -19,14 +19,18 @@ class TrustingProvider:
     names: ClaimNames = field(default_factory=ClaimNames)
     claims: dict[str, object] = field(default_factory=dict)
     refuses: bool = False
+    is_down: bool = False
     seen: dict[str, str] = field(default_factory=dict)
 
-    def authorization_url(self, *, state: str, nonce: str, challenge: str) -> str:
-        self.seen |= {"state": state, "nonce": nonce, "challenge": challenge}
+    def authorization_url(self, *, state: str, nonce: str, challenge: str, fresh: bool = False) -> str:
+        self.seen |= {"state": state, "nonce": nonce, "challenge": challenge, "fresh": str(fresh)}
         return f"{self.issuer}/authorize?state={state}"
 
     def names_itself(self) -> bool:
         return self.is_self_naming
+
+    def is_reachable(self) -> bool:
+        return not self.is_down
 
     def redeem(self, *, code: str, verifier: str, nonce: str) -> Redeemed:
         self.seen |= {"verifier": verifier, "redeemed_nonce": nonce}

@@ -67,14 +67,14 @@ def test_a_denied_terminal(gw: Gw, confirming: list[str]) -> None:
 
 def test_scripts_get_one_value(gw: Gw, confirming: list[str]) -> None:
     told = gw("login", "--no-browser", "--json")
-    assert set(json.loads(told.stdout)) == {"user", "expires_at", "url"}
+    assert set(json.loads(told.stdout)) == {"user", "expires_at", "url", "only"}
 
 
 def test_a_browser_is_opened_at_web_addresses_only(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
     monkeypatch.setattr(login.webbrowser, "open", opened.append)
     for page in ("https://gw.example/device", "file:///etc/passwd", "javascript:x", "--help"):
-        login._open_browser(page)
+        login.open_browser(page)
     assert opened == ["https://gw.example/device"]
 
 

@@ -3,6 +3,7 @@ from collections.abc import Iterator
 import pytest
 from fastapi.testclient import TestClient
 
+from gateway.adapters.webauthn import WebAuthnRelyingParty
 from gateway.app.providers import Providers
 from gateway.edges.http.app import DoorFacts, create_app
 from tests.unit.edges.stage import Stage
@@ -18,6 +19,12 @@ def provider() -> TrustingProvider:
 
 @pytest.fixture
 def client(stage: Stage, provider: TrustingProvider) -> Iterator[TestClient]:
-    app = create_app(stage.ctx, Providers([provider]), DOORS, public_url="http://testserver")
+    app = create_app(
+        stage.ctx,
+        Providers([provider]),
+        DOORS,
+        public_url="http://testserver",
+        passkeys=WebAuthnRelyingParty("http://testserver"),
+    )
     with TestClient(app, follow_redirects=False, raise_server_exceptions=False) as made:
         yield made
