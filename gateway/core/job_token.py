@@ -19,9 +19,9 @@ def judge_header(issuer: Issuer, header: Mapping[str, object]) -> list[ClaimResu
     strange = sorted(str(name)[:40] for name in set(header) - _KNOWN_HEADERS)  # jwk, jku, x5c, x5u, b64, crit, …
     is_typed = header.get("typ", "JWT") in ("JWT", "JOSE")
     is_named = isinstance(kid, str) and 0 < len(kid) <= _LONGEST_KID
-    allowed = ", ".join(sorted(issuer.algorithms))
+    is_allowed = isinstance(algorithm, str) and algorithm in issuer.algorithms
     return [
-        _result("alg", algorithm in issuer.algorithms, "is allowed", f"is not one of {allowed}"),
+        _result("alg", is_allowed, "is allowed", f"is not one of {', '.join(sorted(issuer.algorithms))}"),
         _result("kid", is_named, "names a key", "is missing or no key's name"),
         _result("typ", is_typed, "is a JWT", "is another type than JWT"),
         _result("header", not strange, "asks for nothing else", f"asks for what is refused here: {', '.join(strange)}"),
