@@ -17,6 +17,7 @@ from gateway.app.device_flow import (
     poll_device,
     start_device,
 )
+from gateway.app.place import is_elsewhere
 from gateway.app.shut_out import disable_user
 from gateway.app.sign_in import SignedIn
 from gateway.core.errors import Conflict, Denied, NotFound
@@ -167,3 +168,40 @@ def test_a_code_is_read_however_it_is_typed(letters: str) -> None:
 def test_what_is_no_code_is_nothing(text: str) -> None:
     code = normal_code(text)
     assert code == "" or (len(code) == 9 and set(code.replace("-", "")) <= set(ALPHABET))
+
+
+# ---------------------------------------------------------------- phishing (RFC 8628 §5.4)
+
+
+def test_a_terminal_elsewhere_is_confirmed_only_by_somebody_who_says_that_they_know(stage: Stage) -> None:
+    user = stage.user("victim")
+    start = start_device(stage.ctx, "203.0.113.9", agent="gw")
+    view = find_device(stage.ctx, user, start.user_code, "198.51.100.7")
+    assert (view.is_elsewhere, view.client, view.program) == (True, "203.0.113.9", "gw")
+    with pytest.raises(Denied) as no:
+        confirm_device(stage.ctx, user, start.user_code, "198.51.100.7")
+    assert no.value.refusal.code == "terminal-elsewhere"
+    assert "deny it" in no.value.refusal.sentence()
+    assert ("device:denied", "denied") in stage.events()
+    assert poll(stage, start.device_code) is NotYet.AUTHORIZATION_PENDING
+    confirm_device(stage.ctx, user, start.user_code, "198.51.100.7", knows_place=True)
+    assert isinstance(poll(stage, start.device_code), SignedIn)
+
+
+@pytest.mark.parametrize(
+    ("terminal", "browser", "elsewhere"),
+    [
+        ("10.0.0.1", "10.0.0.1", False),
+        ("10.0.0.1", "10.0.0.2", True),
+        ("::ffff:10.0.0.1", "10.0.0.1", False),
+        ("2001:db8::1", "2001:db8::2", False),  # one subscriber's /64
+        ("2001:db8::1", "2001:db8:0:1::1", True),
+        ("127.0.0.1", "::1", False),
+        ("127.0.0.1", "10.0.0.1", True),
+        ("unknown", "unknown", True),
+        ("10.0.0.1", "unknown", True),
+        ("", "", True),
+    ],
+)
+def test_where_two_addresses_are(terminal: str, browser: str, elsewhere: bool) -> None:
+    assert is_elsewhere(terminal, browser) is elsewhere

@@ -5,7 +5,9 @@ from fastapi.testclient import TestClient
 
 from gateway.adapters.webauthn import WebAuthnRelyingParty
 from gateway.app.providers import Providers
+from gateway.demo.passkey import SoftPasskey
 from gateway.edges.http.app import DoorFacts, create_app
+from tests.unit.edges.http.passkey_steps import ORIGIN, fresh, register
 from tests.unit.edges.stage import Stage
 from tests.unit.edges.trusting_provider import TrustingProvider
 
@@ -28,3 +30,15 @@ def client(stage: Stage, provider: TrustingProvider) -> Iterator[TestClient]:
     )
     with TestClient(app, follow_redirects=False, raise_server_exceptions=False) as made:
         yield made
+
+
+@pytest.fixture
+def key(client: TestClient, stage: Stage, provider: TrustingProvider) -> SoftPasskey:
+    """The person alice has signed in in the browser just now, and added a passkey."""
+    from tests.unit.edges.http.test_login import sign_in  # which needs this file
+
+    fresh(stage, provider)
+    sign_in(client, "alice")
+    made = SoftPasskey(ORIGIN)
+    assert register(client, made).status_code == 201
+    return made

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from datetime import timedelta
 from urllib.parse import parse_qs, urlsplit
 
@@ -209,3 +210,22 @@ def test_a_disabled_person_sees_it_in_words(client: TestClient, stage: Stage) ->
     back = client.get("/callback", params={"state": state_of(sent.headers["location"]), "code": "oncall"})
     assert back.status_code == 401
     assert "disabled" in back.text
+
+
+def test_the_page_warns_of_a_terminal_elsewhere_and_asks_for_a_word(client: TestClient, stage: Stage) -> None:
+    start = begin(client)
+    with stage.ctx.store.begin() as uow:
+        device = uow.credentials.find_by_data("device", "user_code", start["user_code"])
+        assert device is not None
+        uow.credentials.save(replace(device, data={**(device.data or {}), "client": "203.0.113.9"}))
+    sign_in(client, "victim")
+    page = client.get("/device", params={"user_code": start["user_code"]}).text
+    assert "somewhere else" in page
+    assert "203.0.113.9" in page
+    form = {"user_code": start["user_code"], "action": "confirm", "csrf": csrf_of(page)}
+    no = client.post("/device", data=form)
+    assert no.status_code == 403
+    assert "another address" in no.text
+    assert poll(client, stage, start["device_code"])[1]["error"] == "authorization_pending"
+    assert client.post("/device", data={**form, "elsewhere": "known"}).status_code == 200
+    assert poll(client, stage, start["device_code"])[0] == 200
