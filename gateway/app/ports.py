@@ -3,7 +3,7 @@
 Everything here is synchronous and thread-safe: an asyncio edge calls use cases through an executor.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -179,8 +179,12 @@ class Sessions(Protocol):
         """Newest first."""
         ...
 
-    def live_views(self, gateway: str) -> Sequence[LiveView]:
-        """Every live session of one gateway with its grant and holder, as stored now."""
+    def live_marks(self, gateway: str) -> Mapping[str, object]:
+        """Every live session of one gateway, with what changes when its view does (but for `active_at`). Cheap."""
+        ...
+
+    def live_views(self, gateway: str, only: Collection[str] | None = None) -> Sequence[LiveView]:
+        """Every live session of one gateway (or those of them) with its grant and holder, as stored now."""
         ...
 
 

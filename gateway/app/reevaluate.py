@@ -1,6 +1,6 @@
 """End live sessions when the right to them ends: revoked, over, killed, disabled, or no longer allowed by policy."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -28,22 +28,21 @@ class Reevaluation:
 
     def __init__(self) -> None:
         self._told: dict[str, _Told] = {}
+        self._marks: Mapping[str, object] = {}
+        self._views: dict[str, LiveView] = {}  # as of their marks
 
     def tick(self, ctx: Context, *, ask_policy: bool) -> None:
         """Judge every live session of this gateway. Cheap: one read; policy only when facts may have changed."""
         held = ctx.live.ids()
         if not held:
-            self._told.clear()
+            self._told, self._marks, self._views = {}, {}, {}
             return
         at = ctx.clock.now()
         overdue = ctx.live.overdue(at)
         for session_id in overdue:  # from memory, before the store is asked: it may be away
             ctx.live.terminate(session_id, EndReason.GRANT_EXPIRED)
         held -= set(overdue)
-        with ctx.store.read() as uow:
-            views = [v for v in uow.sessions.live_views(ctx.gateway) if v.session.id in held]
-        for view in views:
-            ctx.live.expect_end(view.session.id, view.session.deadline)
+        views = self._as_stored(ctx, held)
         for session_id in held - {view.session.id for view in views}:
             # Another gateway took this one for dead and closed the books on the session: so be it.
             ctx.live.terminate(session_id, EndReason.INTERRUPTED, "this gateway had lost its database for a while")
@@ -54,6 +53,19 @@ class Reevaluation:
             _tell(ctx, view, told[view.session.id], at)
         if ask_policy:
             end_no_longer_allowed(ctx, alive)
+
+    def _as_stored(self, ctx: Context, held: frozenset[str]) -> list[LiveView]:
+        """What is stored about those sessions now; only what has changed is read in full."""
+        with ctx.store.read() as uow:
+            marks = uow.sessions.live_marks(ctx.gateway)
+            changed = [each for each in held & marks.keys() if marks[each] != self._marks.get(each)]
+            fresh = uow.sessions.live_views(ctx.gateway, changed) if changed else ()
+        for view in fresh:
+            ctx.live.expect_end(view.session.id, view.session.deadline)
+        known = {**self._views, **{view.session.id: view for view in fresh}}
+        self._views = {each: known[each] for each in held & marks.keys() if each in known}
+        self._marks = {each: marks[each] for each in self._views}
+        return list(self._views.values())
 
     def _is_ended(self, ctx: Context, view: LiveView, at: datetime) -> bool:
         killed_by = view.session.kill_requested_by

@@ -60,11 +60,11 @@ def children(pid: int) -> list[int]:
 
 
 def memory_kib(pid: int) -> int:
-    """Proportional set size: shared pages count by their share."""
+    """What is its own: of pages of files, the share would change with every other process that comes or goes."""
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
+        if line.startswith("Pss_Anon:"):
             return int(line.split()[1])
-    raise RuntimeError(f"/proc/{pid}/smaps_rollup has no Pss")
+    raise RuntimeError(f"/proc/{pid}/smaps_rollup has no Pss_Anon")
 
 
 def memory_of_tree(pid: int) -> int:

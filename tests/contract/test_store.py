@@ -1,4 +1,5 @@
 # ruff: noqa: PT012 - what raises is a whole transaction
+from collections.abc import Callable
 from dataclasses import MISSING, fields, replace
 from datetime import UTC, datetime, timedelta, timezone
 from zoneinfo import ZoneInfo
@@ -9,7 +10,7 @@ from sqlalchemy.exc import StatementError
 from gateway.adapters.store import SqlStore
 from gateway.adapters.store.failures import WroteWhileReadingError
 from gateway.adapters.store.transaction import InconsistentError
-from gateway.app.ports import Credential, LiveView, Store
+from gateway.app.ports import Credential, LiveView, Store, UnitOfWork
 from gateway.core.errors import Conflict, NotFound
 from gateway.core.grant import revoke, sign_review
 from gateway.core.obligation import Obligations
@@ -280,6 +281,36 @@ def test_live_views_hold_what_decides_now(store: SqlStore) -> None:
     with store.read() as uow:
         killed = replace(SESSION, kill_requested_by="lead")
         assert list(uow.sessions.live_views("gw-a")) == [LiveView(killed, revoked, disabled)]
+
+
+LONGER = replace(GRANT, window=Window(GRANT.window.not_before, GRANT.window.not_after + MINUTE))
+CHANGES: dict[str, Callable[[UnitOfWork], object]] = {
+    "killed": lambda uow: uow.sessions.request_kill(SESSION.id, "lead"),
+    "locked": lambda uow: uow.sessions.lock(SESSION.id, "lead"),
+    "revoked": lambda uow: uow.grants.save(replace(GRANT, revoked_at=T0 + MINUTE, revoked_by="lead")),
+    "disabled": lambda uow: uow.users.upsert(replace(ONCALL, disabled_at=T0 + MINUTE)),
+    "extended": lambda uow: uow.grants.extend(LONGER, GRANT.window.not_after),
+    "another group": lambda uow: uow.users.upsert(replace(ONCALL, groups=frozenset({"other"}))),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+def test_a_mark_changes_with_its_view(store: SqlStore, change: Callable[[UnitOfWork], object]) -> None:
+    fill(store)
+    with store.begin() as uow:
+        uow.sessions.add(replace(SESSION, id="ses_over"))
+        uow.sessions.add(replace(SESSION, id="ses_elsewhere", gateway="gw-b"))
+        assert uow.sessions.save(replace(SESSION, id="ses_over", ended_at=T0, end_reason=EndReason.CLIENT_CLOSED))
+    with store.read() as uow:
+        before, again = uow.sessions.live_marks("gw-a"), uow.sessions.live_marks("gw-a")
+        assert [view.session.id for view in uow.sessions.live_views("gw-a", ["ses_over", SESSION.id])] == [SESSION.id]
+        assert uow.sessions.live_views("gw-a", []) == []
+    assert before == again
+    assert before.keys() == {SESSION.id}
+    with store.begin() as uow:
+        assert change(uow) is not False
+    with store.read() as uow:
+        assert uow.sessions.live_marks("gw-a")[SESSION.id] != before[SESSION.id]
 
 
 # ---------------------------------------------------------------- compare and set

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Self
 
-from sqlalchemy import Connection, CursorResult, Delete, Executable, Insert, RowMapping, Update
+from sqlalchemy import Connection, CursorResult, Delete, Executable, Insert, Row, RowMapping, Update
 from sqlalchemy.exc import IntegrityError
 
 from gateway.adapters.store.failures import outages_as_unavailable
@@ -32,6 +32,10 @@ class Transaction:
     def rows(self, statement: Executable) -> Sequence[RowMapping]:
         """All rows, keyed by column."""
         return self._run(statement).mappings().all()
+
+    def tuples(self, statement: Executable) -> Sequence[Row[Any]]:
+        """All rows, as they come: the fastest."""
+        return self._run(statement).all()
 
     def first(self, statement: Executable) -> RowMapping | None:
         """The first row, or None."""

@@ -293,20 +293,29 @@ class ChannelEnd:
             return size
 
     def last_words(self, sentence: bytes, exit_status: int) -> None:
-        """Stop everybody else from sending, then a sentence on stderr, the exit status and CLOSE.
+        """Stop everybody else from sending, then a sentence on stderr, the exit status and CLOSE."""
+        for message in self.farewell(sentence, exit_status):
+            self._sender.post(message)
+
+    def farewell(self, sentence: bytes, exit_status: int) -> list[bytes]:
+        """The messages of `last_words`, for the caller to send at once.
 
         Of the sentence only what fits into the window as it is: a peer that does not read is not waited for.
         """
         with self._room:
             size = 0 if self._gone or self._eof_sent else min(len(sentence), self._window, self._packet)
             self._window -= size
-            self._gone = True
+            is_closed, self._gone = self._close_sent or self.remote < 0, True
+            is_ended, self._eof_sent = self._eof_sent, True
+            self._close_sent = self._close_sent or not is_closed
             self._room.notify_all()
-        if size:
-            self._sender.post(bytes((EXTENDED_DATA,)) + u32(self.remote) + u32(1) + string(sentence[:size]))
-        self.request("exit-status", u32(exit_status), wants_reply=False)
-        self.send_eof()
-        self.close()
+        if is_closed:
+            return []
+        self._free_number()
+        to = u32(self.remote)
+        said = [bytes((EXTENDED_DATA,)) + to + u32(1) + string(sentence[:size])] if size else []
+        said.append(bytes((REQUEST,)) + to + string(b"exit-status") + b"\0" + u32(exit_status))
+        return [*said, *(() if is_ended else (bytes((EOF,)) + to,)), bytes((CLOSE,)) + to]
 
     def request(self, name: str, octets: bytes | bytearray, *, wants_reply: bool) -> None:
         """SSH_MSG_CHANNEL_REQUEST."""

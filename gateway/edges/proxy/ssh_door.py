@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,6 +22,7 @@ from gateway.core.principal import User
 from gateway.core.session import EndReason, Session
 from gateway.core.target import Kind
 from gateway.edges.proxy.listener import origin_of
+from gateway.edges.proxy.ssh_goodbye import Goodbyes
 from gateway.edges.proxy.ssh_session import Connection, Doorkeeper
 from gateway.edges.proxy.ssh_strangers import Strangers
 from gateway.edges.proxy.ssh_target import Authority, paramiko_key
@@ -30,6 +32,7 @@ _STACK = 1024 * 1024
 _LOOK_EVERY = 1.0
 _CLOSE_WITHIN = 5.0
 _LEAVE_WITHIN = 1.0
+OPENERS = 16  # sessions that are being opened at once; all of it waits with limits of its own
 _STRANGERS_EVERY = timedelta(seconds=1)
 # Refusals that anybody who can reach the port can cause.
 STRANGERS = frozenset({"certificate-unreadable", "certificate-foreign", "certificate-forged"})
@@ -103,12 +106,15 @@ def doorkeeper(ctx: Context) -> Doorkeeper:
             raise journal.refuse(ctx, "session:denied", no, **journal.about_grant(found))
         return found
 
+    # Deciding and storing need deep stacks. In a few threads of their own, each session's two are spared that memory.
+    openers = ThreadPoolExecutor(OPENERS, "ssh-opener")
+
     return Doorkeeper(
         now=ctx.clock.now,
         user=user,
         ticket=lambda name, ticket, client: ticket_holder(ctx, name, ticket, client),
-        grant_for=grant,
-        open=lambda who, granted, client: open_session(ctx, who, granted, client),
+        grant_for=lambda who, target, level: openers.submit(grant, who, target, level).result(),
+        open=lambda who, granted, client: openers.submit(open_session, ctx, who, granted, client).result(),
         end=lambda session, recording, reason, detail: end_session(ctx, session, recording, reason, detail),
         tell=lambda session, type_, outcome, data: _tell(ctx, session, type_, outcome, data),
         hold=ctx.live.add,
@@ -141,6 +147,7 @@ class SshDoor:
         self._post_quantum_only = post_quantum_only
         self._held: dict[Connection, _Place] = {}
         self._waiting: dict[Connection, _Place] = {}  # of those, who had not logged in at the last look; oldest first
+        self._goodbyes = Goodbyes()
         self._closing = threading.Event()
         self.port = int(listener.getsockname()[1])
         for work in (self._accept, self._watch_logins):
@@ -182,7 +189,7 @@ class SshDoor:
             sock.close()
             return
         connection = Connection(
-            sock, client, self._keeper, self._authority, self._host_key, self._forget,
+            sock, client, self._keeper, self._authority, self._host_key, self._forget, self._goodbyes,
             post_quantum_only=self._post_quantum_only,
         )  # fmt: skip
         with self._lock:

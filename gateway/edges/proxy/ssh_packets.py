@@ -24,6 +24,7 @@ INVARIANTS
 
 import hmac
 import os
+import select
 import socket
 import struct
 import threading
@@ -192,6 +193,15 @@ class PacketLayer:
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
+    def is_writable(self) -> bool:
+        """True when a short message would go out at once."""
+        poll = select.poll()
+        try:
+            poll.register(self._socket, select.POLLOUT)
+        except (OSError, ValueError):  # closed
+            return False
+        return not self._write_lock.locked() and any(event & select.POLLOUT for _, event in poll.poll(0))
+
     # Transport calls these; the door has its own login deadline, TCP keepalive and log.
     def set_log(self, log: object) -> None:
         """Unused."""
@@ -218,8 +228,10 @@ class PacketLayer:
     def _make_room(self, count: int) -> None:
         """Move what is unread to the front of a buffer of the right size (INVARIANT 2)."""
         unread = self._end - self._start
-        # A read that filled an idle session's buffer will be followed by others.
-        size = max(count, self._chunk if self._end >= READ_WHEN_IDLE else READ_WHEN_IDLE)
+        # A read that filled the buffer will be followed by others. In steps: a login needs no large one, and memory
+        # that was used once is seldom given back.
+        is_filled = self._end == len(self._buffer)
+        size = max(count, READ_WHEN_IDLE, min(self._chunk, 8 * self._end) if is_filled else 0)
         buffer = self._buffer
         if size > len(buffer) or (not unread and size != len(buffer)):
             buffer = bytearray(size)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from threading import Lock, Thread, Timer
+from threading import Lock, Thread
 
 import paramiko
 
@@ -29,6 +29,7 @@ from gateway.edges.proxy.ssh_client import TargetTransport
 from gateway.edges.proxy.ssh_fields import ProtocolViolationError
 from gateway.edges.proxy.ssh_forwards import Forwards
 from gateway.edges.proxy.ssh_gate import Gate
+from gateway.edges.proxy.ssh_goodbye import Goodbyes
 from gateway.edges.proxy.ssh_openings import GlobalAnswer, OpeningTransport
 from gateway.edges.proxy.ssh_record import ChannelRecord, SessionRecord
 from gateway.edges.proxy.ssh_relay import CONNECTION_GONE, Relay
@@ -37,7 +38,6 @@ from gateway.edges.proxy.ssh_target import Authority, TargetRefusedError, dial
 
 LOG = logging.getLogger("gateway.ssh")
 REFUSED_STATUS = 254
-LAST_WORDS_TIME = 0.5  # seconds for a client to read why its session ends
 SILENT_FOR = 2.0  # seconds after login; by then a client that wants a session has asked for it
 LEAVE_WITHIN = 5.0  # for a client whose target could not be reached
 PUMP_TIME = 5.0
@@ -96,6 +96,7 @@ class Connection:
         authority: Authority,
         host_key: paramiko.PKey,
         when_over: Callable[["Connection"], None],
+        goodbyes: Goodbyes,
         *,
         post_quantum_only: bool = False,
     ) -> None:
@@ -107,8 +108,7 @@ class Connection:
         self._opening = Lock()  # one thread opens the session; the end waits for it
         self._is = _Progress()
         self.attendance = Attendance()
-        self._cutter = Timer(LAST_WORDS_TIME, self.cut)
-        self._cutter.daemon = True
+        self._goodbyes = goodbyes
         self._forwards = Forwards(self)
         events = DoorEvents(
             self._judge, self._ticket, self._refused, self._logged_in, self._opened,
@@ -208,11 +208,14 @@ class Connection:
 
     def _over(self) -> None:
         """The last thing that the connection's thread does."""
-        self._cutter.cancel()
         self._ends(self._natural_end(), "")
         with self._opening:
             self._is.over = True
         self.cut()
+        with self._goodbyes.books():
+            self._close_books()
+
+    def _close_books(self) -> None:
         for thread in self._is.threads:
             thread.join(PUMP_TIME)
         self._recorded(self._forwards.end)
@@ -241,19 +244,28 @@ class Connection:
         """See `LiveSession`."""
         if not self._ends(reason, detail):
             return
-        self._cutter.start()
-        Thread(target=self._say_why, args=(reason.sentence(detail),), name="ssh-goodbye", daemon=True).start()
+        self._goodbyes.add(self, reason.sentence(detail))
 
-    def _say_why(self, sentence: str) -> None:
-        """The target's leg ends at once; the person's when the sentence is read, or half a second later."""
+    def say_goodbye(self, sentence: str) -> None:
+        """See `ssh_goodbye`: the person's leg ends when the sentence is read, or is cut half a second later."""
+        if self._transport.can_speak():
+            self._say_why(sentence)
+        else:  # a client that does not read, or exchanges keys, holds nobody up
+            Thread(target=self._say_why, args=(sentence,), name="ssh-last-words", daemon=True).start()
+
+    def leave_target(self) -> None:
+        """See `ssh_goodbye`."""
         with self._lock:
-            leg, channels = self._is.leg, list(self._is.channels)
+            leg = self._is.leg
         if leg is not None:
             leg.close()
+
+    def _say_why(self, sentence: str) -> None:
+        with self._lock:
+            channels = list(self._is.channels)
         try:
-            for channel in channels:
-                channel.last_words(f"\r\n{sentence}\r\n".encode(), REFUSED_STATUS)
-            self._transport.say_goodbye(sentence)
+            said = [channel.farewell(f"\r\n{sentence}\r\n".encode(), REFUSED_STATUS) for channel in channels]
+            self._transport.say_goodbye(sentence, [message for messages in said for message in messages])
         except CONNECTION_GONE as gone:
             LOG.debug("nobody to say goodbye to: %r", gone)
         self._transport.finish_writing()

@@ -158,6 +158,7 @@ class HardTransport(paramiko.Transport):
 
     def _parse_newkeys(self, m: Message) -> None:
         super()._parse_newkeys(m)  # type: ignore[misc]
+        self._internals.kex_engine = None  # its private keys are not needed any more, and they are large
         with self.clear_to_send_lock:
             waiting, self._deferred = self._deferred, []
             for message in waiting:
@@ -168,10 +169,15 @@ class HardTransport(paramiko.Transport):
         self._internals._channels.delete(number)
         self._ends.pop(number, None)
 
-    def say_goodbye(self, sentence: str) -> None:
-        """SSH_MSG_DISCONNECT with a sentence (RFC 4253 §11.1)."""
+    def say_goodbye(self, sentence: str, last_words: Sequence[bytes] = ()) -> None:
+        """Some last messages and SSH_MSG_DISCONNECT with a sentence (RFC 4253 §11.1), written as one."""
         text = string(sentence.encode()[:1000])
-        self.post(b"\x01" + u32(DISCONNECT_BY_APPLICATION) + text + string(b"en"))
+        goodbye = b"\x01" + u32(DISCONNECT_BY_APPLICATION) + text + string(b"en")
+        self._internals._send_user_message(Burst([(message,) for message in (*last_words, goodbye)]))
+
+    def can_speak(self) -> bool:
+        """True when `say_goodbye` would not have to wait, for new keys or for a peer that does not read."""
+        return self.clear_to_send.is_set() and self.packets.is_writable()
 
     def is_stalled(self, now: float) -> bool:
         """True when the peer has vanished with data on its way to it (`now` is monotonic; ask every second or so).

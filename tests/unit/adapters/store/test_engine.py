@@ -1,3 +1,4 @@
+from collections.abc import Callable, Sized
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from gateway.adapters.store.columns import clean_text
 from gateway.adapters.store.engine import parse_url, sqlite_path
 from gateway.adapters.store.failures import WroteWhileReadingError
 from gateway.adapters.store.tables import SESSIONS
+from gateway.app.ports import Sessions
 from tests.contract.store_values import fill
 
 
@@ -41,12 +43,17 @@ def test_a_relative_file_is_pinned_when_the_store_is_made(tmp_path: Path, monkey
     assert sqlite_path(parse_url("sqlite:///gateway.db")) == tmp_path / "gateway.db"
 
 
-def test_live_views_are_one_query_over_the_index_of_live_sessions(sqlite_store: SqlStore) -> None:
+@pytest.mark.parametrize(
+    "ask", [lambda sessions: sessions.live_views("gw-a"), lambda sessions: sessions.live_marks("gw-a")]
+)
+def test_live_views_are_one_query_over_the_index_of_live_sessions(
+    sqlite_store: SqlStore, ask: Callable[[Sessions], Sized]
+) -> None:
     fill(sqlite_store)
     asked: list[str] = []
     event.listen(sqlite_store._reading, "before_cursor_execute", lambda *a: asked.append(a[2]))
     with sqlite_store.read() as uow:
-        assert len(uow.sessions.live_views("gw-a")) == 1
+        assert len(ask(uow.sessions)) == 1
     (query,) = [statement for statement in asked if not statement.startswith("BEGIN")]
     with sqlite_store._reading.connect() as connection:
         plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}", ("gw-a",)).all()

@@ -1,0 +1,100 @@
+"""How many sessions end at once: everybody is told and cut first, the books are closed afterwards, a few at a time.
+
+A revocation may end hundreds. One thread says goodbye to all of them, without waiting for anybody; then it closes the
+targets' legs; who stays is cut by the same thread's clock. What is slow at an end (sealing, storing) waits its turn, so
+that it does not hold up the goodbyes that are still due.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import BoundedSemaphore, Condition, Thread
+from time import monotonic
+from typing import Protocol
+
+LOG = logging.getLogger("gateway.ssh")
+LAST_WORDS_TIME = 0.5  # seconds for a client to read why its session ends
+_BOOKS_AT_ONCE = 4
+_BOOKS_WAIT = 3.0  # seconds at most for the goodbyes, and again for a turn: an end is late then, never lost
+
+
+class Leaving(Protocol):
+    """A connection that is to end."""
+
+    def say_goodbye(self, sentence: str) -> None:
+        """Tell the person, without waiting for anything."""
+        ...
+
+    def leave_target(self) -> None:
+        """The target's leg ends now."""
+        ...
+
+    def cut(self) -> None:
+        """End both legs without a word."""
+        ...
+
+
+class Goodbyes:
+    """One for each door. Its thread starts with the first goodbye."""
+
+    def __init__(self) -> None:
+        self._changed = Condition()
+        self._due: deque[tuple[Leaving, str]] = deque()
+        self._to_cut: deque[tuple[float, Leaving]] = deque()  # in the order of their time
+        self._is_busy = False
+        self._thread: Thread | None = None
+        self._books = BoundedSemaphore(_BOOKS_AT_ONCE)
+
+    def add(self, leaving: Leaving, sentence: str) -> None:
+        """Say goodbye to this one soon, and cut it half a second later. Returns at once."""
+        with self._changed:
+            self._due.append((leaving, sentence))
+            self._is_busy = True
+            if self._thread is None:
+                self._thread = Thread(target=self._work, name="ssh-goodbye", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    @contextmanager
+    def books(self) -> Iterator[None]:
+        """Close a session's books in its turn."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_busy, _BOOKS_WAIT)
+        is_held = self._books.acquire(timeout=_BOOKS_WAIT)
+        try:
+            yield
+        finally:
+            if is_held:
+                self._books.release()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._is_busy = bool(self._due)
+                if not self._is_busy:
+                    self._changed.notify_all()
+                    self._changed.wait_for(lambda: self._due, self._until_next_cut())
+                batch = list(self._due)
+                self._due.clear()
+            for leaving, sentence in batch:
+                _guarded(lambda leaving=leaving, sentence=sentence: leaving.say_goodbye(sentence))  # type: ignore[misc]
+                self._to_cut.append((monotonic() + LAST_WORDS_TIME, leaving))
+            for leaving, _sentence in batch:
+                _guarded(leaving.leave_target)
+            self._cut_who_stayed()
+
+    def _until_next_cut(self) -> float | None:
+        return max(0.0, self._to_cut[0][0] - monotonic()) if self._to_cut else None
+
+    def _cut_who_stayed(self) -> None:
+        while self._to_cut and self._to_cut[0][0] <= monotonic():
+            _guarded(self._to_cut.popleft()[1].cut)
+
+
+def _guarded(work: Callable[[], None]) -> None:
+    """One connection's trouble is no other's."""
+    try:
+        work()
+    except Exception:  # the boundary of a thread that all connections need
+        LOG.exception("a goodbye failed")

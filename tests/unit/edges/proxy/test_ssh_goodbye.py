@@ -1,0 +1,86 @@
+import threading
+from collections.abc import Callable
+
+from gateway.edges.proxy.ssh_goodbye import Goodbyes
+
+WITHIN = 10
+
+
+class Told:
+    """What was done to whom, in order."""
+
+    def __init__(self) -> None:
+        self.done: list[tuple[str, int]] = []
+        self.changed = threading.Condition()
+
+    def add(self, what: str, number: int) -> None:
+        with self.changed:
+            self.done.append((what, number))
+            self.changed.notify_all()
+
+    def wait(self, so: Callable[[], bool]) -> None:
+        with self.changed:
+            assert self.changed.wait_for(so, WITHIN), self.done
+
+
+class Leaver:
+    def __init__(self, told: Told, number: int, *, fails: bool = False) -> None:
+        self.told, self.number, self.fails = told, number, fails
+
+    def say_goodbye(self, sentence: str) -> None:
+        self.told.add(sentence, self.number)
+        if self.fails:
+            raise RuntimeError("gone")
+
+    def leave_target(self) -> None:
+        self.told.add("left", self.number)
+
+    def cut(self) -> None:
+        self.told.add("cut", self.number)
+
+
+def test_everybody_is_told_before_anything_else_and_cut_in_the_end() -> None:
+    told, goodbyes = Told(), Goodbyes()
+    first = threading.Event()
+
+    class Slow(Leaver):
+        def say_goodbye(self, sentence: str) -> None:
+            assert first.wait(WITHIN)  # the others gather meanwhile
+            super().say_goodbye(sentence)
+
+    goodbyes.add(Slow(told, 0), "bye")
+    for number in range(1, 50):
+        goodbyes.add(Leaver(told, number, fails=number == 7), "bye")
+    first.set()
+    told.wait(lambda: len(told.done) == 150)
+    crowd = [(what, number) for what, number in told.done if number]
+    assert crowd[:49] == [("bye", number) for number in range(1, 50)]
+    assert {what for what, _ in crowd[49:98]} == {"left"}
+    assert crowd[98:] == [("cut", number) for number in range(1, 50)]
+
+
+def test_books_are_closed_after_the_goodbyes_that_are_due() -> None:
+    told, goodbyes = Told(), Goodbyes()
+    said = threading.Event()
+
+    class Slow(Leaver):
+        def say_goodbye(self, sentence: str) -> None:
+            assert said.wait(WITHIN)
+            super().say_goodbye(sentence)
+
+    def close_books() -> None:
+        with goodbyes.books():
+            told.add("books", 1)
+
+    goodbyes.add(Slow(told, 1), "bye")
+    closing = threading.Thread(target=close_books)
+    closing.start()
+    assert not told.done
+    said.set()
+    closing.join(WITHIN)
+    assert [what for what, _ in told.done if what != "cut"] == ["bye", "left", "books"]
+
+
+def test_without_goodbyes_books_are_closed_at_once() -> None:
+    with Goodbyes().books():
+        pass
