@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from gateway.app.deploy_live import DeployMeans, no_means
 from gateway.app.live import LiveSessions
 from gateway.app.logins import LeasedLogins
 from gateway.app.ports import (
@@ -79,4 +80,5 @@ class Context:
     sealer: Sealer = field(default_factory=_KeepsNothing)
     trust: TrustSource = field(default_factory=NoTrust)
     job_tokens: JobTokens = field(default_factory=NoJobTokens)
+    deploys: DeployMeans = field(default_factory=no_means)
     wake: Callable[[], None] = _nobody_sleeps  # rouses the supervisor: something ended

@@ -38,7 +38,11 @@ class Deploys(Protocol):
 
     def step_of_session(self, session_id: str) -> tuple[Run, Step] | None: ...
     def save_step(self, step: Step, expected: StepState) -> bool:
-        """Store if the stored state is still `expected`."""
+        """Store all but its role if the stored state is still `expected`."""
+        ...
+
+    def set_role(self, step: Step) -> None:
+        """Note the database role that is about to be made for it."""
         ...
 
     def steps_with_roles(self) -> Sequence[Step]:

@@ -67,7 +67,12 @@ class SqlDeploys:
 
     def save_step(self, step: Step, expected: StepState) -> bool:
         is_as_expected = (STEPS.c.run == step.run) & (STEPS.c.target == step.target) & (STEPS.c.state == expected.value)
-        return self._tx.change(update(STEPS).where(is_as_expected).values(_step_columns(step))) == 1
+        columns = {name: value for name, value in _step_columns(step).items() if name != "role"}
+        return self._tx.change(update(STEPS).where(is_as_expected).values(columns)) == 1
+
+    def set_role(self, step: Step) -> None:
+        is_it = (STEPS.c.run == step.run) & (STEPS.c.target == step.target)
+        self._tx.change(update(STEPS).where(is_it).values(role=step.role))
 
     def steps_with_roles(self) -> Sequence[Step]:
         running = (StepState.WAITING.value, StepState.RUNNING.value)

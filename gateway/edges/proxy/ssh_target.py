@@ -7,6 +7,7 @@ import io
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
@@ -17,6 +18,7 @@ from paramiko import AuthenticationException, SSHException
 
 from gateway.app.open_session import Opened
 from gateway.core.errors import Refusal, Unavailable
+from gateway.core.session import Session
 from gateway.core.target import SshRules, Target
 from gateway.edges.proxy.ssh_client import HostKeyChangedError, TargetTransport
 
@@ -66,7 +68,24 @@ def dial(opened: Opened, authority: Authority, at: datetime, when_over: Callable
 
     `when_over` is called once, by the connection's own thread, when it has ended.
     """
-    target = opened.target
+    leg = Leg(opened.session, opened.target, opened.level.account, opened.level.force_command, opened.level.ssh)
+    return dial_target(leg, authority, at, when_over)
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """Who logs in where: one session or run, one account, no more rights than the rules open."""
+
+    session: Session
+    target: Target
+    account: str
+    force_command: str | None
+    rules: SshRules
+
+
+def dial_target(leg: Leg, authority: Authority, at: datetime, when_over: Callable[[], None]) -> TargetTransport:
+    """See `dial`."""
+    target = leg.target
     pinned, authorities = pinned_keys(target)
     try:
         sock = socket.create_connection((target.host, target.port), timeout=CONNECT_TIMEOUT)
@@ -74,7 +93,7 @@ def dial(opened: Opened, authority: Authority, at: datetime, when_over: Callable
         raise _unavailable(target, "target-unreachable", f"{target.name} cannot be reached.") from why
     try:
         # The certificate is worth something only from where this connection comes from.
-        key = _certified_key(opened, authority, at, str(sock.getsockname()[0]))
+        key = _certified_key(leg, authority, at, str(sock.getsockname()[0]))
     except (OSError, Unavailable):
         sock.close()
         raise
@@ -85,7 +104,7 @@ def dial(opened: Opened, authority: Authority, at: datetime, when_over: Callable
     transport = TargetTransport(sock, pinned, when_over, certified if authorities else None)
     try:
         transport.start_client(timeout=HANDSHAKE_TIMEOUT)
-        transport.log_in(opened.level.account, key)
+        transport.log_in(leg.account, key)
     except (SSHException, HostKeyChangedError, EOFError, OSError, ValueError) as why:
         root = transport.why_over()
         transport.close()
@@ -148,19 +167,19 @@ def _known(target: Target) -> list[str]:
     return [*(_fingerprint(blob) for _kind, blob in keys), *(f"authority {_fingerprint(blob)}" for blob in authorities)]
 
 
-def _certified_key(opened: Opened, authority: Authority, at: datetime, source_address: str) -> paramiko.PKey:
+def _certified_key(leg: Leg, authority: Authority, at: datetime, source_address: str) -> paramiko.PKey:
     """A fresh key and its certificate; both live in memory only."""
     private = Ed25519PrivateKey.generate()
     public = private.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode("ascii")
-    session, level = opened.session, opened.level
+    session = leg.session
     try:
         certificate = authority.target_certificate(
-            public, level.account, session.id, session.grant, at,
-            user=session.holder_name, force_command=level.force_command,
-            source_address=source_address, rules=level.ssh,
+            public, leg.account, session.id, session.grant, at,
+            user=session.holder_name, force_command=leg.force_command,
+            source_address=source_address, rules=leg.rules,
         )  # fmt: skip
     except ValueError as why:
-        raise _unavailable(opened.target, "account-unsafe", str(why), "Correct the level in the catalogue.") from why
+        raise _unavailable(leg.target, "account-unsafe", str(why), "Correct the account in the catalogue.") from why
     key = paramiko_key(private)
     key.load_certificate(certificate)
     return key

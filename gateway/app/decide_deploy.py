@@ -1,0 +1,103 @@
+"""The decision behind every step of a run: when it is asked for, and again when its turn comes."""
+
+from dataclasses import dataclass, replace
+
+from gateway.app import journal
+from gateway.app.context import Context
+from gateway.app.facts import gather
+from gateway.core.decision import Action, Deny, DeployFacts, Facts, Permit, Query
+from gateway.core.deploy_token import VerifiedDeployToken
+from gateway.core.freeze import in_force
+from gateway.core.principal import Principal, User
+from gateway.core.rollout import Run, WayBack, way_back
+from gateway.core.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks: a person, or a workload with the token that says what it may."""
+
+    principal: Principal
+    token: VerifiedDeployToken | None = None
+
+    @classmethod
+    def of(cls, who: User | VerifiedDeployToken) -> "Caller":
+        """The caller behind either kind of credential."""
+        return cls(who) if isinstance(who, User) else cls(who.workload, who)
+
+    def kind(self) -> str:
+        """`user` or `workload`."""
+        return "workload" if self.token else "user"
+
+    def pipeline(self) -> dict[str, str]:
+        """The facts of a job, for the log and for people; empty for a person."""
+        if self.token is None:
+            return {}
+        workload = self.token.workload
+        names = ("repository", "ref", "commit", "run", "environment", "actor", "trust_policy", "issuer")
+        return {name: getattr(workload, name) for name in names} | {"token": self.token.id}
+
+
+def decide_deploy(
+    ctx: Context, principal: Principal, run: Run, target: Target, denied: str, *, override: bool
+) -> Permit:
+    """The permit for one target, now; Denied with an event of type `denied`."""
+    at = ctx.clock.now()
+    freezes = in_force(ctx.catalogue.current().freezes, target.service, target.environment, run.verb, at)
+    deploy = DeployFacts(
+        verb=run.verb,
+        freezes=freezes,
+        override=override,
+        is_rollback=run.is_rollback,
+        to_previous=run.is_rollback and _is_previous(ctx, run, target),
+        token_allows=not isinstance(principal, User),  # looked at before: see `_require_token`
+    )
+    facts = (
+        replace(gather(ctx, principal, target, "", run.incident, False, 0, at), deploy=deploy)
+        if isinstance(principal, User)
+        else Facts(at, deploy=deploy)
+    )
+    decision = ctx.policy.decide(Query(principal, Action.DEPLOY, target, facts))
+    if isinstance(decision, Deny):
+        data = {**told(run), "policies": list(decision.policies), "facts": dict(decision.facts)}
+        about: journal.About = {"principal": run.principal_name, "target": target.name}
+        raise journal.refuse(ctx, denied, decision.refusal, data=data, **about)
+    return decision
+
+
+def _is_previous(ctx: Context, run: Run, target: Target) -> bool:
+    """True when the version is where a rollback of these targets leads, as known now. A run under way does not ask."""
+    with ctx.store.read() as uow:
+        if uow.deploys.get(run.id) is not None:
+            return True  # it was, when the run was allowed; the run itself changes what is known
+        groups = [names for names in ctx.catalogue.current().groups.values() if target.name in names]
+        placements = uow.deploys.placements()
+    ways = (way_back(names, placements) for names in (run.targets, (target.name,), *groups))
+    return any(isinstance(way, WayBack) and way.version == run.version for way in ways)
+
+
+def told(run: Run) -> dict[str, object]:
+    """A run in an event. Parameters hold no secrets: they are words of a command line."""
+    data: dict[str, object] = {
+        "run": run.id,
+        "verb": run.verb,
+        "targets": list(run.targets),
+        "parameters": dict(run.parameters),
+        "principal_kind": run.principal_kind,
+        "deadline": run.deadline.isoformat(),
+        "gateway": run.gateway,
+    }
+    optional = {
+        "pipeline": dict(run.pipeline),
+        "incident": run.incident,
+        "reason": run.reason,
+        "input_sha256": run.input_digest,
+        "client": run.client,
+    }
+    return data | {name: value for name, value in optional.items() if value}
+
+
+def about(run: Run) -> journal.About:
+    """The fields that tie an event to a run: its first target, where it has one only, and an override's grant."""
+    target = run.targets[0] if len(run.targets) == 1 else ", ".join(run.targets)
+    return {"principal": run.principal_name, "target": target, "grant": run.grant}
