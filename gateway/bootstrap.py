@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gateway.adapters.catalogue import CatalogueFile
 from gateway.adapters.cedar import CedarPolicy
-from gateway.adapters.credentials.postgres import PostgresRoles
+from gateway.adapters.credentials.postgres_migrations import PostgresMigrations
 from gateway.adapters.credentials.ssh_ca import SshAuthorities
 from gateway.adapters.deploy_keys import DeployKeyring
 from gateway.adapters.event_log import EventLogReader, Sequencer, newest_event_at
@@ -28,12 +28,14 @@ from gateway.adapters.system import SystemClock, SystemIds
 from gateway.adapters.trust_policies import TrustDirectory
 from gateway.app import journal
 from gateway.app.context import Context
+from gateway.app.deploy_live import DeployMeans, LiveRuns
 from gateway.app.identity import ClaimNames
 from gateway.app.live import LiveSessions
 from gateway.app.ports import IncidentSource, ShiftSource
 from gateway.app.record_evidence import Evidence
 from gateway.app.record_gap import record_gap
 from gateway.app.revalidate import Revalidation
+from gateway.edges.proxy.ssh_command import SshCommands
 from gateway.edges.supervisor import Supervisor
 from gateway.settings import Settings
 
@@ -92,6 +94,8 @@ def build(settings: Settings, lock_name: str = "lock") -> Gateway:
         lambda channel, why: _note_undelivered(ctx, channel, why),
     )
     job_tokens = SignedJobTokens(IssuerKeys(clock))
+    databases = PostgresMigrations()
+    commands = SshCommands(authorities, clock.now)
     ctx = Context(
         gateway=name,
         clock=clock,
@@ -100,7 +104,7 @@ def build(settings: Settings, lock_name: str = "lock") -> Gateway:
         log=EventLogReader(url, sequencer),
         policy=CedarPolicy(settings.policy_dir, {g: frozenset(r) for g, r in settings.role_groups.items()}),
         catalogue=CatalogueFile(settings.catalogue_file),
-        roles=PostgresRoles(),
+        roles=databases,
         ssh=authorities,
         recorder=recorder,
         notifier=notifier,
@@ -111,6 +115,7 @@ def build(settings: Settings, lock_name: str = "lock") -> Gateway:
         job_tokens=job_tokens,
         deploy_keys=DeployKeyring(state / "keys" / "deploy.key"),
         sealer=SealedSecrets(state / "keys" / "tokens.key"),
+        deploys=DeployMeans(LiveRuns(), commands, databases, databases),
         wake=lambda: supervisor.wake(),  # noqa: PLW0108 - the supervisor is made below
     )
     providers = identity_providers(settings, clock)

@@ -27,6 +27,7 @@ from gateway.app import journal
 from gateway.app.lease_role import reap_leases
 from gateway.app.providers import Providers
 from gateway.app.recover import recover
+from gateway.app.watch_deploys import recover_deploys
 from gateway.bootstrap import AlreadyRunningError, Gateway, build
 from gateway.core.errors import GatewayError
 from gateway.edges.http.app import DoorFacts, create_app
@@ -119,11 +120,18 @@ async def _run(gateway: Gateway, *, as_json: bool, is_worker: bool) -> None:
         click.echo(f"gw serve: {told}\nSee docs/runbooks for what to do.", err=True)
         raise SystemExit(1) from wrong
     interrupted = await asyncio.to_thread(recover, ctx)
+    interrupted_runs = await asyncio.to_thread(recover_deploys, ctx)
     await asyncio.to_thread(gateway.supervisor.run_once)
     doors = await _open_doors(gateway, is_worker=is_worker)
     gateway.supervisor.start()
     _calm_the_collector()
-    await asyncio.to_thread(journal.record, ctx, "gateway:started", "ok", {"interrupted_sessions": interrupted})
+    await asyncio.to_thread(
+        journal.record,
+        ctx,
+        "gateway:started",
+        "ok",
+        {"interrupted_sessions": interrupted, "interrupted_runs": interrupted_runs},
+    )
     _tell_ready(gateway, doors, as_json=as_json)
     serving = asyncio.create_task(doors.api.serve(sockets=doors.api_sockets))
     stopped = asyncio.create_task(stopping.wait())
@@ -226,6 +234,7 @@ async def _close(gateway: Gateway, doors: _Doors, serving: asyncio.Task[None]) -
         await doors.postgres.close()
     if doors.ssh is not None:
         await asyncio.to_thread(doors.ssh.close)
+    await asyncio.to_thread(gateway.ctx.deploys.live.stop_all, "the gateway is stopping", STOP_SECONDS)
     with contextlib.suppress(TimeoutError, SystemExit):  # uvicorn exits the process when its port is taken
         await asyncio.wait_for(asyncio.shield(serving), STOP_SECONDS)
     await asyncio.to_thread(_drop_and_drain, gateway)

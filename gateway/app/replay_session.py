@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 from gateway.app import journal
 from gateway.app.authorise import authorise
 from gateway.app.context import Context
+from gateway.app.deploy_session import session_of
 from gateway.app.ports import EventFilter
 from gateway.audit.recording import BrokenRecordingError, Frame, verified
 from gateway.core.decision import Action, Facts
@@ -140,6 +141,9 @@ def _as_now(ctx: Context, user: User) -> User:
 def _session(ctx: Context, user: User, session_id: str, action: Action) -> Session:
     with ctx.store.read() as uow:
         session = uow.sessions.get(session_id)
+        step = uow.deploys.step_of_session(session_id) if session is None else None
+    if step is not None:
+        session = session_of(*step)  # a step of a deploy is a session too
     if session is None:
         raise NotFound(_UNKNOWN)
     _require_right(ctx, user, session, action)

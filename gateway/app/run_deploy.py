@@ -18,12 +18,12 @@ from gateway.app.decide_deploy import about, decide_deploy, told
 from gateway.app.deploy_live import Feed, noted
 from gateway.app.deploy_ports import Ended, Job, Output, Stop
 from gateway.app.deploy_record import StepRecord
+from gateway.app.deploy_session import session_of
 from gateway.app.ports import Recording, RecordingFailed, UnitOfWork
 from gateway.app.run_migration import run_migration
 from gateway.core.errors import Conflict, Denied, GatewayError, Refusal, Unavailable
 from gateway.core.principal import Principal, User
 from gateway.core.rollout import Run, Step, StepState, is_held, outcome, place
-from gateway.core.session import EndReason, Protocol, Session
 from gateway.core.target import Kind, Target
 from gateway.core.verb import Bound
 
@@ -44,26 +44,6 @@ def start_run(ctx: Context, planned: Planned) -> Feed | None:
         ctx.deploys.live.start(planned.run.id, lambda: _Rollout(ctx, planned, feed).run())
         return feed
     return ctx.deploys.live.feed(planned.run.id)
-
-
-def session_of(run: Run, step: Step) -> Session:
-    """A step as the session that its recording is of. It has no grant of its own unless it is an override."""
-    return Session(
-        id=step.session,
-        grant=run.grant or run.id,
-        holder=run.principal,
-        holder_name=run.principal_name,
-        target=step.target,
-        level=f"verb:{run.verb}",
-        protocol=Protocol.SSH,
-        client=run.client,
-        gateway=run.gateway,
-        started_at=step.started_at or run.started_at,
-        deadline=run.deadline,
-        ended_at=step.ended_at,
-        end_reason=EndReason.TARGET_CLOSED if step.ended_at else None,
-        recording_digest=step.recording_digest,
-    )
 
 
 def about_step(run: Run, step: Step) -> journal.About:
@@ -237,7 +217,7 @@ def end_told(run: Run) -> dict[str, object]:
 
 
 def patiently(store: Callable[[], T], what: str) -> T:
-    """Store an end; the store may be away for a while. Unavailable when it stays away: recovery then closes the books."""
+    """Store an end; the store may be away for a while. Unavailable when it stays away: recovery closes the books."""
     pause = Event()
     for _ in range(TRIES):
         try:

@@ -10,10 +10,11 @@ from dataclasses import replace
 from gateway.app import journal
 from gateway.app.context import Context
 from gateway.app.deploy_ports import Ended, Job, Stop
+from gateway.app.deploy_session import session_of
 from gateway.app.lease_role import place_of
 from gateway.core.errors import Denied, GatewayError, Refusal, Unavailable
 from gateway.core.rollout import Run, Step
-from gateway.core.session import EndReason, Protocol, Session
+from gateway.core.session import Protocol
 from gateway.core.target import Level, Target
 from gateway.core.verb import Verb
 
@@ -51,20 +52,19 @@ def run_migration(
     login = ctx.roles.create(target, level, role, run.deadline)
     journal.record(ctx, "lease:created", "ok", data, **about)
     try:
-        session = _session(run, step)
-        job = Job(session, target, login.role, "", script, login.password, verb.in_transaction)
+        job = Job(
+            session_of(run, step, Protocol.POSTGRES),
+            target,
+            login.role,
+            "",
+            script,
+            login.password,
+            verb.in_transaction,
+        )
         ended = runner.run(job, output, on_start)
     finally:
         drop_role(ctx, run, replace(step, role=role))
     return _handed_over(ctx, run, step, target, verb, ended)
-
-
-def _session(run: Run, step: Step) -> Session:
-    at = step.started_at or run.started_at
-    return Session(
-        step.session, run.id, run.principal, run.principal_name, step.target, f"verb:{run.verb}", Protocol.POSTGRES,
-        run.client, run.gateway, at, run.deadline, end_reason=EndReason.TARGET_CLOSED if step.ended_at else None,
-    )  # fmt: skip
 
 
 def _handed_over(ctx: Context, run: Run, step: Step, target: Target, verb: Verb, ended: Ended) -> Ended:

@@ -23,6 +23,8 @@ from gateway.app.recover import end_sessions_of_the_silent
 from gateway.app.reevaluate import Reevaluation
 from gateway.app.refresh_facts import refresh_facts
 from gateway.app.reload_rules import Reloads
+from gateway.app.run_migration import reap_roles
+from gateway.app.watch_deploys import RunWatch, end_runs_of_the_silent
 
 LOG = logging.getLogger(__name__)
 NO_PROVIDERS: Mapping[str, Callable[[], bool]] = {}
@@ -60,7 +62,7 @@ class Supervisor:
         self._facts_changed = threading.Event()
         self._reevaluation = Reevaluation()
         self._reloads = Reloads()
-        clock, reconciliation = ctx.clock, Reconciliation()
+        clock, reconciliation, run_watch = ctx.clock, Reconciliation(), RunWatch()
         # What may hang has a thread of its own, so that nothing else is late: sources answer over a network, and so
         # do databases whose roles are dropped.
         self._rounds = {
@@ -69,11 +71,16 @@ class Supervisor:
                 _Job("evidence", 1.0, lambda: evidence.store(ctx)),
                 _Job("reload", 2.0, self._reload),
                 _Job("silent", 10.0, lambda: end_sessions_of_the_silent(ctx, clock.now())),
+                _Job("deploys", 1.0, lambda: run_watch.tick(ctx)),
+                _Job("silent-deploys", 10.0, lambda: end_runs_of_the_silent(ctx)),
                 _Job("reconcile", 10.0, lambda: reconciliation.step(ctx)),
                 _Job("lapse", 30.0, lambda: lapse_requests(ctx, clock.now())),
                 _Job("purge", 600.0, self._purge),
             ],
-            "leases": [_Job("leases", 1.0, lambda: reap_leases(ctx, clock.now()))],
+            "leases": [
+                _Job("leases", 1.0, lambda: reap_leases(ctx, clock.now())),
+                _Job("migration-roles", 30.0, lambda: reap_roles(ctx)),
+            ],
             "facts": [_Job("facts", refresh_seconds, lambda: self._refresh(shifts, incidents))],
         }
         self._rounds |= {
