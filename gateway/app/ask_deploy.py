@@ -67,7 +67,7 @@ def ask_deploy(ctx: Context, caller: Caller, ask: DeployAsk) -> Planned:
     targets = _targets(ctx, caller, ask)
     verbs = {target.name: _verb(ctx, caller, ask, target) for target in targets}
     if ask.to:
-        back = _way_back(ctx, caller, ask, targets, verbs)
+        back = _way_back(ctx, caller, ask, targets)
         ask = replace(ask, parameters={**ask.parameters, _version_of(verbs): back.version})
         targets = tuple(target for target in targets if target.name in back.targets)
     bound = {target.name: _bound(ctx, caller, ask, verbs[target.name]) for target in targets}
@@ -136,9 +136,7 @@ def _verb(ctx: Context, caller: Caller, ask: DeployAsk, target: Target) -> Verb:
     return verb
 
 
-def _way_back(
-    ctx: Context, caller: Caller, ask: DeployAsk, targets: Sequence[Target], verbs: Mapping[str, Verb]
-) -> WayBack:
+def _way_back(ctx: Context, caller: Caller, ask: DeployAsk, targets: Sequence[Target]) -> WayBack:
     if ask.to != PREVIOUS or any(not is_undone_by(target.verbs, ask.verb) for target in targets):
         refusal = Refusal(
             "not-a-rollback",
@@ -271,6 +269,10 @@ def _store_in(ctx: Context, planned: Planned, ask: DeployAsk, permit: Permit) ->
         raise _no(ctx, planned.caller, ask, locks, Conflict)
     if broken is not None:
         announce(ctx, broken)
+    else:
+        title = f"{run.principal_name} runs {run.verb} on {', '.join(run.targets)}"
+        for channel in sorted(permit.obligations.notify):
+            ctx.notifier.notify(channel, title, run.reason, {"run": run.id, "version": run.version})
     return replace(planned, run=run, steps=steps, event=noted)
 
 

@@ -7,6 +7,7 @@ run; what was not reached is `not-run`.
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from threading import Event
 from typing import TypeVar
 
@@ -22,6 +23,7 @@ from gateway.app.deploy_session import session_of
 from gateway.app.ports import Recording, RecordingFailed, UnitOfWork
 from gateway.app.run_migration import run_migration
 from gateway.core.errors import Conflict, Denied, GatewayError, Refusal, Unavailable
+from gateway.core.obligation import Record
 from gateway.core.principal import Principal, User
 from gateway.core.rollout import Run, Step, StepState, is_held, outcome, place
 from gateway.core.target import Kind, Target
@@ -30,6 +32,7 @@ from gateway.core.verb import Bound
 LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 TRY_AGAIN_S = 1.0
+DURABLE_WITHIN = timedelta(seconds=5)
 TRIES = 60  # to store an end while the store is away
 _LOST = Refusal("lock-lost", "Another gateway has taken the lock over, so nothing more is done here.")
 _REVOKED = Refusal("token-revoked", "The deploy token was revoked, so the run goes no further.")
@@ -89,7 +92,7 @@ class _Rollout:
         self._tell(begun)
         bound = self.planned.bound[target.name]
         record = StepRecord(recording, self.ctx.clock.now, bound.verb.output_limit)
-        ended = self._execute(begun, target, bound, record)
+        ended = self._execute(begun, target, bound, recording, record)
         return self._end(begun, recording, record, ended)
 
     def _begin(self, step: Step) -> tuple[Target, Recording, Step]:
@@ -128,7 +131,11 @@ class _Rollout:
             raise Denied(_DISABLED)
         return user
 
-    def _execute(self, step: Step, target: Target, bound: Bound, record: StepRecord) -> Ended:
+    def _durable(self, recording: Recording, number: int) -> None:
+        if self.planned.record is Record.REQUIRE:
+            recording.wait_durable(number, DURABLE_WITHIN)
+
+    def _execute(self, step: Step, target: Target, bound: Bound, recording: Recording, record: StepRecord) -> Ended:
         ctx, run = self.ctx, self.planned.run
 
         def output(stream: str, data: bytes) -> None:
@@ -144,12 +151,13 @@ class _Rollout:
 
         try:
             if target.kind is Kind.POSTGRES:
-                record.begin("sql", self.planned.input.decode("utf-8", "backslashreplace"))
+                text = self.planned.input.decode("utf-8", "backslashreplace")
+                self._durable(recording, record.begin("sql", text))
                 return run_migration(
                     ctx, run, step, target, bound.verb, self.planned.input, output=output, on_start=on_start
                 )
             command = bound.command_line()
-            record.begin("exec", command, argv=list(bound.argv()), verb=run.verb)
+            self._durable(recording, record.begin("exec", command, argv=list(bound.argv()), verb=run.verb))
             job = Job(session_of(run, step), target, bound.verb.account, command, self.planned.input)
             return ctx.deploys.for_commands().run(job, output, on_start)
         except GatewayError as no:

@@ -52,7 +52,7 @@ class PostgresMigrations(PostgresRoles):
             if account == owner:
                 made = _names(admin, _READABLE, account)
                 for name in made:  # quoted by the server
-                    admin.execute(f"REVOKE SELECT ON {name} FROM ".encode() + _quoted(admin, account))
+                    admin.execute(b"REVOKE SELECT ON " + name.encode() + b" FROM " + _quoted(admin, account))
                 return made
             made = _names(admin, _OWNED, account)
             if made:

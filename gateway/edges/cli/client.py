@@ -69,12 +69,13 @@ def base_url(wanted: str | None = None) -> str:
         output.fail(
             f"{url!r} is not an API address.", output.EXIT_USAGE, "Set GW_URL, for example https://gw.example.org"
         )
-    if parts.scheme == "http" and not _is_loopback(parts.hostname):
+    if parts.scheme == "http" and not is_loopback(parts.hostname):
         output.fail("The API must be reached over https; a token sent in clear could be stolen.", output.EXIT_USAGE)
     return url
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """True for this machine itself."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -143,9 +144,14 @@ def forget_token() -> None:
         write_private(_state_path(), json.dumps({"url": state.get("url", "")}).encode())
 
 
+def token_of_environment() -> str:
+    """`GW_TOKEN`, "" without."""
+    return os.environ.get("GW_TOKEN", "")
+
+
 def stored_token(url: str) -> str:
     """The bearer token for one API address, "" when there is none. A token is never sent to another address."""
-    if token := os.environ.get("GW_TOKEN"):
+    if token := token_of_environment():
         return token
     state = _state()
     if state.get("url") != url:

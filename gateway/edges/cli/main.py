@@ -34,6 +34,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "ssh": (f"{_HERE}.connect:ssh", "Open a shell or run a command on a server."),
     "ssh-config": (f"{_HERE}.connect:ssh_config", "Print an OpenSSH configuration for every server."),
     "ssh-cert": (f"{_HERE}.connect:ssh_cert", "Fetch the certificate for the SSH door."),
+    "deploy": (f"{_HERE}.deploy:deploy", "Run a deploy verb on targets, roll back, see what runs where."),
     "sessions": (f"{_HERE}.session:sessions", "List sessions."),
     "session": (f"{_HERE}.session:session", "Replay, watch, lock or end one session."),
     "statements": (f"{_HERE}.statements:statements", "Search what was said to databases."),

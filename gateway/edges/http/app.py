@@ -11,6 +11,7 @@ from gateway.edges.http import (
     problems,
     routes_access,
     routes_audit,
+    routes_deploy,
     routes_login,
     routes_oauth,
     routes_passkeys,
@@ -63,6 +64,15 @@ def create_app(
     app.state.wiring = Wiring(ctx, providers, doors, public_url.rstrip("/"), statements, passkeys=passkeys)
     problems.install(app)
     for routes in _ROUTES:
+    for routes in (
+        routes_login,
+        routes_access,
+        routes_sessions,
+        routes_audit,
+        routes_policy,
+        routes_ssh,
+        routes_deploy,
+    ):
         app.include_router(routes.router)
     app.include_router(routes_sessions.pages)
     app.get("/healthz", tags=["public"])(healthz)

@@ -80,6 +80,9 @@ def client_address(request: Request) -> str:
 _bearer = HTTPBearer(auto_error=False, scheme_name="bearer", description="A token from `gw login` (`gwc_…`).")
 
 
+bearer_of = _bearer  # for routes that take other tokens than a person's
+
+
 def bearer(request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> str:
     """The token of the Authorization header; NotSignedIn (401) without one."""
     token = credentials.credentials if credentials else ""

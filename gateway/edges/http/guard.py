@@ -10,6 +10,7 @@ from gateway.core.errors import Refusal
 from gateway.edges.http.problems import problem
 
 MAX_BODY = 64 * 1024
+_LARGER_BODY = {"/api/deploy": 1536 * 1024}  # a migration's SQL, in base64
 BODY_WITHIN_S = 15.0
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _FORM = "application/x-www-form-urlencoded"
@@ -84,17 +85,18 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
 
 async def _read(scope: Scope, receive: Receive) -> bytes:
     headers = Headers(scope=scope)
+    most = _LARGER_BODY.get(scope["path"], MAX_BODY)
     length = headers.get("content-length", "0")
-    if not length.isascii() or not length.isdigit() or int(length) > MAX_BODY:
-        raise _too_large()
+    if not length.isascii() or not length.isdigit() or int(length) > most:
+        raise _too_large(most)
     parts: list[bytes] = []
     size = 0
     while True:
         message = await receive()
         part = message.get("body", b"")
         size += len(part)
-        if size > MAX_BODY:
-            raise _too_large()
+        if size > most:
+            raise _too_large(most)
         parts.append(part)
         if not message.get("more_body", False):
             break
@@ -110,6 +112,6 @@ def _demand_type(path: str, content_type: str) -> None:
         raise _RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "content-type", f"The body must be sent as {wanted}.")
 
 
-def _too_large() -> _RefusedError:
-    message = f"A request body has at most {MAX_BODY // 1024} KiB."
+def _too_large(most: int) -> _RefusedError:
+    message = f"A request body has at most {most // 1024} KiB."
     return _RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too-large", message)

@@ -1,0 +1,106 @@
+"""Deploy verbs: run them, see them, end them. For pipelines with a deploy token and for people who are signed in."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import StreamingResponse
+from fastapi.security import HTTPAuthorizationCredentials
+
+from gateway.app import show_deploys
+from gateway.app.ask_deploy import ask_deploy
+from gateway.app.authenticate import authenticate
+from gateway.app.decide_deploy import Caller
+from gateway.app.identity import NotSignedIn
+from gateway.app.run_deploy import start_run
+from gateway.app.verify_deploy_token import authenticate_workload
+from gateway.app.watch_deploys import cancel_deploy
+from gateway.core.deploy_token import PREFIX
+from gateway.core.errors import Refusal
+from gateway.core.verb import WhenGone
+from gateway.edges.http.deploy_stream import follow, look
+from gateway.edges.http.deps import Client, Ctx, bearer_of, context
+from gateway.edges.http.schemas import Name, problems
+from gateway.edges.http.schemas_deploy import DeployIn, PlacedOut, RunOut, VerbOut
+
+router = APIRouter(prefix="/api/deploy", tags=["deploys"])
+NDJSON = "application/x-ndjson"
+_NOBODY = Refusal(
+    "not-signed-in",
+    "Nobody is signed in.",
+    ("a bearer token",),
+    ("In a pipeline gw deploy exchanges the job's token by itself.", "As a person: gw login"),
+)
+
+
+def deploy_caller(
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer_of)]
+) -> Caller:
+    """A pipeline by its deploy token, or a person; NotSignedIn (401) otherwise."""
+    token = credentials.credentials if credentials else ""
+    if not token:
+        raise NotSignedIn(_NOBODY)
+    ctx = context(request)
+    return Caller.of(authenticate_workload(ctx, token) if token.startswith(PREFIX) else authenticate(ctx, token))
+
+
+WhoDeploys = Annotated[Caller, Depends(deploy_caller)]
+
+
+@router.post("", responses={200: {"content": {NDJSON: {}}}, **problems(403, 404, 409, 422)})
+def deploy(ctx: Ctx, caller: WhoDeploys, client: Client, body: DeployIn) -> StreamingResponse:
+    """Run a verb, and say how it goes as JSON lines: `run`, `step`, `output`, `note`, `progress`, and `end` at last.
+
+    The same job (or person with the same `key`) asking for the same again gets the first run's outcome.
+    """
+    planned = ask_deploy(ctx, caller, body.ask(client))
+    feed, run = start_run(ctx, planned), planned.run
+    if feed is None:
+        return _streamed(look(lambda: show_deploys.show_run(ctx, run.id)))
+    is_tied = any(bound.verb.when_gone is WhenGone.CANCEL for bound in planned.bound.values()) and planned.is_new
+
+    def gone() -> None:
+        if is_tied:
+            ctx.deploys.live.stop(run.id, "its caller went away")
+
+    return _streamed(follow(feed, gone))
+
+
+def _streamed(lines: object) -> StreamingResponse:
+    return StreamingResponse(lines, media_type=NDJSON, headers={"x-accel-buffering": "no"})  # type: ignore[arg-type]
+
+
+@router.get("/verbs", responses=problems())
+def list_verbs(ctx: Ctx, caller: WhoDeploys) -> list[VerbOut]:
+    """What can be run where, with which parameters, and what is frozen."""
+    del caller
+    return [VerbOut.of(view) for view in show_deploys.verbs(ctx)]
+
+
+@router.get("/status", responses=problems(404))
+def status(ctx: Ctx, caller: WhoDeploys, target: Annotated[list[Name] | None, Query()] = None) -> list[PlacedOut]:
+    """What runs where, who put it there, and who has a target to themselves now."""
+    del caller
+    return [PlacedOut.of(view) for view in show_deploys.status(ctx, target or ())]
+
+
+@router.get("/runs", responses=problems())
+def list_runs(
+    ctx: Ctx, caller: WhoDeploys, target: Name | None = None, limit: Annotated[int, Query(ge=1, le=200)] = 50
+) -> list[RunOut]:
+    """Runs, newest first."""
+    del caller
+    return [RunOut.of(run) for run in show_deploys.history(ctx, target or "", limit)]
+
+
+@router.get("/runs/{run_id}", responses=problems(404))
+def one_run(ctx: Ctx, caller: WhoDeploys, run_id: str) -> RunOut:
+    """One run with its steps."""
+    del caller
+    run, steps = show_deploys.show_run(ctx, run_id)
+    return RunOut.of(run, list(steps))
+
+
+@router.post("/runs/{run_id}/cancel", responses=problems(403, 404, 409))
+def cancel(ctx: Ctx, caller: WhoDeploys, run_id: str) -> RunOut:
+    """End a run: TERM for its command, no further step."""
+    return RunOut.of(cancel_deploy(ctx, caller.principal, run_id))
