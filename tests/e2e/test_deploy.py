@@ -115,6 +115,11 @@ def test_a_gateway_that_dies_leaves_a_run_interrupted_and_no_lock(stage: DeployS
     stage.gw(stage.job(run="1.1"), "deploy", "deploy", "web", "--param", "version=1.0")
     caller = stage.begin(stage.job(run="2.1"), "deploy", "slow", "web", "--param", "seconds=60")
     wait_for("the command to begin", (stage.home("web-1") / "slow").exists)
+    session = stage.events("session:started")[0]["session"]
+    wait_for(
+        "evidence of its first output",
+        lambda: any(e["session"] == session and e["data"]["records"] >= 3 for e in stage.events("session:evidence")),
+    )
     stage.stop(signal.SIGKILL)
     _, err = caller.communicate(timeout=30)
     assert "gw deploy show run_" in err

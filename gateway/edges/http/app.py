@@ -38,6 +38,7 @@ _ROUTES = (
     routes_tokens,
     routes_passkeys,
     routes_step_up,
+    routes_deploy,
 )
 
 
@@ -64,15 +65,6 @@ def create_app(
     app.state.wiring = Wiring(ctx, providers, doors, public_url.rstrip("/"), statements, passkeys=passkeys)
     problems.install(app)
     for routes in _ROUTES:
-    for routes in (
-        routes_login,
-        routes_access,
-        routes_sessions,
-        routes_audit,
-        routes_policy,
-        routes_ssh,
-        routes_deploy,
-    ):
         app.include_router(routes.router)
     app.include_router(routes_sessions.pages)
     app.get("/healthz", tags=["public"])(healthz)
