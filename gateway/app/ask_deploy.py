@@ -11,13 +11,14 @@ from datetime import datetime, timedelta
 from gateway.app import journal
 from gateway.app.context import Context
 from gateway.app.decide_deploy import Caller, about, decide_deploy, told
+from gateway.app.demand_proof import missing_proof, spend_proof
 from gateway.app.override_freeze import announce, break_glass_in, wrong_reason
 from gateway.app.ports import UnitOfWork
 from gateway.app.request_access import Outcome
 from gateway.core.decision import Permit
 from gateway.core.deploy_token import parameters_digest
 from gateway.core.errors import Conflict, Denied, GatewayError, NotFound, Refusal
-from gateway.core.obligation import Obligations, Record, merge
+from gateway.core.obligation import Obligations, Record, StepUp, merge
 from gateway.core.principal import User
 from gateway.core.rollout import MOST_TARGETS, Lock, Run, Step, WayBack, take, way_back
 from gateway.core.target import Target
@@ -81,7 +82,7 @@ def ask_deploy(ctx: Context, caller: Caller, ask: DeployAsk) -> Planned:
         decide_deploy(ctx, caller.principal, run, target, "deploy:denied", override=ask.override) for target in targets
     ]
     permit = replace(permits[0], obligations=merge(permit.obligations for permit in permits))
-    wrong = _unfulfilled(permit.obligations, ask) or (wrong_reason(ctx, run) if ask.override else None)
+    wrong = _unfulfilled(ctx, caller, permit.obligations, ask) or (wrong_reason(ctx, run) if ask.override else None)
     if wrong is not None:
         raise _no(ctx, caller, ask, wrong, Denied)
     limit = permit.obligations.max_duration
@@ -90,12 +91,16 @@ def ask_deploy(ctx: Context, caller: Caller, ask: DeployAsk) -> Planned:
     return _store(ctx, Planned(run, (), bound, caller, ask.input, record=permit.obligations.record), ask, permit)
 
 
-def _unfulfilled(duties: Obligations, ask: DeployAsk) -> Refusal | None:
+def _unfulfilled(ctx: Context, caller: Caller, duties: Obligations, ask: DeployAsk) -> Refusal | None:
     """A duty that a run cannot fulfil is a no (docs/policies.md)."""
     if duties.approvals:
         return Refusal("duty-unknown", "Policy asks for approvals, and a deploy verb has no way to collect them.")
     if duties.review and not ask.override:
         return Refusal("duty-unknown", "Policy asks for a review, which only an override has.", (), ("--override",))
+    if isinstance(caller.principal, User):
+        return missing_proof(ctx, caller.principal, duties, ctx.clock.now())
+    if duties.step_up is not StepUp.NONE or duties.max_auth_age is not None:
+        return Refusal("duty-unknown", "Policy asks for a proof of the person, and a pipeline is none.")
     return None
 
 
@@ -257,6 +262,8 @@ def _store_in(ctx: Context, planned: Planned, ask: DeployAsk, permit: Permit) ->
             return replace(known, caller=planned.caller, bound=planned.bound)
         locks = _taken(ctx, uow, run, at)
         if not isinstance(locks, Refusal):
+            if isinstance(planned.caller.principal, User):
+                spend_proof(uow, planned.caller.principal, permit.obligations, at)
             if ask.override:
                 run, broken = break_glass_in(ctx, uow, run, permit)
             steps = tuple(_step(ctx, run, planned.bound[lock.target], lock, i) for i, lock in enumerate(locks))

@@ -78,8 +78,6 @@ def client_address(request: Request) -> str:
 
 
 _bearer = HTTPBearer(auto_error=False, scheme_name="bearer", description="A token from `gw login` (`gwc_…`).")
-
-
 bearer_of = _bearer  # for routes that take other tokens than a person's
 
 

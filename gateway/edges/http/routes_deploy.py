@@ -8,7 +8,6 @@ from fastapi.security import HTTPAuthorizationCredentials
 
 from gateway.app import show_deploys
 from gateway.app.ask_deploy import ask_deploy
-from gateway.app.authenticate import authenticate
 from gateway.app.decide_deploy import Caller
 from gateway.app.identity import NotSignedIn
 from gateway.app.run_deploy import start_run
@@ -18,7 +17,7 @@ from gateway.core.deploy_token import PREFIX
 from gateway.core.errors import Refusal
 from gateway.core.verb import WhenGone
 from gateway.edges.http.deploy_stream import follow, look
-from gateway.edges.http.deps import Client, Ctx, bearer_of, context
+from gateway.edges.http.deps import Client, Ctx, bearer, bearer_of, context, current_user
 from gateway.edges.http.schemas import Name, problems
 from gateway.edges.http.schemas_deploy import DeployIn, PlacedOut, RunOut, VerbOut
 
@@ -39,8 +38,9 @@ def deploy_caller(
     token = credentials.credentials if credentials else ""
     if not token:
         raise NotSignedIn(_NOBODY)
-    ctx = context(request)
-    return Caller.of(authenticate_workload(ctx, token) if token.startswith(PREFIX) else authenticate(ctx, token))
+    if token.startswith(PREFIX):
+        return Caller.of(authenticate_workload(context(request), token))
+    return Caller.of(current_user(request, bearer(request, credentials)))
 
 
 WhoDeploys = Annotated[Caller, Depends(deploy_caller)]
