@@ -117,6 +117,7 @@ def build(settings: Settings, lock_name: str = "lock") -> Gateway:
         sealer=SealedSecrets(state / "keys" / "tokens.key"),
         deploys=DeployMeans(LiveRuns(), commands, databases, databases),
         wake=lambda: supervisor.wake(),  # noqa: PLW0108 - the supervisor is made below
+        rejudge=lambda: supervisor.rejudge(),  # noqa: PLW0108 - as above
     )
     providers = identity_providers(settings, clock)
     supervisor = Supervisor(
@@ -171,6 +172,9 @@ def identity_providers(settings: Settings, clock: SystemClock) -> tuple[OidcProv
                 name=of.name_claim,
                 groups=of.groups_claim,
                 suffix=suffixes[name],
+                provisioned=of.scim != "off",
+                from_scim=of.scim == "groups",
+                external_id=of.scim_external_id_claim,
                 group_prefix=settings.group_prefix(name),
                 reserved=() if suffixes[name] else tuple(filter(None, suffixes.values())),
             ),

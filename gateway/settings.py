@@ -6,6 +6,7 @@ Units stand in the names. Secrets are given by file path, never by value.
 import re
 from datetime import timedelta
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -70,6 +71,8 @@ class Oidc(_Part):
     groups_claim: str = "groups"
     name_claim: str = "preferred_username"
     parameters: dict[str, str] = Field(default_factory=dict)  # added to the authorization request
+    scim: Literal["off", "people", "groups"] = "off"  # who may come at all; and in which groups
+    scim_external_id_claim: str = "sub"
     name_suffix: str | None = None  # of its people's names here; default "" for [oidc], ".NAME" for [providers.NAME]
     group_prefix: str | None = None  # of their groups here; default "" for [oidc], "NAME/" for [providers.NAME]
 

@@ -82,3 +82,4 @@ class Context:
     job_tokens: JobTokens = field(default_factory=NoJobTokens)
     deploys: DeployMeans = field(default_factory=no_means)
     wake: Callable[[], None] = _nobody_sleeps  # rouses the supervisor: something ended
+    rejudge: Callable[[], None] = _nobody_sleeps  # lets it ask policy again about every live session

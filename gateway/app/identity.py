@@ -36,7 +36,9 @@ class ClaimNames:
     suffix: str = ""
     group_prefix: str = ""
     reserved: tuple[str, ...] = ()
+    provisioned: bool = False  # only who is provisioned by SCIM may come
     from_scim: bool = False  # groups are what SCIM provisions; claims about them are not read
+    external_id: str = "sub"  # the claim that equals the externalId of a provisioned user
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from gateway.app.credentials import digest_of
 from gateway.app.demand_proof import claimed_proof
 from gateway.app.identity import IdentityProvider, NotSignedIn, person_of, remember
 from gateway.app.ports import Credential
+from gateway.app.provision import admit
 from gateway.app.sign_in import LONGEST_SECRET, SignedIn, b64, derived
 from gateway.app.sign_ins import Device, open_provider_session, open_sign_in
 from gateway.core.authentication import LEEWAY, proof_of
@@ -91,7 +92,8 @@ def complete_web_login(
     _demand_asked_again(ctx, login, proof, person.name)
     at = ctx.clock.now()
     with ctx.store.begin() as uow:
-        user = remember(uow, person)
+        admitted = admit(uow, provider, redeemed.claims, person)
+        user = remember(uow, admitted) if isinstance(admitted, User) else admitted
         if isinstance(user, User):
             uow.users.confirm(user.id, at)
             carrier = open_provider_session(ctx, uow, user, provider, redeemed, at)

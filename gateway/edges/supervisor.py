@@ -156,17 +156,18 @@ class Supervisor:
 
     def _reload(self) -> None:
         if self._reloads.reload(self._ctx):
-            self._rejudge()
+            self.rejudge()
 
     def _refresh(self, shifts: Sequence[ShiftSource], incidents: Sequence[IncidentSource]) -> None:
         if refresh_facts(self._ctx, shifts, incidents, self._ctx.clock.now()):
-            self._rejudge()
+            self.rejudge()
 
     def _revalidate(self, step: Callable[[], bool]) -> None:
         if step():
-            self._rejudge()
+            self.rejudge()
 
-    def _rejudge(self) -> None:
+    def rejudge(self) -> None:
+        """A fact has changed: ask policy about every live session now."""
         self._facts_changed.set()
         self._wake_watch.set()
 

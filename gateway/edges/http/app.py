@@ -16,6 +16,7 @@ from gateway.edges.http import (
     routes_oauth,
     routes_passkeys,
     routes_policy,
+    routes_scim,
     routes_sessions,
     routes_ssh,
     routes_step_up,
@@ -39,6 +40,7 @@ _ROUTES = (
     routes_passkeys,
     routes_step_up,
     routes_deploy,
+    routes_scim,
 )
 
 

@@ -81,6 +81,9 @@ _bearer = HTTPBearer(auto_error=False, scheme_name="bearer", description="A toke
 bearer_of = _bearer  # for routes that take other tokens than a person's
 
 
+bearer_credentials = _bearer
+
+
 def bearer(request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> str:
     """The token of the Authorization header; NotSignedIn (401) without one."""
     token = credentials.credentials if credentials else ""

@@ -11,6 +11,7 @@ from gateway.edges.http.problems import problem
 
 MAX_BODY = 64 * 1024
 _LARGER_BODY = {"/api/deploy": 1536 * 1024}  # a migration's SQL, in base64
+MAX_SCIM_BODY = 1024 * 1024  # a group with all its members
 BODY_WITHIN_S = 15.0
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _FORM = "application/x-www-form-urlencoded"
@@ -18,6 +19,7 @@ _FORM_PATHS = frozenset(  # RFC 8628 §3.1, RFC 8693 §2.1; browser forms
     {"/api/device/code", "/api/device/token", "/oauth/token", "/device", "/logout", "/passkeys/remove", "/step-up"}
 )
 _LOGOUT = "/api/backchannel-logout/"  # Back-Channel Logout 1.0 §2.5: a form
+_SCIM = "/scim/v2/"
 _CSP = (
     "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
@@ -85,8 +87,8 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
 
 async def _read(scope: Scope, receive: Receive) -> bytes:
     headers = Headers(scope=scope)
-    most = _LARGER_BODY.get(scope["path"], MAX_BODY)
     length = headers.get("content-length", "0")
+    most = MAX_SCIM_BODY if scope["path"].startswith(_SCIM) else _LARGER_BODY.get(scope["path"], MAX_BODY)
     if not length.isascii() or not length.isdigit() or int(length) > most:
         raise _too_large(most)
     parts: list[bytes] = []
@@ -108,7 +110,8 @@ async def _read(scope: Scope, receive: Receive) -> bytes:
 def _demand_type(path: str, content_type: str) -> None:
     """JSON sent as text/plain needs no preflight, so a foreign page could post it (FastAPI CVE-2021-32677)."""
     wanted = _FORM if path in _FORM_PATHS or path.startswith(_LOGOUT) else "application/json"
-    if content_type.split(";", 1)[0].strip().lower() != wanted:
+    sent = content_type.split(";", 1)[0].strip().lower()
+    if sent != wanted and not (sent == "application/scim+json" and path.startswith(_SCIM)):
         raise _RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "content-type", f"The body must be sent as {wanted}.")
 
 

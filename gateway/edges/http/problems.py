@@ -84,6 +84,6 @@ def install(app: FastAPI) -> None:
 
 
 def _render(request: Request, status: int, refusal: Refusal, fields: Sequence[Mapping[str, str]] = ()) -> Response:
-    if request.url.path.startswith("/api/"):
+    if request.url.path.startswith(("/api/", "/scim/")):
         return problem(status, refusal, fields)
     return error_page(request, status, refusal)
