@@ -46,7 +46,7 @@ def sign_in(stage: Stage, provider: TrustingProvider, name: str = "oncall") -> S
 
 def cli_of(stage: Stage, web: SignedIn) -> str:
     start = start_device(stage.ctx, "10.0.0.7")
-    confirm_device(stage.ctx, web.user, start.user_code, provider_session_of(stage.ctx, web.secret))
+    confirm_device(stage.ctx, web.user, start.user_code, "10.0.0.7", provider_session_of(stage.ctx, web.secret))
     done = poll_device(stage.ctx, start.device_code)
     assert isinstance(done, SignedIn)
     return done.secret
