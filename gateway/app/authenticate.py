@@ -9,7 +9,9 @@ from gateway.app.credentials import digest_of
 from gateway.app.demand_proof import kept_proof
 from gateway.app.identity import NotSignedIn, disabled
 from gateway.app.ports import Credential
-from gateway.app.sign_in import LONGEST_SECRET, WEB_PREFIX
+from gateway.app.rotate_sign_in import REUSED, end_reused, is_due, is_in_grace, rotate
+from gateway.app.sign_in import LONGEST_SECRET, WEB_PREFIX, SignedIn
+from gateway.app.sign_ins import end_credentials, login_id
 from gateway.core.errors import Refusal
 from gateway.core.principal import User
 
@@ -21,22 +23,38 @@ _NOT_SIGNED_IN = Refusal("not-signed-in", "You are not signed in, or the sign-in
 
 def authenticate(ctx: Context, bearer: str) -> User:
     """The person behind an API bearer token; NotSignedIn otherwise."""
-    _, user = bearer_of(ctx, bearer, "cli")
+    credential, user = bearer_of(ctx, bearer, "cli")
+    _touch(ctx, credential)
     return user
 
 
 def authenticate_web(ctx: Context, secret: str) -> User:
     """The person behind a browser session; NotSignedIn when it is over, idle for too long or its user disabled."""
     session, user = bearer_of(ctx, secret, "web")
-    at = ctx.clock.now()
-    seen_at = datetime.fromisoformat((session.data or {}).get("seen_at", session.issued_at.isoformat()))
-    if at - seen_at > WEB_IDLE:
+    if ctx.clock.now() - _seen_at(session) > WEB_IDLE:
         raise NotSignedIn(_NOT_SIGNED_IN)
-    if at - seen_at > _TOUCH_EVERY:
-        with ctx.store.begin() as uow:
-            if uow.credentials.find(session.digest, "web") is not None:  # not one that signed out meanwhile
-                uow.credentials.save(replace(session, data={**(session.data or {}), "seen_at": at.isoformat()}))
+    _touch(ctx, session)
     return user
+
+
+def renewed_web(ctx: Context, secret: str) -> SignedIn | None:
+    """A new secret for a browser session whose secret is old enough, None for one that stays. Not for a form's POST."""
+    session, user = bearer_of(ctx, secret, "web")
+    return rotate(ctx, session, user) if is_due(session, ctx.clock.now()) else None
+
+
+def _seen_at(credential: Credential) -> datetime:
+    return datetime.fromisoformat((credential.data or {}).get("seen_at", credential.issued_at.isoformat()))
+
+
+def _touch(ctx: Context, credential: Credential) -> None:
+    at = ctx.clock.now()
+    if at - _seen_at(credential) <= _TOUCH_EVERY or credential.used_at is not None:
+        return
+    with ctx.store.begin() as uow:
+        fresh = uow.credentials.find(credential.digest, credential.purpose)
+        if fresh is not None:  # not one that signed out meanwhile
+            uow.credentials.save(replace(fresh, data={**(fresh.data or {}), "seen_at": at.isoformat()}))
 
 
 def provider_session_of(ctx: Context, secret: str) -> str:
@@ -46,13 +64,18 @@ def provider_session_of(ctx: Context, secret: str) -> str:
 
 
 def bearer_of(ctx: Context, secret: str, purpose: str) -> tuple[Credential, User]:
+    """The credential behind a secret, and its person; NotSignedIn otherwise."""
     if not secret or len(secret) > LONGEST_SECRET:
         raise NotSignedIn(_NOT_SIGNED_IN)
     with ctx.store.read() as uow:
         credential = uow.credentials.find(digest_of(secret), purpose)
         user = uow.users.get(credential.subject) if credential else None
-    if credential is None or user is None or credential.used_at or ctx.clock.now() >= credential.expires_at:
+    at = ctx.clock.now()
+    if credential is None or user is None or at >= credential.expires_at:
         raise NotSignedIn(_NOT_SIGNED_IN)
+    if not is_in_grace(credential, at):
+        end_reused(ctx, credential, user)
+        raise NotSignedIn(REUSED)
     if not user.is_enabled():
         raise NotSignedIn(disabled(user))
     return credential, replace(user, proof=kept_proof(credential))
@@ -65,7 +88,6 @@ def sign_out(ctx: Context, secret: str) -> None:
         credential, user = bearer_of(ctx, secret, purpose)
     except NotSignedIn:
         return
-    at = ctx.clock.now()
     with ctx.store.begin() as uow:
-        uow.credentials.save(replace(credential, used_at=at, expires_at=at))
+        end_credentials(uow, user.id, "login", [login_id(credential)])  # with what was renewed of it
         journal.append(ctx, uow, "login:ended", principal=user.name, data={"via": purpose})

@@ -81,6 +81,11 @@ def open_sign_in(
     return SignedIn(user, secret, at + lifetime)
 
 
+def login_id(credential: Credential) -> str:
+    """What a sign-in is called, over all renewals of its secret."""
+    return (credential.data or {}).get("login", f"lgn_{credential.digest[:26]}")
+
+
 def end_credentials(uow: UnitOfWork, user_id: str, key: str, values: Iterable[str]) -> int:
     """Remove a person's sign-ins whose data has one of `values` under `key`; how many sign-ins that were."""
     wanted = set(values)
@@ -88,6 +93,7 @@ def end_credentials(uow: UnitOfWork, user_id: str, key: str, values: Iterable[st
     for purpose in PREFIXES:
         for credential in uow.credentials.of_subject(user_id, purpose):
             data = credential.data or {}
-            if data.get(key, "") in wanted and uow.credentials.remove(credential.digest, purpose):
-                ended.add(data.get("login", credential.digest))
+            value = login_id(credential) if key == "login" else data.get(key, "")
+            if value in wanted and uow.credentials.remove(credential.digest, purpose):
+                ended.add(login_id(credential))
     return len(ended)

@@ -4,12 +4,14 @@ Environment: `GW_URL` (API), `GW_TOKEN` (bearer, wins over stored ones), `GW_HOM
 `~/.config/gw`), `GW_CA_FILE` (PEM that signs the API's certificate), `GW_KEYRING=off` (use the file).
 """
 
+import fcntl
 import ipaddress
 import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
@@ -19,6 +21,7 @@ from gateway.edges.cli import output
 if TYPE_CHECKING:
     import httpx2
 
+_ROTATE_EVERY = timedelta(hours=1)
 DEFAULT_URL = "http://127.0.0.1:8420"
 TIMEOUT_S = 15.0
 MAX_ANSWER = 64 * 1024 * 1024
@@ -114,7 +117,8 @@ def _keyring() -> Any | None:
 
 def store_token(url: str, token: str, expires_at: str) -> str:
     """Keep a token in the keyring, else in a 0600 file; returns where it is now, in words."""
-    state: dict[str, Any] = {"url": url, "expires_at": expires_at}
+    rotate_at = (datetime.now(UTC) + _ROTATE_EVERY).isoformat()
+    state: dict[str, Any] = {"url": url, "expires_at": expires_at, "rotate_at": rotate_at}
     ring, where = _keyring(), "the system keyring"
     if ring is not None:
         from keyring.errors import KeyringError  # noqa: PLC0415  as above
@@ -164,6 +168,34 @@ def stored_token(url: str) -> str:
         except KeyringError:
             return ""
     return str(state.get("token", ""))
+
+
+def renewed_token(url: str, token: str) -> str:
+    """The stored token, replaced by a new one when it has been around for an hour: a copy of it is then worth nothing.
+
+    One process at a time; whoever comes second finds the new one. What fails leaves the old one for the next command.
+    """
+    if os.environ.get("GW_TOKEN") or not _is_time_to_rotate():
+        return token
+    with (home() / "credentials.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not _is_time_to_rotate():
+            return stored_token(url)
+        try:
+            answer = Api(url, token).post("/api/token/rotate")
+        except output.Failure as no:
+            if no.exit_code == output.EXIT_DENIED:
+                raise
+            return token
+        store_token(url, str(answer["access_token"]), str(answer["expires_at"]))
+        return str(answer["access_token"])
+
+
+def _is_time_to_rotate() -> bool:
+    try:
+        return datetime.now(UTC) >= datetime.fromisoformat(str(_state().get("rotate_at", "")))
+    except ValueError:
+        return False
 
 
 def sign_in_mark() -> str:
@@ -314,7 +346,7 @@ def api() -> Api:
     token = stored_token(url)
     if not token:
         output.fail("You are not signed in.", output.EXIT_DENIED, "Run gw login", code="not-signed-in")
-    return Api(url, token)
+    return Api(url, renewed_token(url, token))
 
 
 def segment(text: str) -> str:

@@ -18,6 +18,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "logout": (f"{_HERE}.login:logout", "Sign out and forget the credential."),
     "step-up": (f"{_HERE}.passkeys:step_up", "Prove with a passkey that it is you."),
     "passkeys": (f"{_HERE}.passkeys:passkeys", "List your passkeys; say where to add one."),
+    "logins": (f"{_HERE}.logins:logins", "List where you are signed in, and end one of those."),
     "whoami": (f"{_HERE}.login:whoami", "Say who you are here."),
     "targets": (f"{_HERE}.access:targets", "List what you could ask for, and why not the rest."),
     "request": (f"{_HERE}.access:request", "Ask for access to a target."),

@@ -13,6 +13,7 @@ from gateway.edges.http import (
     routes_audit,
     routes_deploy,
     routes_login,
+    routes_logins,
     routes_oauth,
     routes_passkeys,
     routes_policy,
@@ -30,6 +31,7 @@ from gateway.edges.web.views import STATIC
 __all__ = ["DoorFacts", "create_app"]
 _ROUTES = (
     routes_login,
+    routes_logins,
     routes_access,
     routes_sessions,
     routes_audit,

@@ -15,9 +15,10 @@ MAX_SCIM_BODY = 1024 * 1024  # a group with all its members
 BODY_WITHIN_S = 15.0
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _FORM = "application/x-www-form-urlencoded"
-_FORM_PATHS = frozenset(  # RFC 8628 §3.1, RFC 8693 §2.1; browser forms
-    {"/api/device/code", "/api/device/token", "/oauth/token", "/device", "/logout", "/passkeys/remove", "/step-up"}
-)
+_FORM_PATHS = frozenset({  # RFC 8628 §3.1, RFC 8693 §2.1; browser forms
+    "/api/device/code", "/api/device/token", "/oauth/token", "/device", "/logout", "/logins/revoke", "/passkeys/remove",
+    "/step-up",
+})  # fmt: skip
 _LOGOUT = "/api/backchannel-logout/"  # Back-Channel Logout 1.0 §2.5: a form
 _SCIM = "/scim/v2/"
 _CSP = (

@@ -8,10 +8,11 @@ from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import JSONResponse, RedirectResponse
 from starlette.responses import Response
 
-from gateway.app.authenticate import authenticate_web, provider_session_of, sign_out
+from gateway.app.authenticate import authenticate_web, provider_session_of, renewed_web, sign_out
 from gateway.app.device_flow import NotYet, confirm_device, deny_device, find_device, poll_device, start_device
 from gateway.app.emergency_credential import EMERGENCY_PREFIX, end_emergency
 from gateway.app.identity import NotSignedIn
+from gateway.app.list_sign_ins import list_sign_ins
 from gateway.app.passkeys import is_fresh
 from gateway.app.provider_logout import provider_logout
 from gateway.app.providers import FIRST_PROVIDER
@@ -64,13 +65,19 @@ def _set_cookie(wired: Wiring, response: Response, name: str, value: str, max_ag
 
 
 @router.get("/", include_in_schema=False)
-def front(ctx: Ctx, request: Request, session: Session) -> Response:
-    """Who one is here."""
+def front(ctx: Ctx, wired: Wired, request: Request, session: Session) -> Response:
+    """Who one is here, and where else."""
     try:
         user = authenticate_web(ctx, session)
+        renewed = renewed_web(ctx, session)
     except NotSignedIn:
-        return views.signed_in_page(request, None, "")
-    return views.signed_in_page(request, user, session)
+        return views.signed_in_page(request, None, "", ())
+    secret = renewed.secret if renewed else session
+    response = views.signed_in_page(request, user, secret, list_sign_ins(ctx, user))
+    if renewed is not None:
+        left = int((renewed.expires_at - ctx.clock.now()).total_seconds())
+        _set_cookie(wired, response, "session", renewed.secret, left)
+    return response
 
 
 @router.get("/login", include_in_schema=False)

@@ -1,6 +1,7 @@
 """The few pages that a browser sees: signing in, confirming a CLI, and errors. Templates escape everything."""
 
 import hmac
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -10,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import Response
 
 from gateway.app.device_flow import DeviceView
+from gateway.app.list_sign_ins import SignInView
 from gateway.app.providers import Providers
 from gateway.app.sign_in import derived
 from gateway.core.errors import Refusal
@@ -37,10 +39,12 @@ def render(request: Request, template: str, values: dict[str, object]) -> Respon
     return _templates.TemplateResponse(request, template, values)
 
 
-def signed_in_page(request: Request, user: User | None, session_secret: str) -> Response:
+def signed_in_page(
+    request: Request, user: User | None, session_secret: str, sign_ins: Sequence[SignInView]
+) -> Response:
     """The front page: who one is here, or where to sign in."""
     csrf = csrf_token(session_secret) if session_secret else ""
-    return _templates.TemplateResponse(request, "signed_in.html", {"user": user, "csrf": csrf})
+    return _templates.TemplateResponse(request, "signed_in.html", {"user": user, "csrf": csrf, "sign_ins": sign_ins})
 
 
 def choose_provider_page(request: Request, providers: Providers, next_path: str, fresh: str = "") -> Response:
