@@ -9,11 +9,13 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Event, Thread
+from urllib.parse import parse_qs, urlsplit
 
 from joserfc import jws
 from joserfc.jwk import Key, RSAKey
 
 DISCOVERY, KEYS = "/.well-known/openid-configuration", "/keys"
+JOB = "/job"  # where a GitHub job asks for its token, with the secret that it was given
 MOODS = (
     "", "down", "stall", "dribble", "huge", "redirect", "not-json", "other-issuer", "foreign-keys", "repeated-kid",
     "no-keys",
@@ -30,6 +32,8 @@ class CiIssuer:
         self.mood = ""
         self.asked: list[str] = []
         self.stopping = Event()
+        self.job_secret = uuid.uuid4().hex
+        self.job: dict[str, object] = {}  # what the claims of the job that runs now have different
         self._clock = clock
         self._keys: dict[str, Key] = {}
         self.kid = ""
@@ -90,6 +94,12 @@ class CiIssuer:
         }  # fmt: skip
         return _changed(claims, changes)
 
+    def job_environment(self, **job: object) -> dict[str, str]:
+        """What GitHub Actions puts into the environment of a job that may ask for its identity."""
+        self.job = job
+        url = f"{self.url}{JOB}?api-version=2.0"
+        return {"ACTIONS_ID_TOKEN_REQUEST_URL": url, "ACTIONS_ID_TOKEN_REQUEST_TOKEN": self.job_secret}
+
     def github(self, **changes: object) -> str:
         """A token of `github_claims`."""
         return self.signed(self.github_claims(**changes))
@@ -147,10 +157,19 @@ class _Handler(BaseHTTPRequestHandler):
             name = "https://token.actions.githubusercontent.com" if mood == "other-issuer" else issuer.url
             keys = "https://keys.example.org/keys" if mood == "foreign-keys" else f"{issuer.url}{KEYS}"
             self._answer(200, json.dumps({"issuer": name, "jwks_uri": keys}).encode())
+        elif self.path.startswith(f"{JOB}?"):
+            self._job(issuer)
         elif self.path == KEYS:
             self._answer(200, json.dumps(issuer.key_set()).encode())
         else:
             self._answer(404, b"{}")
+
+    def _job(self, issuer: CiIssuer) -> None:
+        audience = parse_qs(urlsplit(self.path).query).get("audience", [""])[0]
+        if self.headers.get("authorization") != f"Bearer {issuer.job_secret}":
+            self._answer(401, b"{}")
+            return
+        self._answer(200, json.dumps({"value": issuer.github(aud=audience, **issuer.job)}).encode())
 
     def _answer(self, status: int, body: bytes, location: str = "") -> None:
         self.send_response(status)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from gateway.app.credentials import digest_of
 from gateway.app.ports import Credential
 from gateway.core.deploy_token import Caveat, Right, mint
 from gateway.core.principal import User, Workload
+from gateway.demo.ci_issuer import CiIssuer, ci_issuer
 from tests.servers import free_port
 from tests.sshd import Sshd
 
@@ -51,6 +53,7 @@ class DeployStage:
     servers: Mapping[str, Sshd]
     extra: str = ""
     state: Path = field(init=False)
+    issuer: CiIssuer | None = None
     process: "subprocess.Popen[str] | None" = None
     url: str = ""
     tokens: dict[str, str] = field(default_factory=dict)
@@ -133,6 +136,32 @@ class DeployStage:
             rights=[Right(target, verb) for target in targets for verb in verbs],
             issued_at=at, not_after=at + timedelta(minutes=10), caveats=caveats,
         )  # fmt: skip
+
+    def pipeline(
+        self,
+        *words: str,
+        status: int | None = 0,
+        with_gw: str = "",
+        env: Mapping[str, str] | None = None,
+        **claims: object,
+    ) -> "subprocess.CompletedProcess[str]":
+        """As a GitHub job: the small script of docs/ci, the job's environment, and nothing else of ours."""
+        assert self.issuer is not None
+        program = self.directory / "gw"
+        program.write_text(f'#!/bin/sh\nexec {sys.executable} -m gateway "$@"\n')
+        program.chmod(0o755)
+        of_job = {"GW": str(program), "GW_URL": self.url, **self.issuer.job_environment(**claims), **(env or {})}
+        done = subprocess.run(
+            [str(REPOSITORY / "docs/ci/gw-deploy.sh"), *words], env={**self._clean(), **of_job},
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, cwd=REPOSITORY,
+        )  # fmt: skip
+        assert status is None or done.returncode == status, (
+            done.returncode,
+            done.stdout,
+            done.stderr,
+            self.log()[-3000:],
+        )
+        return done
 
     def events(self, type_: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.json("auditor", "audit", "search", "--type", type_)
@@ -249,15 +278,23 @@ version: 1
 incidents:
   - {{id: INC-1, service: orders, title: it is broken, opened_at: {(now - timedelta(minutes=5)).isoformat()}}}
 """)
+    shutil.copytree(REPOSITORY / "policies", stage.directory / "policies")
+    port = free_port()
+    if stage.issuer is not None:
+        trust = stage.directory / "policies" / "trust"
+        trust.mkdir(exist_ok=True)
+        for old in trust.iterdir():
+            old.unlink()
+        (trust / "ci.yaml").write_text(TRUST.format(issuer=stage.issuer.url, audience=f"http://127.0.0.1:{port}"))
     text = json.dumps
     (stage.directory / "gateway.toml").write_text(f"""\
 state_dir = {text(str(stage.state))}
 name = "stage"
 catalogue_file = {text(str(stage.directory / "catalogue.yaml"))}
-policy_dir = {text(str(REPOSITORY / "policies"))}
+policy_dir = {text(str(stage.directory / "policies"))}
 incidents_file = {text(str(stage.directory / "incidents.yaml"))}
 [api]
-port = {free_port()}
+port = {port}
 [ssh]
 port = {free_port()}
 [postgres]
@@ -282,14 +319,36 @@ def _sign_in(stage: DeployStage) -> None:
     store.close()
 
 
+TRUST = """\
+version: 1
+issuers:
+  github:
+    kind: github
+    issuer: {issuer}
+    audience: {audience}
+rules:
+  shop-production:
+    issuer: github
+    claims:
+      repository_owner_id: 65
+      repository_id: 1296269
+      ref: refs/heads/main
+      environment: production
+      job_workflow_ref: acme/web/.github/workflows/deploy.yml@refs/heads/main
+    allow:
+      - targets: [web-1, web-2]
+        verbs: [deploy, rollback, fail]
+"""
+
+
 @contextmanager
 def deploy_stage(directory: Path, *, extra: str = "") -> Iterator[DeployStage]:
     state = directory / "state"
     state.mkdir(mode=0o700)
     (state / "keys").mkdir(mode=0o700)
     public = SshAuthorities(state / "ssh").target_ca_public
-    with Sshd(directory / "sshd-1", public) as one, Sshd(directory / "sshd-2", public) as two:
-        stage = DeployStage(directory, dict(zip(WEB, (one, two), strict=True)), extra)
+    with Sshd(directory / "sshd-1", public) as one, Sshd(directory / "sshd-2", public) as two, ci_issuer() as issuer:
+        stage = DeployStage(directory, dict(zip(WEB, (one, two), strict=True)), extra, issuer)
         _write(stage)
         _sign_in(stage)
         stage.start()
