@@ -1,0 +1,188 @@
+"""Migrations by a pipeline on a real PostgreSQL: the schema changes, the data stays unseen."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.e2e.deploy_stage import DeployStage, deploy_stage
+from tests.e2e.stage import wait_for
+from tests.servers import PostgresServer
+
+pytestmark = pytest.mark.servers
+SECRET = "ada@example.org"
+
+
+@dataclass
+class Migrations:
+    stage: DeployStage
+    server: PostgresServer
+    database: str
+    migrate: str
+    owner: str
+    broker: str
+
+    def run(self, sql: str, *, verb: str = "migrate", status: int | None = 0, run: str = "1.1") -> str:
+        token = self.stage.job(targets=("orders-db",), verbs=("migrate", "index", "alter"), run=run)
+        done = self.stage.gw(token, "deploy", verb, "orders-db", "--file", "-", stdin=sql, status=status)
+        return done.stdout + done.stderr
+
+    def ask(self, query: str) -> list[tuple[object, ...]]:
+        with psycopg.connect(self.server.url(self.database), autocommit=True) as connection:
+            return connection.execute(query.encode()).fetchall()
+
+    def do(self, statements: str) -> None:
+        self.server.execute(statements, self.database)
+
+    def owner_of(self, table: str) -> str:
+        return str(self.ask(f"SELECT tableowner FROM pg_tables WHERE tablename = '{table}'")[0][0])
+
+    def roles_left(self) -> list[str]:
+        return [str(name) for (name,) in self.ask("SELECT rolname FROM pg_roles WHERE rolname LIKE 'gw\\_migrate%'")]
+
+
+@pytest.fixture
+def db(tmp_path: Path, postgres_server: PostgresServer) -> Iterator[Migrations]:
+    """A database with a broker that is no superuser, an owner, and a group for migrations."""
+    database = postgres_server.create_database()
+    migrate, owner, broker = f"{database}_migrate", f"{database}_owner", f"{database}_broker"
+    postgres_server.execute(f"CREATE ROLE {owner}; CREATE ROLE {migrate}")
+    postgres_server.execute(f"CREATE ROLE {broker} LOGIN CREATEROLE PASSWORD 'broker'")
+    postgres_server.execute(f"GRANT {owner}, {migrate} TO {broker} WITH ADMIN OPTION")
+    postgres_server.execute(
+        f"GRANT USAGE, CREATE ON SCHEMA public TO {migrate}, {owner};"
+        f"CREATE TABLE customers (id int PRIMARY KEY, email text); ALTER TABLE customers OWNER TO {owner};"
+        f"INSERT INTO customers VALUES (1, '{SECRET}')",
+        database,
+    )
+    dsn = tmp_path / "orders.dsn"
+    dsn.write_text(postgres_server.url(database, broker, "broker"))
+    dsn.chmod(0o600)
+    extra = f"""\
+  orders-db:
+    kind: postgres
+    service: orders
+    environment: production
+    host: {postgres_server.host}
+    port: {postgres_server.port}
+    database: {database}
+    admin_dsn_file: {dsn}
+    tls: disable
+    levels: {{admin: {{account: {owner}}}}}
+    verbs:
+      migrate: {{account: {migrate}, owner: {owner}, timeout: 20s}}
+      alter: {{account: {owner}, owner: {owner}, timeout: 20s}}
+      index: {{account: {migrate}, owner: {owner}, timeout: 20s, in_transaction: false}}
+"""
+    with deploy_stage(tmp_path, extra=extra) as stage:
+        yield Migrations(stage, postgres_server, database, migrate, owner, broker)
+    postgres_server.drop_database(database)
+    for role in (broker, migrate, owner):
+        postgres_server.execute(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}")
+
+
+def test_a_migration_makes_tables_and_leaves_them_to_their_owner(db: Migrations) -> None:
+    said = db.run("CREATE TABLE refunds (id int PRIMARY KEY); CREATE INDEX ON refunds (id); CREATE SEQUENCE s")
+    assert "[orders-db] CREATE TABLE" in said
+    assert "[orders-db] COMMIT" in said
+    assert db.owner_of("refunds") == db.owner
+    assert db.roles_left() == []
+    # Filled meanwhile, it is as closed to the next migration as everything else.
+    db.ask("INSERT INTO refunds VALUES (7) RETURNING id")
+    assert "permission denied" in db.run("SELECT * FROM refunds", run="2.1", status=3)
+    handed = db.stage.events("deploy:handed-over")[0]["data"]
+    assert "public.refunds" in handed["objects"]
+    started = db.stage.events("deploy:started")[-1]["data"]
+    assert len(started["input_sha256"]) == 64
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT email FROM customers",
+        "COPY customers TO STDOUT",
+        "CREATE TABLE loot AS SELECT * FROM customers",
+        "CREATE VIEW v AS SELECT * FROM customers; SELECT * FROM v",
+        "DO $$ DECLARE e text; BEGIN SELECT email INTO e FROM customers; RAISE NOTICE '%', e; END $$",
+        "ALTER TABLE customers ADD COLUMN x text DEFAULT 'y'",
+        "CREATE INDEX ON customers ((email))",
+        "DELETE FROM customers",
+        "GRANT SELECT ON customers TO PUBLIC",
+        "RESET ROLE; SELECT email FROM customers",
+        "CREATE FUNCTION f() RETURNS text LANGUAGE sql SECURITY DEFINER AS 'SELECT email FROM customers'; SELECT f()",
+        "CREATE ROLE me LOGIN SUPERUSER",
+    ],
+)
+def test_what_it_may_not(db: Migrations, sql: str) -> None:
+    said = db.run(sql, status=3)
+    assert SECRET not in said
+    assert db.ask("SELECT count(*) FROM customers") == [(1,)]
+    assert db.roles_left() == []
+    assert not db.ask("SELECT 1 FROM pg_tables WHERE tablename = 'loot'")
+
+
+def test_an_owner_that_may_not_read_alters_what_is_there(db: Migrations) -> None:
+    """The limits of this are told in docs/deploy.md: it can give itself the right to read, in so many words."""
+    assert "may read public.customers" in db.run("ALTER TABLE customers ADD COLUMN x int", verb="alter", status=1)
+    db.do(f"REVOKE SELECT ON ALL TABLES IN SCHEMA public FROM {db.owner}")
+    db.run("ALTER TABLE customers ADD COLUMN x int; CREATE TABLE more (id int)", verb="alter", run="2.1")
+    for number, sql in enumerate(
+        ("SELECT email FROM customers", "UPDATE customers SET x = 1 WHERE email > 'a'", "TABLE more")
+    ):
+        said = db.run(sql, verb="alter", run=f"{number}.2", status=3)
+        assert "permission denied" in said
+    assert db.owner_of("more") == db.owner
+
+
+def test_rows_reach_nobody_even_where_they_are_readable(db: Migrations) -> None:
+    said = db.run("CREATE TABLE notes (text text); INSERT INTO notes VALUES ('for my eyes'); SELECT * FROM notes")
+    assert "for my eyes" not in said
+    assert "(1 rows, not shown)" in said
+
+
+def test_a_role_that_may_read_is_refused_before_anything_runs(db: Migrations) -> None:
+    db.do(f"GRANT SELECT (id) ON customers TO {db.migrate}")
+    said = db.run("CREATE TABLE t (id int)", status=1)
+    assert f"{db.migrate} may read public.customers" in said
+    assert not db.ask("SELECT 1 FROM pg_tables WHERE tablename = 't'")
+    db.do(f"REVOKE SELECT (id) ON customers FROM {db.migrate}; GRANT SELECT ON customers TO PUBLIC")
+    assert "may read public.customers" in db.run("CREATE TABLE t (id int)", status=1, run="2.1")
+
+
+def test_a_script_that_fails_leaves_nothing(db: Migrations) -> None:
+    said = db.run("CREATE TABLE half (id int); SELECT 1/0", status=3)
+    assert "division by zero (SQLSTATE 22012)" in said
+    assert not db.ask("SELECT 1 FROM pg_tables WHERE tablename = 'half'")
+    shown = db.stage.json("oncall", "deploy", "show", db.stage.json("oncall", "deploy", "history")[0]["run"])
+    assert shown["state"] == "failed"
+    replayed = db.stage.gw("lead", "session", "replay", "--statements", shown["steps"][0]["session"]).stdout
+    assert "CREATE TABLE half" in replayed
+
+
+def test_a_statement_outside_of_a_transaction(db: Migrations) -> None:
+    db.run("VACUUM", status=3)
+    db.run("CREATE TABLE big (id int)", run="2.1")
+    assert "cannot run inside a transaction" in db.run("CREATE INDEX CONCURRENTLY ON big (id)", run="3.1", status=3)
+    said = db.run("VACUUM", verb="index", run="4.1")
+    assert "[orders-db] VACUUM" in said
+
+
+def test_a_cancelled_migration_ends_and_its_role_goes(db: Migrations) -> None:
+    token = db.stage.job(targets=("orders-db",), verbs=("migrate",))
+    script = db.stage.directory / "long.sql"
+    script.write_text("SELECT pg_sleep(60)")
+    caller = db.stage.begin(token, "deploy", "migrate", "orders-db", "--file", str(script))
+    wait_for("the script to run", lambda: db.ask("SELECT 1 FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%'"))
+    run = db.stage.json("oncall", "deploy", "history")[0]
+    db.stage.gw("lead", "deploy", "cancel", run["run"])
+    caller.communicate(timeout=30)
+    assert caller.returncode != 0
+    assert db.stage.json("oncall", "deploy", "show", run["run"])["state"] == "cancelled"
+    assert db.roles_left() == []
+
+
+def test_input_is_needed_and_bounded(db: Migrations) -> None:
+    db.run("", status=3)
+    db.run("-- " + "x" * 300_000, status=3)
