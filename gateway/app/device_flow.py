@@ -25,7 +25,7 @@ from gateway.app.sign_ins import Device, open_sign_in
 from gateway.core.errors import Conflict, Denied, NotFound, Refusal
 from gateway.core.principal import User
 
-DEVICE_PREFIX = "gwd_"
+DEVICE_PREFIX = "gwv_"  # of verification; gwd_ is a deploy token
 ALPHABET = "BCDFGHJKLMNPQRSTVWXZ"  # RFC 8628 §6.1: no vowels, no digits, nothing that looks alike
 CODE_LENGTH = 8
 INTERVAL = timedelta(seconds=1)

@@ -13,8 +13,8 @@ from gateway.app.context import Context
 from gateway.app.credentials import digest_of
 from gateway.app.judge_job_token import Judged, judge
 from gateway.app.ports import Credential, UnitOfWork
-from gateway.app.verify_deploy_token import LONGEST_LIFE
-from gateway.core.deploy_token import PREFIX, Right, mint
+from gateway.app.verify_deploy_token import LONGEST_LIFE, is_our_own
+from gateway.core.deploy_token import Right, mint
 from gateway.core.errors import Denied, Refusal, Unavailable
 from gateway.core.job_token import LEEWAY, ends_at, single_use_mark
 from gateway.core.principal import Workload
@@ -24,7 +24,6 @@ from gateway.core.trust_match import knows, workload_of
 
 _USED, _RUN = "exchange", "exchange-run"
 _RUN_KEPT = timedelta(days=35)  # the longest that GitHub lets a run wait and go on
-_OURS = ("gwc_", "gww_", PREFIX)
 _REFUSALS_TOLD = 100  # of one address within `attempts.WINDOW`; strangers could fill the log
 _SHOWN = 200
 
@@ -67,7 +66,7 @@ def exchange_token(ctx: Context, subject_token: str, scope: Sequence[Right] = ()
 
 
 def _judged(ctx: Context, text: str, at: datetime, client: str) -> Judged:
-    if text.startswith(_OURS):
+    if is_our_own(text):
         nothing = Judged(None, {}, (), (), is_signed=False)
         raise _refused(ctx, nothing, _OUR_OWN, client)
     try:

@@ -7,21 +7,23 @@ they say to a deploy token.
 from datetime import timedelta
 
 from gateway.app import journal
+from gateway.app.authorise import authorise
 from gateway.app.context import Context
 from gateway.app.credentials import digest_of
 from gateway.app.identity import NotSignedIn
 from gateway.app.ports import Credential
+from gateway.core.decision import Action, Facts
 from gateway.core.deploy_token import PREFIX, VerifiedDeployToken, verify
-from gateway.core.errors import Refusal
+from gateway.core.errors import Conflict, NotFound, Refusal
+from gateway.core.principal import User
 
 _REVOKED = "deploy-revoked"
-_PERSONAL = ("gwc_", "gww_")
 LONGEST_LIFE = timedelta(hours=24)  # of any deploy token, so a revocation need not be kept for longer
 
 
 def authenticate_workload(ctx: Context, text: str) -> VerifiedDeployToken:
     """The workload behind a bearer token and what it may do; NotSignedIn when the token is worth nothing."""
-    if text.startswith(_PERSONAL):
+    if is_our_own(text) and not text.startswith(PREFIX):
         raise NotSignedIn(_A_PERSONS_TOKEN)
     token = verify(ctx.deploy_keys.root_keys(), text, ctx.clock.now())
     if isinstance(token, Refusal):
@@ -47,6 +49,23 @@ def revoke_deploy_token(ctx: Context, token_id: str, by: str, reason: str = "") 
         data = {"token": token_id, "reason": reason.strip()[:500]}
         journal.append(ctx, uow, "deploy-token:revoked", principal=by, data=data)
     return True
+
+
+def take_back(ctx: Context, user: User, token_id: str, reason: str = "") -> None:
+    """`revoke_deploy_token` for a person whom policy lets administer; Denied, or Conflict when it was done already.
+
+    An id that no token has can be revoked, too: the log is the only list of those that were minted.
+    """
+    authorise(ctx, user, Action.ADMINISTER, None, Facts(ctx.clock.now()))
+    if not token_id.startswith("dtk_"):
+        raise NotFound(Refusal("unknown-token", "A deploy token's id begins with dtk_; its exchange's event has it."))
+    if not revoke_deploy_token(ctx, token_id, user.name, reason):
+        raise Conflict(Refusal("token-revoked-already", f"{token_id} was revoked already."))
+
+
+def is_our_own(text: str) -> bool:
+    """True for the shape of every credential of this gateway, of people, machines and pipelines: `gwc_…`, `gwd_…`."""
+    return text.startswith("gw") and text[3:4] == "_"
 
 
 def misplaced(text: str) -> Refusal | None:

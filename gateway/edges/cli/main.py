@@ -41,6 +41,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "statements": (f"{_HERE}.statements:statements", "Search what was said to databases."),
     "audit": (f"{_HERE}.audit:audit", "Search and verify the audit log."),
     "policy": (f"{_HERE}.policy:policy", "Check, test and question the policies."),
+    "trust": (f"{_HERE}.trust:trust", "Say which pipelines may deploy what; check and explain it."),
     "users": (f"{_HERE}.login:users", "Shut people out, or let them in again."),
     "token": (f"{_HERE}.token:token", "Make, list and revoke tokens for machines."),
     "completion": (f"{_HERE}.login:completion", "Print a completion script for your shell."),

@@ -22,6 +22,7 @@ from gateway.edges.http import (
     routes_ssh,
     routes_step_up,
     routes_tokens,
+    routes_trust,
 )
 from gateway.edges.http.deps import DoorFacts, Wired, Wiring
 from gateway.edges.http.guard import Guard
@@ -39,6 +40,7 @@ _ROUTES = (
     routes_ssh,
     routes_oauth,
     routes_tokens,
+    routes_trust,
     routes_passkeys,
     routes_step_up,
     routes_deploy,

@@ -106,7 +106,7 @@ def test_polling_faster_than_told_slows_down(stage: Stage) -> None:
     assert poll_device(stage.ctx, code) is NotYet.AUTHORIZATION_PENDING
 
 
-@pytest.mark.parametrize("code", ["", "gwd_", "gwd_unknown", "gwc_x", "x" * 10_000])
+@pytest.mark.parametrize("code", ["", "gwv_", "gwv_unknown", "gwc_x", "x" * 10_000])
 def test_unknown_device_codes_are_expired(stage: Stage, code: str) -> None:
     assert poll_device(stage.ctx, code) is NotYet.EXPIRED_TOKEN
 
