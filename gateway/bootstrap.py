@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gateway.adapters.catalogue import CatalogueFile
 from gateway.adapters.cedar import CedarPolicy
+from gateway.adapters.credentials.postgres_doctor import PostgresDoctor
 from gateway.adapters.credentials.postgres_migrations import PostgresMigrations
 from gateway.adapters.credentials.ssh_ca import SshAuthorities
 from gateway.adapters.deploy_keys import DeployKeyring
@@ -35,6 +36,7 @@ from gateway.app.ports import IncidentSource, ShiftSource
 from gateway.app.record_evidence import Evidence
 from gateway.app.record_gap import record_gap
 from gateway.app.revalidate import Revalidation
+from gateway.edges.proxy.postgres_trial import PostgresTrial, reach
 from gateway.edges.proxy.ssh_command import SshCommands
 from gateway.edges.supervisor import Supervisor
 from gateway.settings import Settings
@@ -105,6 +107,7 @@ def build(settings: Settings, lock_name: str = "lock") -> Gateway:
         policy=CedarPolicy(settings.policy_dir, {g: frozenset(r) for g, r in settings.role_groups.items()}),
         catalogue=CatalogueFile(settings.catalogue_file),
         roles=databases,
+        doctor=PostgresDoctor(databases, reach, PostgresTrial),
         ssh=authorities,
         recorder=recorder,
         notifier=notifier,
@@ -127,6 +130,7 @@ def build(settings: Settings, lock_name: str = "lock") -> Gateway:
         evidence,
         settings.rota.refresh_seconds,
         {provider.name: Revalidation(ctx, provider).step for provider in providers},
+        examines_targets=settings.postgres.examine_targets,
     )
     return Gateway(
         settings=settings,

@@ -23,6 +23,7 @@ _CI = "Deploys go through CI/CD; you need no access for them."
 _VERBS = {
     Action.AUDIT: "read the audit log",
     Action.ADMINISTER: "administer the gateway",
+    Action.EXAMINE: "examine this target",
     Action.REVOKE: "end this grant",
     Action.KILL: "end this session",
 }

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from gateway.app.deploy_live import DeployMeans, no_means
+from gateway.app.doctor_ports import NoDoctor, TargetDoctor
 from gateway.app.live import LiveSessions
 from gateway.app.logins import LeasedLogins
 from gateway.app.ports import (
@@ -81,5 +82,6 @@ class Context:
     trust: TrustSource = field(default_factory=NoTrust)
     job_tokens: JobTokens = field(default_factory=NoJobTokens)
     deploys: DeployMeans = field(default_factory=no_means)
+    doctor: TargetDoctor = field(default_factory=NoDoctor)
     wake: Callable[[], None] = _nobody_sleeps  # rouses the supervisor: something ended
     rejudge: Callable[[], None] = _nobody_sleeps  # lets it ask policy again about every live session

@@ -30,6 +30,7 @@ class Action(StrEnum):
     WATCH = "Watch"
     AUDIT = "Audit"
     ADMINISTER = "Administer"
+    EXAMINE = "Examine"
     DEPLOY = "Deploy"
 
 

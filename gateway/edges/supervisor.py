@@ -1,8 +1,9 @@
 """The edge that time drives: threads that run use cases again and again until told to stop.
 
 One judges live sessions every quarter second, and at once when woken. The others do their rounds: `upkeep` (heartbeat,
-evidence, files to reload, gateways that fell silent), `leases` (roles to drop), `facts` (rota and incidents). A step
-that fails is logged and tried again; what it leaves undone errs towards "no" (facts age, roles stay visible).
+evidence, files to reload, gateways that fell silent), `leases` (roles to drop), `facts` (rota and incidents), `doctor`
+(targets to examine). A step that fails is logged and tried again; what it leaves undone errs towards "no" (facts age,
+roles stay visible).
 """
 
 import logging
@@ -14,6 +15,7 @@ from functools import partial
 from time import monotonic
 
 from gateway.app.context import Context
+from gateway.app.examine_target import examine_due
 from gateway.app.lapse_requests import lapse_requests
 from gateway.app.lease_role import reap_leases
 from gateway.app.ports import IncidentSource, ShiftSource
@@ -29,6 +31,7 @@ from gateway.app.watch_deploys import RunWatch, end_runs_of_the_silent
 LOG = logging.getLogger(__name__)
 NO_PROVIDERS: Mapping[str, Callable[[], bool]] = {}
 WATCH_EVERY_SECONDS = 0.25
+EXAMINE_EVERY_SECONDS = 60.0  # how often targets are looked through for one that is due
 ASK_POLICY_EVERY = timedelta(seconds=5)
 
 
@@ -53,6 +56,8 @@ class Supervisor:
         evidence: Evidence,
         refresh_seconds: float,
         revalidations: Mapping[str, Callable[[], bool]] = NO_PROVIDERS,
+        *,
+        examines_targets: bool = False,
     ) -> None:
         """`revalidations` ask each provider, by its name, about those who signed in; True when a fact changed."""
         self._ctx = ctx
@@ -87,6 +92,9 @@ class Supervisor:
             f"provider-{name}": [_Job(f"provider-{name}", 2.0, partial(self._revalidate, step))]
             for name, step in revalidations.items()
         }
+        if examines_targets:
+            first = monotonic() + EXAMINE_EVERY_SECONDS
+            self._rounds["doctor"] = [_Job("doctor", EXAMINE_EVERY_SECONDS, lambda: examine_due(ctx), first)]
         self._threads = [
             threading.Thread(target=self._watch, name="supervisor", daemon=True),
             *(threading.Thread(target=self._go_round, args=(n,), name=n, daemon=True) for n in self._rounds),

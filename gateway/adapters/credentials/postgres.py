@@ -73,7 +73,7 @@ class PostgresRoles:
             for database in _databases_touched(admin, role):
                 if not groups:
                     raise _unavailable(target, "the role owns something and has no group to leave it to")
-                with self._connect(target, database) as there:
+                with self.administrator(target, database) as there:
                     _disown(there, role, groups[0])
             for group in groups:
                 admin.execute(sql.SQL("REVOKE {} FROM {}").format(sql.Identifier(group), name))
@@ -93,7 +93,7 @@ class PostgresRoles:
         if not turn.acquire(timeout=_TURN_S):
             raise _unavailable(target, "too many roles are being made and dropped there at once")
         try:
-            with self._connect(target) as connection:
+            with self.administrator(target) as connection:
                 yield connection
         finally:
             turn.release()
@@ -103,7 +103,8 @@ class PostgresRoles:
             return self._turns.setdefault(target, BoundedSemaphore(_AT_ONCE))
 
     @contextmanager
-    def _connect(self, target: Target, database: str = "") -> Iterator[Connection]:
+    def administrator(self, target: Target, database: str = "") -> Iterator[Connection]:
+        """A connection as the administrator, to the database of its URL or to another; else Unavailable."""
         try:
             with psycopg.connect(_conninfo(target, database), autocommit=True) as connection:
                 connection.execute(_BEGINNING, (str(_STATEMENT_MS), str(_LOCK_MS)))

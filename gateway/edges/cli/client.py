@@ -217,9 +217,9 @@ class Api:
         """GET `path` (`/api/...`) with the query's non-empty items; the decoded JSON."""
         return self._call("GET", path, query=query)
 
-    def post(self, path: str, body: Mapping[str, object] | None = None) -> Any:
+    def post(self, path: str, body: Mapping[str, object] | None = None, *, read_s: float = TIMEOUT_S) -> Any:
         """POST a JSON object; the decoded JSON, None for an empty answer."""
-        return self._call("POST", path, body=dict(body or {}))
+        return self._call("POST", path, body=dict(body or {}), read_s=read_s)
 
     def post_form(self, path: str, form: Mapping[str, str]) -> tuple[int, Any]:
         """POST a form and return (status, JSON) unjudged, for OAuth endpoints (RFC 6749 §5)."""
@@ -257,8 +257,15 @@ class Api:
         if rest:
             yield rest.decode(errors="replace")
 
-    def _call(self, method: str, path: str, query: Mapping[str, object] | None = None, body: object = None) -> Any:
-        with self._reachable() as client:
+    def _call(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, object] | None = None,
+        body: object = None,
+        read_s: float = TIMEOUT_S,
+    ) -> Any:
+        with self._reachable(read_s) as client:
             answer = client.request(method, path, params=_non_empty(query or {}), json=body)
         if answer.is_error or answer.is_redirect:
             raise _failure(answer)

@@ -39,6 +39,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "sessions": (f"{_HERE}.session:sessions", "List sessions."),
     "session": (f"{_HERE}.session:session", "Replay, watch, lock or end one session."),
     "statements": (f"{_HERE}.statements:statements", "Search what was said to databases."),
+    "target": (f"{_HERE}.target:target", "Examine a target: does it let the gateway do its work?"),
     "audit": (f"{_HERE}.audit:audit", "Search and verify the audit log."),
     "policy": (f"{_HERE}.policy:policy", "Check, test and question the policies."),
     "trust": (f"{_HERE}.trust:trust", "Say which pipelines may deploy what; check and explain it."),

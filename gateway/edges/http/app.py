@@ -21,6 +21,7 @@ from gateway.edges.http import (
     routes_sessions,
     routes_ssh,
     routes_step_up,
+    routes_targets,
     routes_tokens,
     routes_trust,
 )
@@ -45,6 +46,7 @@ _ROUTES = (
     routes_step_up,
     routes_deploy,
     routes_scim,
+    routes_targets,
 )
 
 
