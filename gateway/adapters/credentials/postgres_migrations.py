@@ -43,12 +43,12 @@ class PostgresMigrations(PostgresRoles):
 
     def readable(self, target: Target, account: str) -> Sequence[str]:
         """See `SqlAccess`. Counts what PUBLIC and memberships give, too."""
-        with self._connect(target, target.database) as admin:
+        with self.administrator(target, target.database) as admin:
             return _names(admin, _READABLE, account)
 
     def hand_over(self, target: Target, account: str, owner: str) -> Sequence[str]:
         """See `SqlAccess`. Where the account itself is the owner it loses the right to read what it made."""
-        with self._connect(target, target.database) as admin:
+        with self.administrator(target, target.database) as admin:
             if account == owner:
                 made = _names(admin, _READABLE, account)
                 for name in made:  # quoted by the server
