@@ -50,7 +50,11 @@ def db(tmp_path: Path, postgres_server: PostgresServer) -> Iterator[Migrations]:
     migrate, owner, broker = f"{database}_migrate", f"{database}_owner", f"{database}_broker"
     postgres_server.execute(f"CREATE ROLE {owner}; CREATE ROLE {migrate}")
     postgres_server.execute(f"CREATE ROLE {broker} LOGIN CREATEROLE PASSWORD 'broker'")
-    postgres_server.execute(f"GRANT {owner}, {migrate} TO {broker} WITH ADMIN OPTION")
+    # The broker hands out these roles and has none of their rights itself, as docs/deploy.md asks for.
+    postgres_server.execute(f"GRANT {owner}, {migrate} TO {broker} WITH ADMIN TRUE, INHERIT FALSE, SET TRUE")
+    postgres_server.execute(
+        f"GRANT pg_signal_backend TO {broker}; ALTER ROLE {broker} SET createrole_self_grant = 'set, inherit'"
+    )
     postgres_server.execute(
         f"GRANT USAGE, CREATE ON SCHEMA public TO {migrate}, {owner};"
         f"CREATE TABLE customers (id int PRIMARY KEY, email text); ALTER TABLE customers OWNER TO {owner};"

@@ -4,6 +4,7 @@ Rows that a script returns are counted and thrown away: they reach neither the c
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import psycopg
 from psycopg import sql
@@ -49,15 +50,10 @@ class PostgresMigrations(PostgresRoles):
     def hand_over(self, target: Target, account: str, owner: str) -> Sequence[str]:
         """See `SqlAccess`. Where the account itself is the owner it loses the right to read what it made."""
         with self.administrator(target, target.database) as admin:
-            if account == owner:
-                made = _names(admin, _READABLE, account)
-                for name in made:  # quoted by the server
-                    admin.execute(b"REVOKE SELECT ON " + name.encode() + b" FROM " + _quoted(admin, account))
-                return made
-            made = _names(admin, _OWNED, account)
+            made = _names(admin, _READABLE if account == owner else _OWNED, account)
             if made:
-                reassign = sql.SQL("REASSIGN OWNED BY {} TO {}")
-                admin.execute(reassign.format(sql.Identifier(account), sql.Identifier(owner)))
+                with _holding(admin, account, owner):
+                    _hand_over(admin, sql.Identifier(account), sql.Identifier(owner), made)
             return made[:_MOST_NAMED]
 
     def run(
@@ -73,6 +69,30 @@ class PostgresMigrations(PostgresRoles):
             connection.add_notice_handler(lambda notice: output("err", _said(notice)))
             on_start(connection.cancel)
             return _run(connection, job, output)
+
+
+@contextmanager
+def _holding(admin: Connection, *roles: str) -> Iterator[None]:
+    """Who is no superuser must hold a role's privileges to give away what it owns: from PostgreSQL 16 on being a
+    member is not enough. Given back at the end.
+    """
+    if admin.info.parameter_status("is_superuser") == "on" or admin.info.server_version < 160_000:
+        yield
+        return
+    names = sql.SQL(", ").join(sql.Identifier(role) for role in dict.fromkeys(roles))
+    admin.execute(sql.SQL("GRANT {} TO CURRENT_USER WITH INHERIT TRUE, SET TRUE").format(names))
+    try:
+        yield
+    finally:
+        admin.execute(sql.SQL("REVOKE {} FROM CURRENT_USER GRANTED BY CURRENT_USER").format(names))
+
+
+def _hand_over(admin: Connection, account: sql.Identifier, owner: sql.Identifier, made: Sequence[str]) -> None:
+    if account != owner:
+        admin.execute(sql.SQL("REASSIGN OWNED BY {} TO {}").format(account, owner))
+        return
+    for name in made:  # quoted by the server
+        admin.execute(b"REVOKE SELECT ON " + name.encode() + b" FROM " + account.as_bytes(admin))
 
 
 def _run(connection: Connection, job: Job, output: Callable[[str, bytes], None]) -> Ended:
@@ -122,7 +142,3 @@ def _conninfo(job: Job) -> str:
 
 def _names(admin: Connection, query: str, role: str) -> list[str]:
     return [str(name) for (name,) in admin.execute(query.encode(), {"role": role})]
-
-
-def _quoted(admin: Connection, role: str) -> bytes:
-    return sql.Identifier(role).as_bytes(admin)
