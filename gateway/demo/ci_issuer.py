@@ -21,6 +21,7 @@ MOODS = (
     "no-keys",
 )  # fmt: skip
 AUDIENCE = "https://gw.example.org"
+_OF_A_RUN = frozenset({"run_id", "run_number", "run_attempt"})  # claims that a job's own address may tell
 _HUGE = 8 * 1024 * 1024
 
 
@@ -165,11 +166,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(404, b"{}")
 
     def _job(self, issuer: CiIssuer) -> None:
-        audience = parse_qs(urlsplit(self.path).query).get("audience", [""])[0]
+        asked = {name: values[0] for name, values in parse_qs(urlsplit(self.path).query).items()}
+        audience = asked.pop("audience", "")
+        job = {**issuer.job, **{name: asked[name] for name in _OF_A_RUN & asked.keys()}}
         if self.headers.get("authorization") != f"Bearer {issuer.job_secret}":
             self._answer(401, b"{}")
             return
-        self._answer(200, json.dumps({"value": issuer.github(aud=audience, **issuer.job)}).encode())
+        self._answer(200, json.dumps({"value": issuer.github(aud=audience, **job)}).encode())
 
     def _answer(self, status: int, body: bytes, location: str = "") -> None:
         self.send_response(status)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from gateway.demo import journeys, keys
+from gateway.demo import journeys, keys, pipeline
 from gateway.demo.accounts import confirm as confirm_code
 from gateway.demo.idp import GROUPS
 from gateway.demo.processes import StageError
@@ -25,10 +25,10 @@ _directory = click.option(
 @click.group(invoke_without_command=True)
 @_directory
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON line when everything is ready.")
-@click.option("--port-base", type=click.IntRange(1024, 65000), help="First of seven ports in a row; default any free.")
+@click.option("--port-base", type=click.IntRange(1024, 65000), help="First of nine ports in a row; default any free.")
 @click.pass_context
 def demo(ctx: click.Context, directory: Path, *, as_json: bool, port_base: int | None) -> None:
-    """Run a whole stage: a production database, a server, an identity provider, four people and the gateway.
+    """Run a whole stage: a production database, two servers, an identity provider, four people and the gateway.
 
     Everything listens on loopback and stops with Ctrl-C or SIGTERM. The second start is quick.
     """
@@ -69,6 +69,18 @@ def touch(directory: Path, code: str, account: str) -> None:
     except StageError as wrong:
         raise click.ClickException(str(wrong)) from wrong
     click.echo(f"Answered as {account}.")
+
+
+@demo.command("ci", context_settings={"ignore_unknown_options": True})
+@click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="VERB TARGET… [OPTIONS]")
+@click.pass_obj
+def play_job(directory: Path, words: tuple[str, ...]) -> None:
+    """Play a CI job that runs docs/ci/gw-deploy.sh with these words, by the identity of a GitHub job on main."""
+    try:
+        status = pipeline.play(directory, words)
+    except StageError as wrong:
+        raise click.ClickException(str(wrong)) from wrong
+    click.get_current_context().exit(status)
 
 
 def _run(directory: Path, port_base: int | None, *, as_json: bool) -> str:

@@ -7,22 +7,25 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from gateway.adapters.credentials.ssh_ca import SshAuthorities
+from gateway.demo import pipeline
 from gateway.demo.idp import CLIENT_ID
 from gateway.demo.owners import root_account, shell_account
 from gateway.demo.postgres import Database, write_secret
 from gateway.demo.sshd import Server
 
-_REPOSITORY = Path(__file__).resolve().parents[2]
+# What stands in for a server's own deploy program. The version is a word of its own ($1), never part of the script.
+_PLACE = 'echo "placing $1"; [ "$1" != broken ] || exit 7; printf "%s" "$1" > "$HOME/$0.version"; echo "$0 runs $1"'
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What is there to be configured. `server` None when there is no sshd."""
+    """What is there to be configured. `servers` is empty when there is no sshd."""
 
     database: Database
-    server: Server | None
+    servers: dict[str, Server]
     issuer: str
     ports: dict[str, int]
+    ci: str
 
 
 def write(state: Path, parts: Parts) -> None:
@@ -31,6 +34,8 @@ def write(state: Path, parts: Parts) -> None:
     (state / "catalogue.yaml").write_text(_catalogue(parts))
     (state / "rota.yaml").write_text(_rota(datetime.now(UTC)))
     (state / "incidents.yaml").write_text(_incidents(datetime.now(UTC)))
+    api = f"http://localhost:{parts.ports['api']}"
+    pipeline.write_policies(state, parts.ci, api, list(parts.servers))
     (state / "gateway.toml").write_text(_settings(state, parts))
 
 
@@ -57,7 +62,7 @@ state_dir = {text(str(state / "gateway"))}
 name = "demo"
 log_origin = "gw.demo/audit"
 catalogue_file = {text(str(state / "catalogue.yaml"))}
-policy_dir = {text(str(_REPOSITORY / "policies"))}
+policy_dir = {text(str(state / "policies"))}
 incidents_file = {text(str(state / "incidents.yaml"))}
 
 [api]
@@ -122,6 +127,11 @@ targets:
         account: orders_admin
         description: Owns the tables, so may change the schema
         connection_limit: 20
+    verbs:
+      migrate:
+        account: orders_migrate
+        owner: orders_admin
+        description: SQL of a pipeline, by a role that may make tables and reads none
   staging-db:
     kind: postgres
     service: staging
@@ -136,14 +146,16 @@ targets:
       read:
         account: staging_read
         description: SELECT on everything
-{_server(parts.server)}"""
+{"".join(_server(name, server) for name, server in parts.servers.items())}{_groups(parts)}"""
 
 
-def _server(server: Server | None) -> str:
-    if server is None:
-        return ""
+def _groups(parts: Parts) -> str:
+    return f"groups:\n  web: {{targets: [{', '.join(parts.servers)}]}}\n" if parts.servers else ""
+
+
+def _server(name: str, server: Server) -> str:
     return f"""\
-  web-1:
+  {name}:
     kind: ssh
     service: orders
     environment: production
@@ -158,6 +170,23 @@ def _server(server: Server | None) -> str:
       root:
         account: {root_account()}
         description: {_root_description()}
+    verbs:
+      deploy:
+        argv: [/bin/sh, -c, {json.dumps(_PLACE)}, {name}, "{{version}}"]
+        account: {shell_account()}
+        parameters: {{version: {{type: version}}}}
+        version: version
+        rollback: rollback
+        timeout: 1m
+      rollback:
+        argv: [/bin/sh, -c, {json.dumps(_PLACE)}, {name}, "{{version}}"]
+        account: {shell_account()}
+        parameters: {{version: {{type: version}}}}
+        version: version
+        timeout: 1m
+      restart:
+        argv: [/bin/echo, {name}, restarted]
+        account: {shell_account()}
 """
 
 

@@ -37,7 +37,16 @@ The stage is up. The API is {api}; Ctrl-C here stops everything. In another term
      {gw} break-glass orders-db --level admin --incident INC-1042 --reason "database is melting"
      (. {dir}/lead.env; {gw} review)
 
-  6. The auditor
+  6. The pipeline{ssh_note}: a CI job deploys by its own identity, and whoever is on call goes back
+     {gw} demo{dir_option} ci deploy web --param version=1.0
+     {gw} demo{dir_option} ci deploy web --param version=1.1
+     {gw} demo{dir_option} ci deploy web --param version=broken                # exit status 7; web-2 is not touched
+     {gw} deploy status web
+     {gw} deploy rollback web --to previous
+     echo "CREATE TABLE refunds (id int)" > {dir}/refunds.sql
+     {gw} demo{dir_option} ci migrate orders-db --file {dir}/refunds.sql
+
+  7. The auditor
      . {dir}/auditor.env
      {gw} audit search --target orders-db --since 1h
      {gw} audit verify --key '{key}'

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gateway.demo.processes import StageError, free_port
 
-NAMES = ("api", "ssh", "postgres", "idp", "orders_db", "web_1", "pager")
+NAMES = ("api", "ssh", "postgres", "idp", "orders_db", "web_1", "web_2", "pager", "ci")
 
 
 def choose(state: Path, base: int | None) -> dict[str, int]:

@@ -57,7 +57,7 @@ def start(
     processes: Processes, state: Path, port: int, ca_file: Path, users: tuple[str, ...], name: str = NAME
 ) -> Server:
     """Start sshd; MissingProgramError was the caller's to avoid. `ca_file` is read anew at every login."""
-    key_file, line = host_key(state)
+    key_file, line = host_key(state, "web-1" if name == NAME else name)
     config = state / f"{name}.conf"
     config.write_text(_CONFIG.format(port=port, host_key=key_file, ca=ca_file, users=" ".join(dict.fromkeys(users))))
     if os.geteuid() == 0:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.demo import accounts, config, idp, owners, pager, ports, postgres, sshd
+from gateway.demo import accounts, config, idp, owners, pager, pipeline, ports, postgres, sshd
 from gateway.demo.processes import Processes, StageError
 from gateway.demo.programs import MissingProgramError, find, need, say
 
@@ -24,6 +24,7 @@ class Ready:
 
     api: str
     issuer: str
+    ci: str
     ssh: dict[str, object]
     postgres: dict[str, object]
     audit_key: str
@@ -39,6 +40,7 @@ class Ready:
             "accounts": {name: {"env": env} for name, env in self.accounts.items()},
             "audit_key": self.audit_key,
             "issuer": self.issuer,
+            "ci": self.ci,
         }
 
 
@@ -60,8 +62,9 @@ class Stage:
         database = postgres.start(self._processes, self.state, chosen["orders_db"])
         issuer = idp.start(self._processes, self.state, chosen["idp"])
         pager.start(self._processes, self.state, chosen["pager"])
-        server = self._start_server(chosen["web_1"]) if find("sshd") else None
-        config.write(self.state, config.Parts(database, server, issuer, chosen))
+        ci = pipeline.start(self._processes, self.state, chosen["ci"])
+        servers = self._start_servers(chosen) if find("sshd") else {}
+        config.write(self.state, config.Parts(database, servers, issuer, chosen, ci))
         say("Starting the gateway …")
         facts = self._start_gateway()
         api = str(facts["api"])
@@ -69,6 +72,7 @@ class Stage:
         ready = Ready(
             api=api,
             issuer=issuer,
+            ci=ci,
             ssh=_door(facts, "ssh"),
             postgres=_door(facts, "postgres"),
             audit_key=str(facts["audit_key"]),
@@ -100,10 +104,13 @@ class Stage:
         (self.state / "stage.json").unlink(missing_ok=True)
         self._processes.stop_all()
 
-    def _start_server(self, port: int) -> sshd.Server:
+    def _start_servers(self, chosen: dict[str, int]) -> dict[str, sshd.Server]:
         ca_file = config.target_ca_file(self.state)
         users = (owners.shell_account(), owners.root_account())
-        return sshd.start(self._processes, self.state, port, ca_file, users)
+        return {
+            "web-1": sshd.start(self._processes, self.state, chosen["web_1"], ca_file, users),
+            "web-2": sshd.start(self._processes, self.state, chosen["web_2"], ca_file, users, "web-2"),
+        }
 
     def _start_gateway(self) -> dict[str, object]:
         answer = self.state / "log" / "gateway.ready"

@@ -68,3 +68,25 @@ def test_a_person_signs_in_by_device_flow_and_the_demo_confirms() -> None:
         assert login.returncode == 0
         who = subprocess.run([*GW, "whoami", "--json"], env=env, capture_output=True, text=True, timeout=60)
         assert '"oncall"' in who.stdout
+
+
+def test_a_pipeline_deploys_on_the_stage_and_whoever_is_on_call_goes_back() -> None:
+    with directory() as path, running(path) as stage:
+
+        def job(*words: str, status: int = 0) -> str:
+            done = subprocess.run(
+                [*GW, "demo", "--dir", str(path), "ci", *words], capture_output=True, text=True, timeout=60
+            )
+            assert done.returncode == status, done.stdout + done.stderr
+            return done.stdout + done.stderr
+
+        for version in ("1.0", "1.1"):
+            assert f"web-2 runs {version}" in job("deploy", "web", "--param", f"version={version}")
+        assert "web-2 (2 of 2) not-run" in job("deploy", "web", "--param", "version=broken", status=7)
+        assert "web-1 runs 1.1" in stage.gw("oncall", "deploy", "rollback", "web", "--to", "previous").stdout
+        assert "web-2 runs 1.0" in stage.gw("oncall", "deploy", "rollback", "web", "--to", "previous").stdout
+        script = path / "refunds.sql"
+        script.write_text("CREATE TABLE refunds (id int)")
+        assert "COMMIT" in job("migrate", "orders-db", "--file", str(script))
+        script.write_text("SELECT email FROM customers")
+        assert "permission denied" in job("migrate", "orders-db", "--file", str(script), status=3)

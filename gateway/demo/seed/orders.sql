@@ -90,10 +90,10 @@ ALTER TABLE orders OWNER TO orders_admin;
 ALTER TABLE order_items OWNER TO orders_admin;
 ALTER VIEW customer_search OWNER TO orders_admin;
 
-GRANT CONNECT ON DATABASE orders TO access_broker, orders_read, orders_write, orders_admin;
+GRANT CONNECT ON DATABASE orders TO access_broker, orders_read, orders_write, orders_admin, orders_migrate;
 GRANT TEMPORARY ON DATABASE orders TO orders_write, orders_admin;
-GRANT USAGE ON SCHEMA public TO orders_read, orders_write, orders_admin;
-GRANT CREATE ON SCHEMA public TO orders_admin;
+GRANT USAGE ON SCHEMA public TO orders_read, orders_write, orders_admin, orders_migrate;
+GRANT CREATE ON SCHEMA public TO orders_admin, orders_migrate;
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO orders_read;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO orders_write;
 ALTER DEFAULT PRIVILEGES FOR ROLE orders_admin IN SCHEMA public GRANT SELECT ON TABLES TO orders_read;

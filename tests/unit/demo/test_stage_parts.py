@@ -25,7 +25,8 @@ def _parts(state: Path, *, server: bool = True) -> config.Parts:
     database = Database("127.0.0.1", 5432, state / "a.dsn", state / "b.dsn", state / "c.dsn")
     line = host_key(state)[1]
     numbers = {name: 20000 + i for i, name in enumerate(ports.NAMES)}
-    return config.Parts(database, Server("127.0.0.1", 22, line) if server else None, "http://127.0.0.1:9", numbers)
+    servers = {name: Server("127.0.0.1", 22, line) for name in ("web-1", "web-2")} if server else {}
+    return config.Parts(database, servers, "http://127.0.0.1:9", numbers, "http://127.0.0.1:8")
 
 
 @pytest.mark.parametrize("server", [True, False])
@@ -36,7 +37,7 @@ def test_the_gateway_reads_what_the_stage_writes(tmp_path: Path, server: bool) -
     settings = load_settings(state / "gateway.toml")
     assert settings.policy_dir.is_dir()
     targets = CatalogueFile(settings.catalogue_file).current().targets
-    assert set(targets) == {"orders-db", "staging-db"} | ({"web-1"} if server else set())
+    assert set(targets) == {"orders-db", "staging-db"} | ({"web-1", "web-2"} if server else set())
     assert list(targets["orders-db"].levels) == ["read", "write", "admin"]
     assert targets["orders-db"].admin_dsn_file == str(state / "a.dsn")
     assert settings.incidents_file is not None
