@@ -12,13 +12,13 @@ from pathlib import Path
 
 from gateway.demo.processes import Processes
 from gateway.demo.programs import MissingProgramError, need, say
-from tests.bench import postgres, report, servers, ssh, ssh_scale
+from tests.bench import deploy, postgres, report, servers, ssh, ssh_scale
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="short rounds, less data")
-    parser.add_argument("--only", choices=("ssh", "postgres", "scale"), help="one part only")
+    parser.add_argument("--only", choices=("ssh", "postgres", "scale", "deploy"), help="one part only")
     parser.add_argument("--held", type=int, default=1000, help="terminals of --only scale (default 1000)")
     options = parser.parse_args()
     try:
@@ -34,6 +34,8 @@ def main() -> None:
             _raise_connection_limit(directory / "stage")
             if options.only in (None, "ssh"):
                 _bench_ssh(stage, processes, directory, quick=options.quick)
+            if options.only in (None, "deploy"):
+                _bench_deploy(stage, processes, directory, quick=options.quick)
             if options.only == "scale":
                 _bench_scale(stage, processes, directory, options.held)
             if options.only in (None, "postgres"):
@@ -65,6 +67,14 @@ def _bench_ssh(stage: servers.Stage, processes: Processes, directory: Path, *, q
     say("SSH, memory …")
     rows = ssh.memory(paths, (10, 20) if quick else (50, 200))
     print(report.table("SSH, memory of the gateway", rows, ["gateway"]), flush=True)
+
+
+def _bench_deploy(stage: servers.Stage, processes: Processes, directory: Path, *, quick: bool) -> None:
+    work = directory / "deploy"
+    work.mkdir()
+    say("Deploys …")
+    rows = deploy.measure(stage, servers.ssh_paths(stage, processes, work), quick=quick)
+    print(report.table("A deploy verb (`echo`) on one server", rows, deploy.PATHS), flush=True)
 
 
 def _bench_scale(stage: servers.Stage, processes: Processes, directory: Path, held: int) -> None:
