@@ -21,6 +21,7 @@ from gateway.adapters.notify.webhook import WebhookNotifier
 from gateway.adapters.oidc import OidcProvider
 from gateway.adapters.oncall.ical import IcalFeed
 from gateway.adapters.oncall.static import StaticRota
+from gateway.adapters.postgres_parser import PostgresParser
 from gateway.adapters.recordings import FileRecorder, Keyring, StatementIndex
 from gateway.adapters.sealed_secrets import SealedSecrets
 from gateway.adapters.signer import Signer
@@ -79,7 +80,7 @@ def build(settings: Settings, lock_name: str = "lock") -> Gateway:
     recorded = state / "recordings"
     evidence = Evidence()
     index_file = private_directory(recorded) / "statements.sqlite"
-    statements = StatementIndex(index_file) if settings.recordings.index else None
+    statements = StatementIndex(index_file, PostgresParser()) if settings.recordings.index else None
     recording_keys = Keyring(state / "keys" / "recordings.key")
     recorder = FileRecorder(
         recorded,

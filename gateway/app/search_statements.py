@@ -25,11 +25,16 @@ class StatementQuery:
     session: str = ""
     since: datetime | None = None
     limit: int = 100
+    kind: str = ""
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class FoundStatement:
-    """One statement of one session. What it returned is None until it has: `bytes` of rows, `ms` from first to last."""
+    """One statement of one session. What it returned is None until it has: `bytes` of rows, `ms` from first to last.
+
+    `kind` is a StatementKind, `fingerprint` what texts share that differ in constants alone; "" while not known.
+    """
 
     session: str
     n: int
@@ -42,6 +47,8 @@ class FoundStatement:
     sqlstate: str | None
     target: str
     principal: str
+    kind: str = ""
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +82,22 @@ def search_statements(
     session: str = "",
     since: datetime | None = None,
     limit: int = 100,
+    kind: str = "",
+    fingerprint: str = "",
 ) -> Findings:
     """Who searches for what is in the log before the answer is given. Raises Denied, Unavailable."""
     authorise(ctx, user, Action.AUDIT, None, Facts(ctx.clock.now()))
-    query = StatementQuery(text[:LONGEST_TEXT], target, principal, session, since, max(1, min(limit, MOST)))
+    query = StatementQuery(
+        text[:LONGEST_TEXT], target, principal, session, since, max(1, min(limit, MOST)), kind, fingerprint
+    )
     data = {
         "in": "statements",
         "text": query.text,
         "target": target[:200],
         "principal": principal[:200],
         "session": session[:200],
+        "kind": kind,
+        "fingerprint": fingerprint[:200],
         "since": since.isoformat() if since else "",
     }
     noted = journal.record(ctx, "audit:searched", principal=user.name, data=data)

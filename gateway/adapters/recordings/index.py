@@ -18,6 +18,7 @@ from threading import Lock
 
 from gateway.adapters.recordings.spool import private_directory
 from gateway.app.search_statements import FoundStatement, StatementQuery
+from gateway.app.statement_ports import ReadsNothing, StatementReader
 from gateway.audit.recording import LINK, Frame, decode, is_piece, joined, unix_ns
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,9 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NO_LINK = bytes(LINK)
 _TABLES = """
 CREATE TABLE IF NOT EXISTS sessions (session TEXT PRIMARY KEY, target TEXT NOT NULL, principal TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS texts (id INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE, sql TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS texts (
+    id INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE, sql TEXT NOT NULL, kind TEXT, fingerprint TEXT
+);
 CREATE TABLE IF NOT EXISTS statements (
     session TEXT NOT NULL, n INTEGER NOT NULL, at_ns INTEGER NOT NULL, text INTEGER NOT NULL REFERENCES texts (id),
     tag TEXT, rows INTEGER, bytes INTEGER, ms REAL, sqlstate TEXT, PRIMARY KEY (session, n)
@@ -39,6 +42,12 @@ CREATE TABLE IF NOT EXISTS statements (
 CREATE INDEX IF NOT EXISTS statements_at ON statements (at_ns);
 CREATE INDEX IF NOT EXISTS statements_text ON statements (text);
 """
+_OF_TEXTS = ("kind", "fingerprint")  # of what a text does; an older index lacks them
+_BY_FACTS = """
+CREATE INDEX IF NOT EXISTS texts_unread ON texts (id) WHERE kind IS NULL;
+CREATE INDEX IF NOT EXISTS texts_fingerprint ON texts (fingerprint);
+"""
+_READ_AT_ONCE = 200  # texts of an older index whose facts are added per second
 _SEARCHABLE = (
     "CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5 (sql, content='texts', content_rowid='id', tokenize='trigram')"
 )
@@ -49,7 +58,7 @@ _NEW = (  # told again when the text turned out to be another (docs/formats/stat
 _RESULT = "UPDATE statements SET tag = ?, rows = ?, bytes = ?, ms = ?, sqlstate = ? WHERE session = ? AND n = ?"
 _FOUND = """
 SELECT st.session, st.n, st.at_ns, t.sql, st.tag, st.rows, st.bytes, st.ms, st.sqlstate,
-       coalesce(se.target, ''), coalesce(se.principal, '')
+       coalesce(se.target, ''), coalesce(se.principal, ''), coalesce(t.kind, ''), coalesce(t.fingerprint, '')
 FROM statements st JOIN texts t ON t.id = st.text LEFT JOIN sessions se ON se.session = st.session
 """
 
@@ -57,12 +66,15 @@ FROM statements st JOIN texts t ON t.id = st.text LEFT JOIN sessions se ON se.se
 class StatementIndex:
     """One SQLite file. Thread-safe; opened (and made) at the first use, 0600."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, reader: StatementReader | None = None) -> None:
+        """`reader` tells what a text does; each text is read once."""
         self._path = path
+        self._reader = reader or ReadsNothing()
         self._lock = Lock()  # around the database
         self._fed_lock = Lock()  # around the feed, which the recorder's writer must never wait for
         self._database: sqlite3.Connection | None = None
         self._has_words = False
+        self._has_facts = False  # every text
         self._fed: deque[tuple[str, bytes]] = deque()
         self._fed_bytes = 0
         self._behind: set[str] = set()
@@ -94,6 +106,7 @@ class StatementIndex:
             taken = [self._fed.popleft() for _ in range(min(len(self._fed), FEED_RECORDS))]
             self._fed_bytes -= sum(len(frame) for _, frame in taken)
         if not taken:
+            self._read_older()
             return
         by_session: dict[str, list[Frame]] = {}
         for session_id, frame in taken:
@@ -144,11 +157,33 @@ class StatementIndex:
         known = database.execute("SELECT id FROM texts WHERE hash = ?", (digest,)).fetchone()
         if known is not None:
             return int(known[0])
-        number = database.execute("INSERT INTO texts (hash, sql) VALUES (?, ?)", (digest, sql)).lastrowid
+        values = (digest, sql, *self._facts(sql))
+        number = database.execute(
+            "INSERT INTO texts (hash, sql, kind, fingerprint) VALUES (?, ?, ?, ?)", values
+        ).lastrowid
         assert number is not None
         if self._has_words:
             database.execute("INSERT INTO words (rowid, sql) VALUES (?, ?)", (number, sql))
         return number
+
+    def _facts(self, sql: str) -> tuple[str, str]:
+        told = self._reader.read(sql.encode(errors="surrogatepass"))
+        return told.facts.kind.value, told.fingerprint
+
+    def _read_older(self) -> None:
+        """Add to an index that was made without them what its texts do, a few at a time."""
+        if self._database is None or self._has_facts:
+            return
+        try:
+            with self._transaction() as database:
+                query = "SELECT id, sql FROM texts WHERE kind IS NULL LIMIT ?"
+                rows = database.execute(query, (_READ_AT_ONCE,)).fetchall()
+                changed = [(*self._facts(sql), number) for number, sql in rows]
+                database.executemany("UPDATE texts SET kind = ?, fingerprint = ? WHERE id = ?", changed)
+                self._has_facts = len(rows) < _READ_AT_ONCE
+        except NOT_INDEXED:
+            log.exception("what older statements do could not be added to their index")
+            self._has_facts = True
 
     # ------------------------------------------------------------ asking
 
@@ -167,6 +202,8 @@ class StatementIndex:
             ("se.target", query.target),
             ("se.principal", query.principal),
             ("st.session", query.session),
+            ("t.kind", query.kind),
+            ("t.fingerprint", query.fingerprint),
         ):
             if value:
                 where.append(f"{column} = ?")
@@ -213,6 +250,10 @@ class StatementIndex:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = OFF")  # it can be rebuilt
         database.executescript(_TABLES)
+        known = {row[1] for row in database.execute("PRAGMA table_info(texts)")}
+        for column in (column for column in _OF_TEXTS if column not in known):
+            database.execute(f"ALTER TABLE texts ADD COLUMN {column} TEXT")
+        database.executescript(_BY_FACTS)
         try:
             database.execute(_SEARCHABLE)
             self._has_words = True
@@ -233,7 +274,7 @@ def _plain(value: object) -> str | int | float | None:
 
 
 def _found(row: tuple[object, ...]) -> FoundStatement:
-    session, n, at_ns, sql, tag, rows, size, ms, sqlstate, target, principal = row
+    session, n, at_ns, sql, tag, rows, size, ms, sqlstate, target, principal, kind, fingerprint = row
     return FoundStatement(
         session=str(session),
         n=int(str(n)),
@@ -246,4 +287,6 @@ def _found(row: tuple[object, ...]) -> FoundStatement:
         sqlstate=None if sqlstate is None else str(sqlstate),
         target=str(target),
         principal=str(principal),
+        kind=str(kind),
+        fingerprint=str(fingerprint),
     )

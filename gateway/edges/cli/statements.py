@@ -8,12 +8,18 @@ from gateway.core.obligation import BadObligationError, parse_duration
 from gateway.edges.cli import client, output
 from gateway.edges.cli.output import moment
 
+KINDS = ("read", "write", "ddl", "privilege", "session", "unknown")
+
 
 @click.command()
 @click.argument("text", default="")
 @click.option("--target", default="", help="On which database.")
 @click.option("--user", "principal", default="", help="By whom.")
 @click.option("--session", default="", help="In which session.")
+@click.option(
+    "--kind", default="", type=click.Choice(["", *KINDS]), metavar="KIND", help=f"What it does: {', '.join(KINDS)}."
+)
+@click.option("--fingerprint", default="", help="Only texts that differ from one another in constants alone.")
 @click.option("--since", default="", help="How far back: 90s, 1h, 7d.")
 @click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 1000), help="How many at most.")
 @output.json_option
@@ -24,10 +30,20 @@ def statements(text: str, since: str, as_json: bool, **query: object) -> None:
         output.print_json(found)
         return
     rows = [
-        (moment(s["at"]), s["principal"], s["target"], s["rows"], s["bytes"], s["ms"], s["sqlstate"], s["sql"])
+        (
+            moment(s["at"]),
+            s["principal"],
+            s["target"],
+            s["rows"],
+            s["bytes"],
+            s["ms"],
+            s["sqlstate"],
+            s["kind"],
+            s["sql"],
+        )
         for s in found["statements"]
     ]
-    heads = ("AT", "WHO", "TARGET", "ROWS", "BYTES", "MS", "ERROR", "STATEMENT")
+    heads = ("AT", "WHO", "TARGET", "ROWS", "BYTES", "MS", "ERROR", "KIND", "STATEMENT")
     output.table(heads, rows, empty="No statement matches.")
     for session in found["incomplete"]:
         output.say(f"Not all of {output.safe(session)} can be searched yet.", err=True)

@@ -1,6 +1,6 @@
 """The audit log and what was said in sessions, for those who may see them. Who looks is in the log first."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
 from fastapi.responses import PlainTextResponse, Response
@@ -9,6 +9,7 @@ from pydantic import AwareDatetime
 from gateway.app.inspect_log import checkpoint, event_filter, receipt, search_events, show_event, tile, to_json
 from gateway.app.search_statements import search_statements
 from gateway.core.errors import Refusal, Unavailable
+from gateway.core.statement_facts import StatementKind
 from gateway.edges.http.deps import Caller, Ctx, LogReader, Wired
 from gateway.edges.http.schemas import EventOut, StatementOut, StatementsOut, problems
 
@@ -92,6 +93,8 @@ def statements(
     session: Text = "",
     since: Instant = None,
     limit: Limit = 100,
+    kind: StatementKind | Literal[""] = "",
+    fingerprint: Annotated[str, Query(pattern="^([0-9a-f]{16})?$")] = "",
 ) -> StatementsOut:
     """Statements of database sessions, newest first. `incomplete` names sessions whose index is still behind."""
     if wired.statements is None:
@@ -106,6 +109,8 @@ def statements(
         session=session,
         since=since,
         limit=limit,
+        kind=str(kind),
+        fingerprint=fingerprint,
     )
     return StatementsOut(
         statements=[StatementOut.of(each) for each in found.statements], incomplete=sorted(found.incomplete)

@@ -484,7 +484,10 @@ class EventOut(Schema):
 
 
 class StatementOut(Schema):
-    """One statement of a session. What it returned is null until it has; `ms` from first to last byte."""
+    """One statement of a session. What it returned is null until it has; `ms` from first to last byte.
+
+    `kind` and `fingerprint` are "" until the index has read the text.
+    """
 
     session: str
     n: int
@@ -497,6 +500,8 @@ class StatementOut(Schema):
     sqlstate: str | None
     target: str
     principal: str
+    kind: str
+    fingerprint: str
 
     @classmethod
     def of(cls, found: FoundStatement) -> "StatementOut":

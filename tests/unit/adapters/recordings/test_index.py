@@ -1,5 +1,7 @@
 import json
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.adapters.postgres_parser import PostgresParser
 from gateway.adapters.recordings import FileRecorder, StatementIndex, index
 from gateway.app.search_statements import StatementQuery
 from gateway.audit.recording import MAX_PAYLOAD, encode, unix_ns
@@ -126,4 +129,42 @@ def test_a_broken_index_does_not_stop_a_recording(tmp_path: Path):
     recording.seal()
     eventually(is_sealed(recorder, "ses_1"))
     recorder.close()
+    made.close()
+
+
+def test_what_texts_do_can_be_asked_for(tmp_path: Path):
+    made = StatementIndex(tmp_path / "statements.sqlite", PostgresParser())
+    sqls = [
+        "SELECT * FROM t WHERE a = 1",
+        "select * from t where a=2",
+        "delete from t",
+        "drop table t",
+        "oops",
+        "begin",
+    ]
+    made.feed([record("statement", n, n=n, sql=sql) for n, sql in enumerate(sqls)])
+    found = {s.sql: s for s in made.search(StatementQuery())}
+    assert [found[sql].kind for sql in sqls] == ["read", "read", "write", "ddl", "unknown", "session"]
+    assert told(made, kind="write") == ["delete from t"]
+    assert told(made, fingerprint=found[sqls[0]].fingerprint) == [sqls[1], sqls[0]]
+    assert found["oops"].fingerprint == ""
+    made.close()
+
+
+def test_an_index_from_before_is_brought_up_to_date(tmp_path: Path):
+    path = tmp_path / "statements.sqlite"
+    made = StatementIndex(path)
+    made.feed([record("statement", n, n=n, sql=f"delete from t{n}") for n in range(500)])
+    made.store_fed()
+    made.close()
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("DROP INDEX texts_unread")
+        database.execute("DROP INDEX texts_fingerprint")
+        database.execute("ALTER TABLE texts DROP COLUMN kind")
+        database.execute("ALTER TABLE texts DROP COLUMN fingerprint")
+    made = StatementIndex(path, PostgresParser())
+    assert told(made, kind="write") == []
+    for _ in range(5):
+        made.store_fed()
+    assert len(told(made, kind="write", limit=1000)) == 500
     made.close()

@@ -1,0 +1,26 @@
+"""What is asked about the text of a statement."""
+
+from typing import NamedTuple, Protocol
+
+from gateway.core.statement_facts import UNKNOWN, StatementFacts
+
+
+class Told(NamedTuple):
+    """`fingerprint` is the same for texts that differ in constants alone; "" when unknown."""
+
+    facts: StatementFacts
+    fingerprint: str
+
+
+class StatementReader(Protocol):
+    def read(self, sql: bytes) -> Told:
+        """By PostgreSQL's own grammar. Never raises: what cannot be read is unknown."""
+        ...
+
+
+class ReadsNothing:
+    """Stands in where no parser is wired: everything is unknown."""
+
+    def read(self, sql: bytes) -> Told:
+        del sql
+        return Told(UNKNOWN, "")
