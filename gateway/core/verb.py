@@ -227,9 +227,10 @@ def _check_words(verb: Verb) -> None:
         if set("{}") & set(_PLACE.sub("", word)):
             raise BadVerbError(f"{word!r}: a brace is only for {{parameter}}")
         used |= set(_PLACE.findall(word))
-    for name in sorted(used ^ set(verb.parameters)):
-        why = "is not declared" if name in used else "is not used in argv"
-        raise BadVerbError(f"the parameter {name[:40]!r} {why}")
+    declared = set(verb.parameters)
+    for names, why in ((used - declared, "is not declared"), (declared - used, "is not used in argv")):
+        for name in sorted(names):
+            raise BadVerbError(f"the parameter {name[:40]!r} {why}")
 
 
 def is_undone_by(verbs: Sequence[Verb] | Mapping[str, Verb], name: str) -> bool:

@@ -38,7 +38,8 @@ def requested(
             connection.sock.settimeout(silence_s)
             connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.request(method, path, body, {"user-agent": "gw", "connection": "close", **headers})
-        yield connection.getresponse()
+        with connection.getresponse() as answer:
+            yield answer
     except (OSError, http.client.HTTPException) as why:
         raise UnreachableError(f"{parts.scheme}://{parts.netloc} does not answer: {type(why).__name__}") from why
     finally:
