@@ -40,11 +40,11 @@ test: venv $(IDP) ## Everything that proves something: unit, contract and end-to
 	@$(BIN)/python -m gateway.demo.programs psql ssh scp sftp sshd rsync git plink psftp puttygen dbclient sshpass
 	@$(BIN)/python -m pytest $(TESTS)
 
-conformance: venv ## Clients with dependencies of their own (Ansible, asyncssh) at the SSH door; installs them apart
-	@$(BIN)/python -m gateway.demo.programs ssh sftp sshd
+conformance: venv ## Clients with dependencies of their own (Ansible, asyncssh, Chromium); installs them apart
+	@$(BIN)/python -m gateway.demo.programs ssh sftp sshd chromium
 	@$(BIN)/python -m venv .venv-conformance
 	@.venv-conformance/bin/python -m pip --disable-pip-version-check --quiet install ansible-core==2.19.14 asyncssh==2.24.1
-	@CONFORMANCE_BIN=$(CURDIR)/.venv-conformance/bin $(BIN)/python -m pytest tests/conformance/ssh_clients.py
+	@CONFORMANCE_BIN=$(CURDIR)/.venv-conformance/bin $(BIN)/python -m pytest tests/conformance/ssh_clients.py tests/conformance/browser_passkeys.py
 
 check: venv ## Lint, formatting, types, layer contracts, lock file in step
 	@$(BIN)/ruff check .

@@ -26,6 +26,7 @@ from joserfc.jwk import Key
 
 from gateway.adapters.jose import KEY_TYPES, OneAlgorithm, demand_safe, signing_key
 from gateway.adapters.oidc_claims import ForgedError, logout_of, unverified_header, verify_claims
+from gateway.adapters.oidc_probe import Probe
 from gateway.adapters.oidc_transport import Borrowed, BoundedTransport
 from gateway.app.identity import ClaimNames, Redeemed, Refreshed, SignedClaims, SignedLogout
 from gateway.app.ports import Clock
@@ -39,7 +40,6 @@ _REFETCH_AFTER = timedelta(seconds=30)
 _EXCHANGES = 4  # at a time: a provider that hangs keeps no more of the API's threads
 _WAITING = 8  # for one of those, and no longer than:
 _WAIT_S = 1.0
-_PROBES = 2  # before a provider is said to be down
 _PROTOCOL_CLAIMS = frozenset({"iss", "sub", "aud", "exp", "iat", "nbf", "nonce", "azp", "at_hash", "acr", "amr"})
 
 
@@ -108,6 +108,7 @@ class OidcProvider:
         self._lock = Lock()  # of what is known, never held while the provider is asked
         self._metadata: _Metadata | None = None
         self._keys = _Keys()
+        self._probe = Probe(issuer, self._transport, clock)
         demand_safe(issuer)
 
     def close(self) -> None:
@@ -133,20 +134,8 @@ class OidcProvider:
         )
 
     def is_reachable(self) -> bool:
-        """See the port. How many people sign in just now does not matter, nor what is remembered."""
-        return any(self._is_reachable_once() for _ in range(_PROBES))
-
-    def _is_reachable_once(self) -> bool:
-        transport = Borrowed(self._transport)
-        try:
-            with httpx2.Client(
-                transport=transport, timeout=_TIMEOUT, follow_redirects=False, trust_env=False
-            ) as client:
-                found = client.get(get_well_known_url(self.issuer, external=True))
-                document = found.json() if found.status_code == 200 else None
-        except (httpx2.HTTPError, httpx2.InvalidURL, ValueError, RecursionError):
-            return False
-        return isinstance(document, dict) and document.get("issuer") == self.issuer
+        """See the port. How many people sign in just now does not matter."""
+        return self._probe.is_reachable()
 
     def names_itself(self) -> bool:
         """See the port."""

@@ -63,7 +63,11 @@ def request_access(
     if isinstance(decision, Deny):
         data = {**told, "policies": list(decision.policies), "facts": dict(decision.facts)}
         raise journal.refuse(ctx, "request:denied", decision.refusal, **about, data=data)
-    decision = replace(decision, obligations=merge((decision.obligations, *duties)))
+    decision = replace(
+        decision,
+        obligations=merge((decision.obligations, *duties)),
+        facts={**decision.facts, "authentication": user.proof.told()},
+    )
     unproven = missing_proof(ctx, user, decision.obligations, at)
     if unproven is not None:
         raise journal.refuse(ctx, "request:denied", unproven, **about, data=told)
@@ -161,7 +165,7 @@ def _request(
         obligations=decision.obligations,
         policies=decision.policies,
         policy_set=decision.policy_set,
-        facts={**decision.facts, "authentication": user.proof.told()},
+        facts=decision.facts,
     )
 
 

@@ -24,6 +24,7 @@ PACKAGES = {
     "puttygen": "putty-tools",
     "dbclient": "dropbear-bin",
     "sshpass": "sshpass",
+    "chromium": "chromium",
 }
 _SBIN = ("/usr/sbin", "/sbin", "/usr/local/sbin")
 _POLICY = Path("/usr/sbin/policy-rc.d")

@@ -221,7 +221,7 @@ def ssh(level: str, target: str, command: tuple[str, ...]) -> None:
     env = {name: value for name, value in os.environ.items() if name != "GW_TOKEN"}
     if by_ticket:
         env |= _answering(str(_ticket(api, target, level)["password"]))
-        user += ["-o", "PubkeyAuthentication=no", "-o", "NumberOfPasswordPrompts=1"]
+        user += ["-o", "PreferredAuthentications=password", "-o", "NumberOfPasswordPrompts=1"]
     _flush()
     os.execve(binary, ["ssh", "-F", str(file), *user, f"{target}.gw", *command], env)  # noqa: S606  what was asked for
 

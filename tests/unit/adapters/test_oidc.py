@@ -1,7 +1,7 @@
 import base64
 import json
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -454,3 +454,69 @@ def test_a_token_answer_without_id_token_is_unusable(idp: Idp, moving: FakeClock
     idp.bend = lambda r: httpx2.Response(200, json={"access_token": "at"}) if r.url.path == "/token" else None
     with pytest.raises(Unavailable):
         redeem(idp, moving, "unused")
+
+
+# ---------------------------------------------------------------- is it there at all?
+
+
+def test_a_provider_that_answers_is_there(idp: Idp, moving: FakeClock) -> None:
+    assert provider_of(idp, moving).is_reachable()
+
+
+@pytest.mark.parametrize(
+    "bend",
+    [
+        broken, endless, lambda _: httpx2.Response(500), lambda _: httpx2.Response(200, content=b"<html>"),
+        lambda _: httpx2.Response(200, json=[]), lambda _: httpx2.Response(200, json={"issuer": "https://evil.example"}),
+        lambda _: httpx2.Response(302, headers={"location": "https://evil.example"}),
+    ],
+)  # fmt: skip
+def test_a_provider_that_does_not_answer_as_one_is_not_there(
+    idp: Idp, moving: FakeClock, bend: Callable[[httpx2.Request], httpx2.Response]
+) -> None:
+    asked = provider_of(idp, moving)
+    assert asked.authorization_url(state="s", nonce="n", challenge="c")  # it is known from before
+    idp.bend = bend
+    calls = len(idp.calls)
+    assert not asked.is_reachable()
+    assert len(idp.calls) == calls + 2
+    assert not asked.is_reachable()
+    assert len(idp.calls) == calls + 2  # who asks again at once is told the same
+    idp.bend = lambda _: None
+    moving.advance(timedelta(seconds=2))
+    assert asked.is_reachable()
+
+
+def test_one_failure_is_no_outage(idp: Idp, moving: FakeClock) -> None:
+    failures = [httpx2.Response(502)]
+    idp.bend = lambda _: failures.pop() if failures else None
+    assert provider_of(idp, moving).is_reachable()
+
+
+def test_many_who_ask_while_it_hangs_keep_few_threads_and_let_nobody_in(idp: Idp, moving: FakeClock) -> None:
+    release, began = Event(), Event()
+
+    def hang(_: httpx2.Request) -> httpx2.Response:
+        began.set()
+        release.wait(30)
+        return httpx2.Response(500)
+
+    idp.bend = hang
+    asked = provider_of(idp, moving)
+    with ThreadPoolExecutor(24) as pool:
+        answers = [pool.submit(asked.is_reachable) for _ in range(24)]
+        assert began.wait(10)
+        done, _ = wait(answers, 5, return_when=FIRST_COMPLETED)
+        assert all(answer.result() for answer in done)
+        release.set()
+        told = [answer.result(30) for answer in answers]
+    assert told.count(False) <= 8
+    assert told.count(False) >= 1
+
+
+def test_asking_anew_is_said_to_the_provider(idp: Idp, moving: FakeClock) -> None:
+    sent = provider_of(idp, moving).authorization_url(state="s", nonce="n", challenge="c", fresh=True)
+    query = parse_qs(urlsplit(sent).query)
+    assert (query["prompt"], query["max_age"]) == (["login"], ["0"])
+    usual = provider_of(idp, moving).authorization_url(state="s", nonce="n", challenge="c")
+    assert "prompt" not in parse_qs(urlsplit(usual).query)

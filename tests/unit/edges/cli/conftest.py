@@ -10,6 +10,7 @@ import pytest
 import uvicorn
 from click.testing import CliRunner, Result
 
+from gateway.adapters.webauthn import WebAuthnRelyingParty
 from gateway.app.providers import Providers
 from gateway.edges.cli.main import make_cli
 from gateway.edges.http.app import DoorFacts, create_app
@@ -61,7 +62,8 @@ def serve(stage: Stage) -> Iterator[Callable[[DoorFacts], str]]:
     def start(doors: DoorFacts) -> str:
         listener = socket.create_server(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        app = create_app(stage.ctx, Providers([TrustingProvider()]), doors, public_url=url)
+        party = WebAuthnRelyingParty(url.replace("127.0.0.1", "localhost"))  # browsers make no passkeys for digits
+        app = create_app(stage.ctx, Providers([TrustingProvider()]), doors, public_url=url, passkeys=party)
         server = _Server(uvicorn.Config(app, log_level="critical", lifespan="off", proxy_headers=False))
         thread = Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()

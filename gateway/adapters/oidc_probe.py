@@ -1,0 +1,50 @@
+"""Is a provider there? Asked by whoever wants to come in without it, so it must not cost the gateway its threads."""
+
+from datetime import datetime, timedelta
+from threading import BoundedSemaphore, Lock
+
+import httpx2
+from authlib.oidc.discovery import get_well_known_url
+
+from gateway.adapters.oidc_transport import Borrowed
+from gateway.app.ports import Clock
+
+_TRIES = 2  # before a provider is said to be down, each of at most:
+_TIMEOUT = httpx2.Timeout(5.0)
+_GOOD_FOR = timedelta(seconds=1)  # so that many who ask at once ask once
+_AT_ONCE = 8  # who ask or wait for the answer; everybody else is told that it is there, which lets nobody in
+
+
+class Probe:
+    """Asks for the discovery document, past everything that is remembered. Thread-safe."""
+
+    def __init__(self, issuer: str, transport: httpx2.BaseTransport, clock: Clock) -> None:
+        self._issuer = issuer
+        self._transport = transport
+        self._clock = clock
+        self._places = BoundedSemaphore(_AT_ONCE)
+        self._lock = Lock()
+        self._known: tuple[datetime, bool] | None = None
+
+    def is_reachable(self) -> bool:
+        """True when it answers as a provider does, or when too many people ask."""
+        if not self._places.acquire(blocking=False):
+            return True
+        try:
+            with self._lock:
+                if self._known is None or not timedelta(0) <= self._clock.now() - self._known[0] <= _GOOD_FOR:
+                    found = any(self._answers() for _ in range(_TRIES))
+                    self._known = (self._clock.now(), found)
+                return self._known[1]
+        finally:
+            self._places.release()
+
+    def _answers(self) -> bool:
+        lent = Borrowed(self._transport)
+        try:
+            with httpx2.Client(transport=lent, timeout=_TIMEOUT, follow_redirects=False, trust_env=False) as client:
+                found = client.get(get_well_known_url(self._issuer, external=True))
+                document = found.json() if found.status_code == 200 else None
+        except (httpx2.HTTPError, httpx2.InvalidURL, ValueError, RecursionError):
+            return False
+        return isinstance(document, dict) and document.get("issuer") == self._issuer
