@@ -135,6 +135,23 @@ def test_a_gateway_that_dies_leaves_a_run_interrupted_and_no_lock(stage: DeployS
     assert "begun" in replayed.stdout
 
 
+def test_a_gateway_that_is_stopped_ends_its_runs_and_says_so(stage: DeployStage) -> None:
+    caller = stage.begin(stage.job(), "deploy", "slow", "web", "--param", "seconds=60")
+    wait_for("the command to begin", (stage.home("web-1") / "slow").exists)
+    session = stage.events("session:started")[0]["session"]
+    watcher = stage.begin("lead", "session", "watch", session)
+    assert watcher.stdout is not None
+    assert any("begun" in line for line in watcher.stdout)
+    stage.stop(signal.SIGTERM)
+    _, err = caller.communicate(timeout=30)
+    watcher.communicate(timeout=30)
+    assert "the gateway is stopping" in err
+    stage.start()
+    run = stage.json("oncall", "deploy", "history")[0]
+    assert (run["state"], "stopping" in run["detail"]) == ("cancelled", True)
+    stage.gw(stage.job(run="2.1"), "deploy", "restart", "web")
+
+
 def test_a_freeze_refuses_with_who_and_until_and_only_a_person_on_call_overrides(stage: DeployStage) -> None:
     stage.gw(stage.job(run="1.1"), "deploy", "deploy", "web", "--param", "version=1.0")
     stage.freeze()
