@@ -6,7 +6,7 @@ and is told how much; the run never waits for a reader, and its recording has ev
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from threading import Condition, Lock, Thread
 
@@ -220,8 +220,3 @@ def no_means() -> DeployMeans:
 def noted(at: datetime, text: str, target: str = "") -> Output:
     """A sentence of the gateway's own."""
     return Output("note", at, target, facts={"text": text})
-
-
-def of_target(piece: Output, target: str) -> Output:
-    """The same, about a target."""
-    return replace(piece, target=target)

@@ -122,7 +122,41 @@ def test_hostile_texts_are_unknown(sql: bytes) -> None:
 
 
 _WORDS = st.sampled_from(
-    ["select", "delete", "from", "t", "where", "a", "=", "1", ";", "with", "x", "as", "(", ")", "update", "set", "insert", "into", "values", ",", "explain", "analyze", "copy", "to", "'f'", "program", "$1", "--", "/*", "*/", "E'\\''", "$$", "\n"]
+    [
+        "select",
+        "delete",
+        "from",
+        "t",
+        "where",
+        "a",
+        "=",
+        "1",
+        ";",
+        "with",
+        "x",
+        "as",
+        "(",
+        ")",
+        "update",
+        "set",
+        "insert",
+        "into",
+        "values",
+        ",",
+        "explain",
+        "analyze",
+        "copy",
+        "to",
+        "'f'",
+        "program",
+        "$1",
+        "--",
+        "/*",
+        "*/",
+        "E'\\''",
+        "$$",
+        "\n",
+    ]
 )
 
 
