@@ -12,6 +12,7 @@ from gateway.adapters.store import SqlStore, upgrade
 from tests.fakes import FakeClock, RandomIds
 from tests.servers import PostgresServer, running_postgres
 
+pytest_plugins = ("tests.client_table",)
 # A slow machine is no bug, so no deadline for an example.
 # Continuous integration tries the same examples each time, so that a red run is about the change; at a desk they vary.
 settings.register_profile("gateway", deadline=None, derandomize=os.environ.get("CI") == "true")

@@ -13,6 +13,7 @@ from gateway.demo.owners import root_account, shell_account
 from gateway.demo.postgres import Database, write_secret
 from gateway.demo.sshd import Server
 
+STORE_URL_FILE = "GW_DEMO_DATABASE_URL_FILE"  # not GATEWAY_…: that may name the store of a gateway in production
 # What stands in for a server's own deploy program. The version is a word of its own ($1), never part of the script.
 _PLACE = 'echo "placing $1"; [ "$1" != broken ] || exit 7; printf "%s" "$1" > "$HOME/$0.version"; echo "$0 runs $1"'
 
@@ -60,7 +61,7 @@ def _settings(state: Path, parts: Parts) -> str:
 # Written by gw demo at each start. docs/configure.md describes every setting.
 state_dir = {text(str(state / "gateway"))}
 name = "demo"
-log_origin = "gw.demo/audit"
+{_store()}log_origin = "gw.demo/audit"
 catalogue_file = {text(str(state / "catalogue.yaml"))}
 policy_dir = {text(str(state / "policies"))}
 incidents_file = {text(str(state / "incidents.yaml"))}
@@ -87,6 +88,12 @@ refresh_seconds = 5
 [notify]
 webhook_url_files = {{ default = {text(str(state / "secrets" / "webhook.url"))} }}
 """
+
+
+def _store() -> str:
+    """SQLite in the state directory, unless somebody wants to see the stage on a PostgreSQL of theirs."""
+    file = os.environ.get(STORE_URL_FILE)
+    return f"database_url_file = {json.dumps(file)}\n" if file else ""
 
 
 def _catalogue(parts: Parts) -> str:

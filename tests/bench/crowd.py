@@ -7,6 +7,7 @@ recorded terminals, `{"cut": "shell%web-1"}` waits until those of that user name
 
 import json
 import os
+import select
 import socket
 import sys
 import threading
@@ -22,15 +23,40 @@ WITHIN_S = 60.0
 
 
 class Terminal(paramiko.Transport):
-    """One connection with one terminal; `closed_at` is the wall clock when it ended, however it ended."""
+    """Waits to be woken: paramiko looks ten times a second, which a thousand of them turn into a core."""
 
-    closed_at = 0.0
+    _active_check_timeout = 60.0
 
-    def run(self) -> None:
-        try:
-            super().run()
-        finally:
-            self.closed_at = time.time()
+
+class Closings:
+    """The wall clock at which each connection's other side was closed, as the kernel has it (EPOLLRDHUP)."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._seen: dict[int, float] = {}
+        self._changed = threading.Condition()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def expect(self, sock: socket.socket) -> int:
+        """A number to ask for it by."""
+        own = os.dup(sock.fileno())  # stays open whatever its transport does
+        self._epoll.register(own, select.EPOLLRDHUP | select.EPOLLONESHOT)
+        return own
+
+    def of(self, numbers: list[int]) -> list[float]:
+        with self._changed:
+            assert self._changed.wait_for(lambda: all(each in self._seen for each in numbers), WITHIN_S)
+            return [self._seen[each] for each in numbers]
+
+    def count(self, numbers: list[int]) -> int:
+        return sum(each not in self._seen for each in numbers)
+
+    def _watch(self) -> None:
+        while True:
+            closed = [number for number, _ in self._epoll.poll()]
+            with self._changed:
+                self._seen |= dict.fromkeys(closed, time.time())
+                self._changed.notify_all()
 
 
 @dataclass(slots=True)
@@ -38,25 +64,32 @@ class Crowd:
     """Whom a host of an OpenSSH configuration knows, many times over."""
 
     config: paramiko.SSHConfigDict
-    held: dict[str, list[Terminal]] = field(default_factory=dict)
+    closings: Closings = field(default_factory=Closings)
+    held: dict[str, list[int]] = field(default_factory=dict)
+    kept: list[paramiko.Transport] = field(default_factory=list)
 
     def arrive(self, user: str) -> float:
         """One more; the seconds until its terminal had its first output."""
         start = time.perf_counter()
         address = (self.config["hostname"], int(self.config["port"]))
-        transport = Terminal(socket.create_connection(address, timeout=WITHIN_S))
+        sock = socket.create_connection(address, timeout=WITHIN_S)
+        transport = Terminal(sock)
         transport.start_client(timeout=WITHIN_S)
         key = paramiko.Ed25519Key.from_private_key_file(self.config["identityfile"][0].strip('"'))
         key.load_certificate(self.config["certificatefile"].strip('"'))
         transport.auth_publickey(user, key)
         channel = transport.open_session(timeout=WITHIN_S)
         channel.get_pty()
-        channel.exec_command("printf ready; exec cat")
+        try:
+            channel.exec_command("printf ready; exec cat")
+        except paramiko.SSHException as no:  # the door has told why
+            raise RuntimeError(channel.recv_stderr(1000).decode() or str(no)) from no
         channel.settimeout(WITHIN_S)
         seen = b""
         while b"ready" not in seen:
             seen += channel.recv(100) or _gone(user)
-        self.held.setdefault(user, []).append(transport)
+        self.held.setdefault(user, []).append(self.closings.expect(sock))
+        self.kept.append(transport)
         return time.perf_counter() - start
 
     def grow(self, count: int, user: str) -> list[float]:
@@ -66,15 +99,11 @@ class Crowd:
 
     def cut(self, user: str) -> list[float]:
         """When each of them was closed."""
-        deadline = time.monotonic() + WITHIN_S
-        leaving = self.held.pop(user)
-        for each in leaving:
-            each.join(max(0.0, deadline - time.monotonic()))
-        return [each.closed_at for each in leaving]
+        return self.closings.of(self.held.pop(user))
 
     def count(self) -> int:
         """How many are still there."""
-        return sum(each.is_active() for crowd in self.held.values() for each in crowd)
+        return sum(self.closings.count(crowd) for crowd in self.held.values())
 
 
 def _gone(user: str) -> bytes:

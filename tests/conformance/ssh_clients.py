@@ -43,6 +43,7 @@ def ansible(stage: Stage, *args: str) -> str:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("transfer", ["sftp", "scp", "piped"])
+@pytest.mark.client("Ansible core", "command", "files", "many", "certificate")
 def test_ansible_pings_copies_and_runs_on_twenty_hosts_at_once(
     stage: Stage, transfer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -65,6 +66,7 @@ def test_ansible_pings_copies_and_runs_on_twenty_hosts_at_once(
 
 
 @pytest.mark.parametrize("credential", ["certificate", "ticket"])
+@pytest.mark.client("asyncssh", "command", "terminal", "files", "many", "certificate", "ticket")
 def test_asyncssh_runs_commands_a_terminal_and_files(stage: Stage, credential: str) -> None:
     assert stage.door is not None
     ticket_for(stage)

@@ -48,7 +48,7 @@ def run(args: list[str], stage: Stage, **extra: object) -> "subprocess.Completed
     """With a home directory of its own: no configuration of this machine counts."""
     environment = {**os.environ, "HOME": str(stage.directory), "DROPBEAR_PASSWORD": TICKET}
     options: dict[str, object] = {"timeout": 60, "capture_output": True, "env": environment, "check": False, **extra}
-    if "input" not in options:
+    if "input" not in options and "stdin" not in options:
         options["stdin"] = subprocess.DEVNULL
     return subprocess.run(args, **options)  # type: ignore[call-overload,no-any-return]
 

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import pty
 import socket
 import socketserver
 import subprocess
@@ -52,6 +53,7 @@ def is_blob(path: Path) -> bool:
 # ---------------------------------------------------------------- OpenSSH (see test_ssh_door for the rest)
 
 
+@pytest.mark.client("git", "command", "files", "certificate")
 def test_git_clones_and_pushes(stage: Stage, tmp_path: Path) -> None:
     need("git")
     bare, mine = tmp_path / "origin.git", tmp_path / "mine"
@@ -74,6 +76,7 @@ def test_git_clones_and_pushes(stage: Stage, tmp_path: Path) -> None:
     assert [command.split(" ")[0] for command in commands] == ["git-upload-pack", "git-receive-pack", "git-upload-pack"]
 
 
+@pytest.mark.client("OpenSSH ssh with ControlMaster", "many")
 def test_ten_channels_at_once_on_one_connection(stage: Stage, tmp_path: Path) -> None:
     stage.config("me", f"ControlPath {tmp_path / 'control'}")
     master = subprocess.Popen(stage.ssh_args("-M", "-N", "web-1.gw"))
@@ -92,6 +95,7 @@ def test_ten_channels_at_once_on_one_connection(stage: Stage, tmp_path: Path) ->
         master.wait(10)
 
 
+@pytest.mark.client("VS Code Remote's pattern (OpenSSH ssh)", "command", "many", "forwards", "certificate")
 def test_a_remote_editors_pattern_a_long_command_and_many_forwards(stage: Stage, tmp_path: Path) -> None:
     """VS Code Remote: a server is started by an exec that stays, and reached through -D and many -L channels."""
     with echo_server() as port:
@@ -132,6 +136,7 @@ def test_a_remote_editors_pattern_a_long_command_and_many_forwards(stage: Stage,
 
 
 @pytest.mark.parametrize("certificate", [False, True], ids=["ticket", "certificate"])
+@pytest.mark.client("PuTTY plink", "command", "certificate", "ticket")
 def test_plink_runs_a_command(stage: Stage, certificate: bool) -> None:
     need("plink", "puttygen")
     who = "web-1" if certificate else "oncall%web-1"
@@ -143,6 +148,7 @@ def test_plink_runs_a_command(stage: Stage, certificate: bool) -> None:
     assert stage.opened[0].session.holder == ONCALL.id
 
 
+@pytest.mark.client("PuTTY plink", "terminal")
 def test_plink_with_a_terminal(stage: Stage) -> None:
     need("plink")
     done = run(putty(stage, "plink", "-t", "-l", "oncall%web-1", "127.0.0.1", "tty; stty size"), stage)
@@ -152,6 +158,7 @@ def test_plink_with_a_terminal(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("certificate", [False, True], ids=["ticket", "certificate"])
+@pytest.mark.client("PuTTY psftp", "files", "certificate", "ticket")
 def test_psftp_moves_files(stage: Stage, blob: Path, tmp_path: Path, certificate: bool) -> None:
     need("psftp", "puttygen")
     script = tmp_path / "batch"
@@ -177,6 +184,7 @@ def test_plink_with_a_wrong_ticket_stays_outside(stage: Stage) -> None:
 # ---------------------------------------------------------------- dropbear
 
 
+@pytest.mark.client("dropbear dbclient", "command", "ticket")
 def test_dbclient_runs_commands_and_carries_octets_both_ways(stage: Stage) -> None:
     """Debian's build has neither AES-GCM nor encrypt-then-MAC: the door speaks chacha20-poly1305 to it."""
     need("dbclient")
@@ -211,6 +219,7 @@ def by_paramiko(stage: Stage, *, ticket: bool) -> Iterator[paramiko.SSHClient]:
 
 
 @pytest.mark.parametrize("ticket", [False, True], ids=["certificate", "ticket"])
+@pytest.mark.client("paramiko", "command", "files", "certificate", "ticket")
 def test_paramiko_runs_a_command_and_moves_files(stage: Stage, tmp_path: Path, ticket: bool) -> None:
     with by_paramiko(stage, ticket=ticket) as client:
         _, out, err = client.exec_command("echo out; echo err >&2; exit 5")
@@ -363,3 +372,77 @@ def receive(sock: socket.socket, octets: int) -> bytes:
         assert more, "it ended early"
         found += more
     return found
+
+
+# ---------------------------------------------------------------- what other clients can do besides
+
+
+@pytest.mark.client("dropbear dbclient", "terminal")
+def test_dbclient_with_a_terminal(stage: Stage) -> None:
+    need("dbclient")
+    dbclient, *args = dropbear(stage, "tty; stty size")
+    person, own = pty.openpty()
+    done = run([dbclient, "-t", *args], stage, stdin=own)
+    os.close(own)
+    os.close(person)
+    assert done.returncode == 0, done.stderr
+    assert b"/dev/pts/" in done.stdout
+
+
+@pytest.mark.client("dropbear dbclient", "forwards")
+def test_dbclient_forwards_standard_input_and_output(stage: Stage) -> None:
+    """`-B` is dropbear's `-W`: a direct-tcpip channel."""
+    need("dbclient")
+    with echo_server() as port:
+        stage.level = replace(stage.level, ssh=SshRules(forwards=(f"127.0.0.1:{port}",)))
+        dbclient, *args = dropbear(stage)
+        with subprocess.Popen(
+            [dbclient, "-B", f"127.0.0.1:{port}", *args],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            env={**os.environ, "HOME": str(stage.directory), "DROPBEAR_PASSWORD": ticket_for(stage)},
+        ) as client:  # fmt: skip
+            assert client.stdin is not None
+            assert client.stdout is not None
+            client.stdin.write(b"through\n")
+            client.stdin.flush()
+            assert client.stdout.readline() == b"through\n"
+            client.kill()
+    stage.wait(lambda: stage.events_of("forward:closed"))
+
+
+@pytest.mark.client("PuTTY plink", "forwards")
+def test_plink_forwards_a_port(stage: Stage) -> None:
+    need("plink")
+    with echo_server() as port:
+        stage.level = replace(stage.level, ssh=SshRules(forwards=(f"127.0.0.1:{port}",)))
+        command = putty(stage, "plink", "-l", "oncall%web-1", "-nc", f"127.0.0.1:{port}", "127.0.0.1")
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            env={**os.environ, "HOME": str(stage.directory)},
+        ) as client:  # fmt: skip
+            assert client.stdin is not None
+            assert client.stdout is not None
+            client.stdin.write(b"through\n")
+            client.stdin.flush()
+            assert client.stdout.readline() == b"through\n"
+            client.kill()
+    stage.wait(lambda: stage.events_of("forward:closed"))
+
+
+@pytest.mark.client("paramiko", "terminal", "many", "forwards")
+def test_paramiko_has_terminals_many_channels_and_forwards(stage: Stage) -> None:
+    with echo_server() as port, by_paramiko(stage, ticket=False) as client:
+        stage.level = replace(stage.level, ssh=SshRules(forwards=(f"127.0.0.1:{port}",)))
+        transport = client.get_transport()
+        assert transport is not None
+        shells = [client.invoke_shell(width=101, height=42) for _ in range(10)]
+        for number, shell in enumerate(shells):
+            shell.settimeout(20)
+            shell.sendall(f"stty size; echo n''r {number}\n".encode())
+            seen = b""
+            while b"42 101" not in seen or b"nr %d" % number not in seen:
+                seen += shell.recv(1000)
+        forward = transport.open_channel("direct-tcpip", ("127.0.0.1", port), ("127.0.0.1", 1), timeout=20)
+        forward.sendall(b"through")
+        assert forward.recv(7) == b"through"
+    assert len(stage.opened) == 1

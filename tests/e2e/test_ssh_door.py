@@ -64,6 +64,7 @@ class Terminal:
 # ---------------------------------------------------------------- relaying
 
 
+@pytest.mark.client("OpenSSH ssh", "command", "certificate")
 def test_exec_keeps_streams_apart_and_the_exit_status(stage: Stage) -> None:
     done = stage.ssh("web-1.gw", "echo out; echo err >&2; exit 7")
     assert (done.returncode, done.stdout, done.stderr) == (7, b"out\n", b"err\n")
@@ -77,12 +78,14 @@ def test_the_level_is_in_the_user_name(stage: Stage) -> None:
     assert stage.asked == [(ONCALL.id, "web-1", "root")]
 
 
+@pytest.mark.client("OpenSSH ssh", "command")
 def test_a_command_that_dies_by_a_signal_says_so(stage: Stage) -> None:
     done = stage.ssh("web-1.gw", "kill -TERM $$")
     assert done.returncode == 255  # OpenSSH's answer to exit-signal
     assert [json.loads(r) for r in stage.recordings[0].of("exit")] == [{"channel": 0, "signal": "TERM"}]
 
 
+@pytest.mark.client("OpenSSH ssh", "command")
 def test_binary_is_carried_unchanged_both_ways(stage: Stage) -> None:
     done = stage.ssh("web-1.gw", "cat", input=BLOB)
     assert hashlib.sha256(done.stdout).digest() == hashlib.sha256(BLOB).digest()
@@ -146,6 +149,7 @@ def test_large_stderr_and_stdout_at_once(stage: Stage) -> None:
     assert (len(done.stdout), len(done.stderr)) == (5_000_000, 5_000_000)
 
 
+@pytest.mark.client("OpenSSH ssh", "terminal")
 def test_a_terminal_with_size_resize_and_signals(stage: Stage) -> None:
     person = Terminal(stage, "echo rea''dy; read line; stty size; read line; echo got $line; sleep 60")
     _set_size(person, 40, 132)
@@ -178,6 +182,7 @@ def _set_size(person: Terminal, rows: int, columns: int) -> None:
     fcntl.ioctl(person.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
 
+@pytest.mark.client("OpenSSH ssh", "terminal")
 def test_a_shell_without_a_command(stage: Stage) -> None:
     person = Terminal(stage)
     person.type("echo si$((40+2))\n")
@@ -198,6 +203,7 @@ def test_environment_is_an_allow_list(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("legacy", [[], ["-O"]], ids=["sftp", "legacy"])
+@pytest.mark.client("OpenSSH scp and scp -O", "files", "certificate")
 def test_scp_both_ways(stage: Stage, tmp_path: Path, legacy: list[str]) -> None:
     mine, there, back = tmp_path / "mine", tmp_path / "there", tmp_path / "back"
     mine.write_bytes(BLOB[:3_000_000])
@@ -210,6 +216,7 @@ def test_scp_both_ways(stage: Stage, tmp_path: Path, legacy: list[str]) -> None:
     assert any(s["stream"] == "in" and s["octets"] > 3_000_000 and s["kept"] == 0 for s in up)
 
 
+@pytest.mark.client("OpenSSH sftp", "files", "certificate")
 def test_sftp_batch(stage: Stage, tmp_path: Path) -> None:
     batch = tmp_path / "batch"
     (tmp_path / "local").write_bytes(b"content")
@@ -222,6 +229,7 @@ def test_sftp_batch(stage: Stage, tmp_path: Path) -> None:
     assert (started["type"], started["command"]) == ("subsystem", "sftp")
 
 
+@pytest.mark.client("rsync", "files", "certificate")
 def test_rsync(stage: Stage, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
@@ -231,6 +239,7 @@ def test_rsync(stage: Stage, tmp_path: Path) -> None:
     assert (tmp_path / "copy" / "a").read_bytes() == BLOB[:100_000]
 
 
+@pytest.mark.client("OpenSSH ssh with ControlMaster", "many", "certificate")
 def test_many_channels_share_one_session(stage: Stage, tmp_path: Path) -> None:
     stage.config("me", f"ControlPath {tmp_path / 'mux'}", "ControlMaster auto", "ControlPersist 60")
     for number in range(12):

@@ -133,6 +133,7 @@ def to_path(path: Path) -> Callable[[], socket.socket]:
 # ---------------------------------------------------------------- person → target
 
 
+@pytest.mark.client("OpenSSH ssh", "forwards")
 def test_a_local_forward_is_counted_and_in_the_log_before_it_opens(stage: Stage, upper: Upper) -> None:
     allow(stage, forwards=(f"127.0.0.1:{port_of(upper)}",))
     local = free_port()
@@ -165,6 +166,7 @@ def test_without_the_log_no_forward_opens(stage: Stage, upper: Upper) -> None:
     assert upper.met == 0
 
 
+@pytest.mark.client("OpenSSH ssh", "forwards")
 def test_a_dynamic_forward_with_curl(stage: Stage, tmp_path: Path) -> None:
     (tmp_path / "www").mkdir()
     (tmp_path / "www" / "page").write_text("a page behind the target")
@@ -228,6 +230,7 @@ def test_refusals_do_not_flood_the_log(stage: Stage) -> None:
     assert len(stage.recordings[0].of("refused")) == 20
 
 
+@pytest.mark.client("OpenSSH ssh", "forwards")
 def test_unix_sockets_both_ways(stage: Stage, tmp_path: Path) -> None:
     there, here, mine, back = (tmp_path / name for name in ("there", "here", "mine", "back"))
     allow(stage, forwards=(f"{tmp_path}/*",), remote_forwards=(f"{tmp_path}/back",))
@@ -241,6 +244,7 @@ def test_unix_sockets_both_ways(stage: Stage, tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.client("OpenSSH ssh", "forwards", "many")
 def test_many_forwards_at_once(stage: Stage, upper: Upper) -> None:
     allow(stage, forwards=("127.0.0.1:*",))
     local = free_port()
@@ -279,6 +283,7 @@ def test_forwards_alone_open_a_session_at_once_and_a_no_is_told(stage: Stage) ->
 # ---------------------------------------------------------------- target → person
 
 
+@pytest.mark.client("OpenSSH ssh", "forwards")
 def test_a_remote_forward(stage: Stage, upper: Upper) -> None:
     remote = free_port()
     allow(stage, remote_forwards=(f"localhost:{remote}",))

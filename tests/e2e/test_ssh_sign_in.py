@@ -46,6 +46,7 @@ def openssh(stage: Stage, method: str) -> list[str]:
 
 
 @pytest.mark.parametrize("method", ["password", "keyboard-interactive"])
+@pytest.mark.client("OpenSSH ssh", "ticket")
 def test_openssh_with_a_ticket(stage: Stage, ticket: str, method: str) -> None:
     assert stage.door is not None
     args = [*openssh(stage, method), "-p", str(stage.door.port), "-l", "oncall%web-1", "127.0.0.1", "echo in; exit 3"]
@@ -54,6 +55,7 @@ def test_openssh_with_a_ticket(stage: Stage, ticket: str, method: str) -> None:
     assert not stage.asked  # the ticket's own grant, no other
 
 
+@pytest.mark.client("OpenSSH sftp", "ticket")
 def test_sftp_with_a_ticket(stage: Stage, ticket: str, tmp_path: Path) -> None:
     assert stage.door is not None
     (tmp_path / "there").write_text("content")

@@ -6,13 +6,21 @@ from pathlib import Path
 
 import pytest
 
+from gateway.demo.config import STORE_URL_FILE
 from tests.e2e.stage import GW, Stage, directory, running, wait_for
 
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(240)]
 
-@pytest.fixture(scope="module")
-def stage() -> Iterator[Stage]:
+
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
     with pytest.MonkeyPatch.context() as patch, directory() as place:
         patch.setenv("GATEWAY_WORKERS", "2")
+        if request.param == "postgres":
+            server = request.getfixturevalue("postgres_server")
+            (place / "store.url").write_text(server.url(server.create_database()) + "\n")
+            (place / "store.url").chmod(0o600)
+            patch.setenv(STORE_URL_FILE, str(place / "store.url"))
         with running(place) as stage:
             stage.ask("web-1", "shell")
             yield stage
@@ -54,6 +62,30 @@ def test_a_kill_reaches_the_sessions_of_every_worker(stage: Stage) -> None:
         client.wait(10)  # not `communicate`, which ends what it types and so the session
         assert "ended by an operator" in client.communicate()[1]
     wait_for("no session is left", lambda: not stage.live_sessions())
+
+
+def test_a_revocation_ends_the_sessions_of_every_worker(stage: Stage) -> None:
+    clients = fill(stage)
+    (grant,) = {session["grant"] for session in stage.live_sessions()}
+    stage.gw("oncall", "revoke", grant, "--reason", "over")
+    for client in clients:
+        client.wait(10)
+        assert "revoked" in client.communicate()[1]
+    wait_for("no session is left", lambda: not stage.live_sessions())
+    done = subprocess.run(
+        ["ssh", "-F", str(stage.ssh_config()), "-o", "LogLevel=ERROR", "web-1.gw", "true"],
+        env=stage.env("oncall"), capture_output=True, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, b"gw request" in done.stderr) == (254, True)
+    stage.ask("web-1", "shell")
+
+
+def test_all_workers_write_one_log(stage: Stage) -> None:
+    if (stage.directory / "store.url").exists():
+        assert not (stage.directory / "gateway" / "gateway.db").exists()
+    stage.gw("auditor", "audit", "verify", "--key", stage.facts["audit_key"])
+    events = stage.json("auditor", "audit", "search", "--type", "session:started")
+    assert {event["source"].rpartition("-")[2] for event in events} == {"1", "2"}
 
 
 def test_a_worker_that_is_killed_comes_back_and_ends_what_it_held(stage: Stage) -> None:

@@ -237,4 +237,10 @@ class SqlSessions:
         query = select(SESSIONS, GRANTS, USERS).select_from(_LIVE).where(c.gateway == gateway, c.ended_at.is_(None))
         if only is not None:
             query = query.where(c.id.in_(only))
-        return [LiveView(rows.session_of(row), rows.grant_of(row), rows.user_of(row)) for row in self._tx.rows(query)]
+        grants: dict[str, Grant] = {}  # hundreds of sessions may share one, and reading it is most of the work
+        views = []
+        for row in self._tx.rows(query):
+            session = rows.session_of(row)
+            grant = grants.get(session.grant) or grants.setdefault(session.grant, rows.grant_of(row))
+            views.append(LiveView(session, grant, rows.user_of(row)))
+        return views

@@ -43,7 +43,8 @@ TCP_INFO_SIZE = 104  # the oldest form of struct tcp_info (linux/tcp.h)
 VANISHED = 45.0  # seconds
 DATA_HEAD = struct.Struct(">II")  # of SSH_MSG_CHANNEL_DATA: recipient, length (RFC 4254 §5.2)
 
-KEX_MESSAGES = frozenset({20, 21, *range(30, 42)})
+NEWKEYS = 21
+KEX_MESSAGES = frozenset({20, NEWKEYS, 30, 31})  # the methods that are spoken have no others (RFC 5656 §4)
 ALWAYS = frozenset({1, 2, 3, 4})
 CHANNEL_MESSAGES = frozenset(range(93, 101))
 
@@ -109,6 +110,8 @@ class HardTransport(paramiko.Transport):
     def _gate(self, number: int) -> None:
         if number not in self._allowed:
             raise ProtocolViolationError(f"message {number} is not allowed here")
+        if number == NEWKEYS and self._internals.K is None:
+            raise ProtocolViolationError("new keys that nobody exchanged")
 
     def _deliver(self, plain: bytes, end: int) -> bool:
         """Data goes straight to its channel; False leaves the packet to Transport, which also says what is wrong."""
