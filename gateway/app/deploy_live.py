@@ -111,7 +111,7 @@ class LiveRuns:
             return live.feed
 
     def start(self, run_id: str, work: Callable[[], None]) -> None:
-        """Execute in a thread of its own; the place is given back when it ends, however it ends."""
+        """Execute in a thread of its own; the place is given back when it ends, however it ends. Raises Unavailable."""
 
         def guarded() -> None:
             try:
@@ -122,7 +122,11 @@ class LiveRuns:
         thread = Thread(target=guarded, name=run_id, daemon=True)
         with self._lock:
             self._runs[run_id].thread = thread
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as why:  # the process has no room for one more; the run's books are closed by `RunWatch`
+            self.discard(run_id)
+            raise Unavailable(_BUSY) from why
 
     def discard(self, run_id: str) -> None:
         """Give a place back."""

@@ -10,11 +10,15 @@ import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from time import monotonic
 
+from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
 from gateway.app.deploy_live import Feed
 from gateway.app.deploy_ports import Output
 from gateway.app.run_deploy import end_told, step_told
 from gateway.core.rollout import Run, Step
 
+NDJSON = "application/x-ndjson"
 SILENCE_S = 5.0
 LOOK_EVERY_S = 1.0
 _STREAMS = {"out": "stdout", "err": "stderr"}
@@ -43,8 +47,23 @@ def line(*parts: Mapping[str, object]) -> bytes:
     return json.dumps({key: value for part in parts for key, value in part.items()}).encode() + b"\n"
 
 
-async def follow(feed: Feed, when_gone: Callable[[], None]) -> AsyncIterator[bytes]:
-    """Everything that the run says until its end. `when_gone` is called if the reader leaves before."""
+class RunLines(StreamingResponse):
+    """The answer that streams a run. `when_gone` is called when nobody reads any more, also before the first line."""
+
+    def __init__(self, lines: AsyncIterator[bytes], when_gone: Callable[[], None] = lambda: None) -> None:
+        super().__init__(lines, media_type=NDJSON, headers={"x-accel-buffering": "no"})
+        self._when_gone = when_gone
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Stream."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._when_gone()
+
+
+async def follow(feed: Feed) -> AsyncIterator[bytes]:
+    """Everything that the run says until its end."""
     loop, changed = asyncio.get_running_loop(), asyncio.Event()
 
     def wake() -> None:
@@ -67,8 +86,6 @@ async def follow(feed: Feed, when_gone: Callable[[], None]) -> AsyncIterator[byt
                     yield line({"type": "progress", "seconds": round(monotonic() - began)})
     finally:
         silent()
-        if not is_over:
-            when_gone()
 
 
 async def look(read: Callable[[], tuple[Run, Sequence[Step]]]) -> AsyncIterator[bytes]:

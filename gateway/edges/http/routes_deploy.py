@@ -3,7 +3,6 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
-from fastapi.responses import StreamingResponse
 from fastapi.security import HTTPAuthorizationCredentials
 
 from gateway.app import show_deploys
@@ -16,13 +15,12 @@ from gateway.app.watch_deploys import cancel_deploy
 from gateway.core.deploy_token import PREFIX
 from gateway.core.errors import Refusal
 from gateway.core.verb import WhenGone
-from gateway.edges.http.deploy_stream import follow, look
+from gateway.edges.http.deploy_stream import NDJSON, RunLines, follow, look
 from gateway.edges.http.deps import Client, Ctx, bearer, bearer_of, context, current_user
 from gateway.edges.http.schemas import Name, problems
 from gateway.edges.http.schemas_deploy import DeployIn, PlacedOut, RunOut, VerbOut
 
 router = APIRouter(prefix="/api/deploy", tags=["deploys"])
-NDJSON = "application/x-ndjson"
 _NOBODY = Refusal(
     "not-signed-in",
     "Nobody is signed in.",
@@ -46,8 +44,8 @@ def deploy_caller(
 WhoDeploys = Annotated[Caller, Depends(deploy_caller)]
 
 
-@router.post("", responses={200: {"content": {NDJSON: {}}}, **problems(403, 404, 409, 422)})
-def deploy(ctx: Ctx, caller: WhoDeploys, client: Client, body: DeployIn) -> StreamingResponse:
+@router.post("", response_model=None, responses={200: {"content": {NDJSON: {}}}, **problems(403, 404, 409, 422)})
+def deploy(ctx: Ctx, caller: WhoDeploys, client: Client, body: DeployIn) -> RunLines:
     """Run a verb, and say how it goes as JSON lines: `run`, `step`, `output`, `note`, `progress`, and `end` at last.
 
     The same job (or person with the same `key`) asking for the same again gets the first run's outcome.
@@ -55,18 +53,14 @@ def deploy(ctx: Ctx, caller: WhoDeploys, client: Client, body: DeployIn) -> Stre
     planned = ask_deploy(ctx, caller, body.ask(client))
     feed, run = start_run(ctx, planned), planned.run
     if feed is None:
-        return _streamed(look(lambda: show_deploys.show_run(ctx, run.id)))
+        return RunLines(look(lambda: show_deploys.show_run(ctx, run.id)))
     is_tied = any(bound.verb.when_gone is WhenGone.CANCEL for bound in planned.bound.values()) and planned.is_new
 
-    def gone() -> None:
+    def gone() -> None:  # of a run that is over, that is nothing
         if is_tied:
             ctx.deploys.live.stop(run.id, "its caller went away")
 
-    return _streamed(follow(feed, gone))
-
-
-def _streamed(lines: object) -> StreamingResponse:
-    return StreamingResponse(lines, media_type=NDJSON, headers={"x-accel-buffering": "no"})  # type: ignore[arg-type]
+    return RunLines(follow(feed), gone)
 
 
 @router.get("/verbs", responses=problems())

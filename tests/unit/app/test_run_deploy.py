@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
@@ -331,6 +332,38 @@ def test_asking_again_while_it_runs_is_the_same_run(deploys: Deploys) -> None:
     assert feed is not None
     deploys.end_of(first, feed)
     assert len(deploys.way.commands) == 2
+
+
+def _at_once(asks: list[Callable[[], Planned]]) -> list[Planned | Conflict]:
+    gate = threading.Barrier(len(asks))
+
+    def ask(each: Callable[[], Planned]) -> Planned | Conflict:
+        gate.wait(WITHIN)
+        try:
+            return each()
+        except Conflict as no:
+            return no
+
+    with ThreadPoolExecutor(len(asks)) as pool:
+        return list(pool.map(ask, asks))
+
+
+def test_of_many_jobs_at_once_one_gets_the_targets(deploys: Deploys) -> None:
+    got = _at_once([lambda n=n: deploys.ask("restart", "web", run=f"{n}.1") for n in range(8)])  # type: ignore[misc]
+    won = [each for each in got if isinstance(each, Planned)]
+    assert [planned.is_new for planned in won] == [True]
+    assert deploys.locks() == [won[0].run.id] * 2
+    assert deploys.ctx.deploys.live.ids() == {won[0].run.id}  # the others gave their places back
+    deploys.ctx.deploys.live.discard(won[0].run.id)
+
+
+def test_one_job_asking_many_times_at_once_is_one_run(deploys: Deploys) -> None:
+    got = _at_once([lambda: deploys.ask("restart", "web")] * 8)
+    planned = [each for each in got if isinstance(each, Planned)]
+    assert len(planned) == 8
+    assert len({each.run.id for each in planned}) == 1
+    assert sum(each.is_new for each in planned) == 1
+    deploys.ctx.deploys.live.discard(planned[0].run.id)
 
 
 def test_a_person_on_call_goes_back_one_and_no_other_version(deploys: Deploys) -> None:
