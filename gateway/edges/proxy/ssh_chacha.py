@@ -40,10 +40,10 @@ class ChaChaPoly:
             raise SSHException("a packet was tampered with") from None
         return _stream(self._payload, sequence, 1, sealed[4:])
 
-    def seal(self, sequence: int, header: bytes, body: bytes) -> tuple[bytes, bytes]:
-        """The packet with its tag, in two pieces."""
+    def seal(self, sequence: int, header: bytes, body: bytes) -> bytes:
+        """The packet with its tag."""
         sealed = _stream(self._length, sequence, 0, header) + _stream(self._payload, sequence, 1, body)
-        return sealed, Poly1305.generate_tag(self._tag_key(sequence), sealed)
+        return sealed + Poly1305.generate_tag(self._tag_key(sequence), sealed)
 
     def _tag_key(self, sequence: int) -> bytes:
         return _stream(self._payload, sequence, 0, bytes(32))

@@ -1,19 +1,24 @@
 """One end of a session channel (RFC 4254 §5): what arrived, in order, and what may be sent.
 
-A relay is two ends. The transport's thread only puts messages into an end's inbox; a pump takes them out, sends them
-through the other end and says how much it has consumed. So a reader that is slow there slows the writer here.
+A relay is two ends. The transport's thread puts messages into an end's inbox; a pump takes them out, sends them through
+the other end and says how much it has consumed. So a reader that is slow there slows the writer here.
+
+Waking a thread for each keystroke and each burst costs more than passing them on. So while the pump has nothing to do,
+the transport's thread passes data on itself, through `carry`, as far as that needs no waiting; the pump does the rest.
 
 INVARIANTS
 1. An inbox never holds more data than the window that we granted: a peer that sends more is cut off. Small messages
    are joined, and the number of messages is bounded too, so that tiny packets cannot cost more than large ones.
 2. Order is kept across data, extended data, requests, replies, EOF and CLOSE.
-3. The transport's thread never waits here and never sends from here.
+3. The transport's thread never waits for a peer here: neither for its window nor its socket nor a key exchange. Two
+   peers that both write and do not read would else stop each other for good.
 4. A channel number is free again only when CLOSE was both sent and received.
+5. Of the pump and the transport's thread only one is at the inbox's messages at a time.
 """
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Condition, Lock
 from typing import Protocol
@@ -36,18 +41,25 @@ _PATIENCE = 30.0  # seconds between looks at a peer that does not read; it is wo
 # Message numbers (RFC 4254 §9), also the kinds of inbox items.
 DATA, EXTENDED_DATA, EOF, CLOSE, REQUEST, SUCCESS, FAILURE = 94, 95, 96, 97, 98, 99, 100
 WINDOW_ADJUST = 93
+Octets = bytes | bytearray | memoryview
 LOST = 0  # the connection is gone
 NOTE = 1  # a sentence of the gateway's own for the person
+LEFT = 2  # data that `carry` has recorded, and could not send without waiting
 
 
 @dataclass(slots=True)
 class Item:
-    """One message. `octets` is the data or the request's own fields; `name` and `wants_reply` of a request."""
+    """One message. `octets` is the data or the request's own fields; `name` and `wants_reply` of a request.
+
+    Of LEFT, `owed` is how much the peer may send again once the octets have gone, to stderr if `stderr`.
+    """
 
     kind: int
-    octets: bytes | bytearray = b""
+    octets: bytes | bytearray | memoryview = b""
     name: str = ""
     wants_reply: bool = False
+    owed: int = 0
+    stderr: bool = False
 
 
 class RawMessage(Message):
@@ -72,6 +84,22 @@ class Sender(Protocol):
         """Send data in messages of `head`, a length and at most `packet` octets; waits as `post`."""
         ...
 
+    def post_now(self, encoded: bytes) -> bool:
+        """As `post`, without waiting and for any thread; False when nothing was sent because it would have to wait."""
+        ...
+
+    def post_data_now(self, head: bytes, pieces: Sequence[Octets]) -> bool:
+        """As `post_now`, each piece a message of its own. What the socket does not take is kept for `flush`."""
+        ...
+
+    def flush(self) -> None:
+        """Wait until what `post_now` and `post_data_now` sent has gone."""
+        ...
+
+    def is_flushed(self) -> bool:
+        """True when all that was sent has gone."""
+        ...
+
     def forget_channel(self, number: int) -> None:
         """The channel's number is free again."""
         ...
@@ -85,14 +113,15 @@ class ChannelEnd:
         self.remote = -1
         self._sender = sender
         self._inbox: deque[Item] = deque()
-        self._arrived = Condition(Lock())
+        self._lock = Lock()
+        self._arrived = Condition(self._lock)
         self._granted = WINDOW
-        self._silent = 0  # octets since the reader was told
         self._unacknowledged = 0
         self._request_octets = 0
         self._eof_received = False
         self._close_received = False
-        self._room = Condition(Lock())
+        self._window_lock = Lock()
+        self._room = Condition(self._window_lock)
         self._window = 0
         self._packet = 0
         self._gone = False
@@ -100,12 +129,18 @@ class ChannelEnd:
         self._eof_sent = False
         self._close_sent = False
         self.when_closed: Callable[[], None] = lambda: None  # called by the transport's thread; must not wait
+        # Called by the transport's thread: passes data on as far as that needs no waiting, returns the rest.
+        self.carry: Callable[[list[Item]], list[Item]] | None = None
+        self._is_carrying = False
+        self._is_expected = False
+        self._pump_waits = False
+        self._fault: Exception | None = None
 
     def confirm(self, remote: int, window: int, packet: int) -> None:
         """The peer's number, and what it grants."""
         if packet < 256:
             raise ProtocolViolationError(f"a channel with packets of {packet} octets")
-        with self._room:
+        with self._window_lock:
             self.remote, self._window, self._packet = remote, window, min(packet, MAX_PACKET)
 
     # ---------------------------------------------------------------- what the transport's thread calls
@@ -115,18 +150,35 @@ class ChannelEnd:
         fields = Fields(message.get_remainder())
         data = fields.string()
         fields.end()
-        self._put_data(DATA, data)
-        self.announce()
+        self.accept([data])
 
-    def accept(self, data: bytes) -> bool:
-        """Data that the reader is not told of yet, unless there is much of it (True); `announce` follows otherwise."""
-        return self._put_data(DATA, data)
+    def expect(self) -> None:
+        """Data is there, `accept` follows at once: a pump that comes to its end now need not go on with what waits."""
+        with self._lock:
+            self._is_expected = True
 
-    def announce(self) -> None:
-        """Tell the reader that there is something."""
-        with self._arrived:
-            self._silent = 0
-            self._arrived.notify()
+    def accept(self, pieces: Sequence[Octets], kind: int = DATA) -> None:
+        """Data, in the pieces that it came in. Passed on here if the pump has nothing to do; else the pump is told."""
+        with self._lock:
+            self._is_expected = False
+            for piece in pieces:
+                self._put_data(kind, piece)
+            if self.carry is None or not self._pump_waits:
+                self._arrived.notify()
+                return
+            items = list(self._inbox)
+            self._inbox.clear()
+            self._is_carrying = True  # INVARIANT 5
+        rest: list[Item] = []
+        try:
+            rest = self.carry(items)
+        except Exception as fault:  # noqa: BLE001  # a boundary of threads: the pump raises it, and somebody answers for it
+            self._fault = fault
+        with self._lock:
+            self._is_carrying = False
+            self._inbox.extendleft(reversed(rest))
+            if self._inbox or self._fault is not None:
+                self._arrived.notify()
 
     def on_extended_data(self, message: Message) -> None:
         """SSH_MSG_CHANNEL_EXTENDED_DATA; only stderr (1) is defined."""
@@ -135,28 +187,20 @@ class ChannelEnd:
         fields.end()
         if kind != 1:
             raise ProtocolViolationError(f"extended data of type {kind}")
-        self._put_data(EXTENDED_DATA, data)
-        self.announce()
+        self.accept([data], EXTENDED_DATA)
 
-    def _put_data(self, kind: int, data: bytes) -> bool:
-        """True when the reader was told, because much has gathered."""
-        with self._arrived:
-            if self._eof_received or len(data) > min(self._granted, MAX_PACKET):
-                raise ProtocolViolationError("data beyond the window, the packet size or the end")  # INVARIANT 1
-            self._granted -= len(data)
-            last = self._inbox[-1] if self._inbox else None
-            if last is not None and last.kind == kind and len(data) < _JOIN_BELOW and len(last.octets) < _JOIN_UP_TO:
-                if not isinstance(last.octets, bytearray):
-                    last.octets = bytearray(last.octets)
-                last.octets += data
-            else:
-                self._append(Item(kind, data))
-            self._silent += len(data)
-            if self._silent < BURST:
-                return False
-            self._silent = 0
-            self._arrived.notify()
-            return True
+    def _put_data(self, kind: int, data: Octets) -> None:
+        size = len(data)
+        if self._eof_received or size > self._granted or size > MAX_PACKET:
+            raise ProtocolViolationError("data beyond the window, the packet size or the end")  # INVARIANT 1
+        self._granted -= size
+        last = self._inbox[-1] if size < _JOIN_BELOW and self._inbox else None
+        if last is not None and last.kind == kind and len(last.octets) < _JOIN_UP_TO:
+            if not isinstance(last.octets, bytearray):
+                last.octets = bytearray(last.octets)
+            last.octets += data
+        else:
+            self._append(Item(kind, data))
 
     def _append(self, item: Item) -> None:
         if len(self._inbox) >= _MOST_ITEMS:
@@ -165,14 +209,14 @@ class ChannelEnd:
 
     def on_eof(self, _message: Message) -> None:
         """SSH_MSG_CHANNEL_EOF."""
-        with self._arrived:
+        with self._lock:
             self._eof_received = True
             self._append(Item(EOF))
             self._arrived.notify()
 
     def on_close(self, _message: Message) -> None:
         """SSH_MSG_CHANNEL_CLOSE: whoever waits to send gives up, here and, through `when_closed`, on the other side."""
-        with self._arrived:
+        with self._lock:
             self._eof_received = self._close_received = True
             self._append(Item(CLOSE))
             self._arrived.notify()
@@ -185,7 +229,7 @@ class ChannelEnd:
         fields = Fields(message.get_remainder())
         item = Item(REQUEST, b"", fields.text(), fields.boolean())
         item.octets = fields.rest()
-        with self._arrived:
+        with self._lock:
             self._request_octets += _REQUEST_COST + len(item.octets)
             if self._request_octets > _MOST_REQUEST_OCTETS:
                 raise ProtocolViolationError("too many requests on one channel")
@@ -203,7 +247,7 @@ class ChannelEnd:
     def on_window_adjust(self, message: Message) -> None:
         """SSH_MSG_CHANNEL_WINDOW_ADJUST."""
         more = Fields(message.get_remainder()).u32()
-        with self._room:
+        with self._window_lock:
             self._window += more
             if self._window > 0xFFFFFFFF:  # RFC 4254 §5.2
                 raise ProtocolViolationError("a window of more than 2^32-1 octets")
@@ -211,13 +255,14 @@ class ChannelEnd:
 
     def _unlink(self) -> None:
         """The name that paramiko.Transport calls for every channel when the connection is over."""
-        with self._arrived:
+        with self._lock:
+            self._is_expected = False
             self._inbox.append(Item(LOST))
             self._arrived.notify_all()
         self.abandon()
 
     def _put(self, item: Item) -> None:
-        with self._arrived:
+        with self._lock:
             self._append(item)
             self._arrived.notify()
 
@@ -225,30 +270,59 @@ class ChannelEnd:
 
     def note(self, sentence: bytes) -> None:
         """Leave a sentence for the pump that reads this end; never waits."""
-        with self._arrived:
+        with self._lock:
             if len(self._inbox) < _MOST_ITEMS:
                 self._inbox.append(Item(NOTE, sentence))
                 self._arrived.notify()
 
     def take(self) -> list[Item]:
-        """Everything that has arrived, in order; waits for at least one item. LOST is the last item ever."""
-        with self._arrived:
-            while not self._inbox:
+        """Everything that has arrived, in order; waits for at least one item. LOST is the last item ever.
+
+        Raises what `carry` has raised.
+        """
+        with self._lock:
+            self._pump_waits = True
+            while self._is_left_to_others():
                 self._arrived.wait(_PATIENCE)
+            self._pump_waits = False
+            if self._fault is not None:
+                raise self._fault
             items = list(self._inbox)
             self._inbox.clear()
             self._request_octets = 0
         return _joined(items) if len(items) > 1 else items
 
+    def _is_left_to_others(self) -> bool:
+        if self._is_carrying or not (self._inbox or self._fault):
+            return True
+        return self._is_expected and self.carry is not None and not self._fault and self._inbox[0].kind == DATA
+
     def consumed(self, octets: int) -> None:
         """That much data went through: the peer may send as much again."""
-        with self._arrived:
+        if more := self._to_grant(octets):
+            self._sender.post(self._adjust(more))
+
+    def consumed_now(self, octets: int) -> bool:
+        """As `consumed`, without waiting; False when the pump has to say so (`consumed(0)`)."""
+        more = self._to_grant(octets)
+        if not more or self._sender.post_now(self._adjust(more)):
+            return True
+        with self._lock:
+            self._unacknowledged += more
+            self._granted -= more  # the peer has not heard of it
+        return False
+
+    def _to_grant(self, octets: int) -> int:
+        with self._lock:
             self._unacknowledged += octets
             if self._unacknowledged < _ACK_AFTER or self._eof_received:
-                return
+                return 0
             more, self._unacknowledged = self._unacknowledged, 0
             self._granted += more
-        self._sender.post(bytes((WINDOW_ADJUST,)) + u32(self.remote) + u32(more))
+            return more
+
+    def _adjust(self, more: int) -> bytes:
+        return bytes((WINDOW_ADJUST,)) + u32(self.remote) + u32(more)
 
     def is_over(self) -> bool:
         """True when nothing more can be sent."""
@@ -256,19 +330,43 @@ class ChannelEnd:
 
     def hurry(self, seconds: float) -> None:
         """Whoever waits for room gives up after this long: the other side has closed its channel."""
-        with self._room:
+        with self._window_lock:
             self._give_up_at = min(self._give_up_at, time.monotonic() + seconds)
             self._room.notify_all()
 
     def abandon(self) -> None:
         """Nothing more can be sent; who waits for room gives up."""
-        with self._room:
+        with self._window_lock:
             self._gone = True
             self._room.notify_all()
 
-    def send(self, data: bytes | bytearray | memoryview, *, stderr: bool = False) -> bool:
+    def _head(self, *, stderr: bool) -> bytes:
+        return bytes((EXTENDED_DATA,)) + u32(self.remote) + u32(1) if stderr else bytes((DATA,)) + u32(self.remote)
+
+    def send_now(self, pieces: Sequence[Octets], *, stderr: bool = False) -> bool:
+        """Send all of it without waiting, or nothing (False). `is_flushed` then tells whether the socket took it."""
+        size = sum(map(len, pieces))
+        with self._window_lock:
+            if self._gone or self._eof_sent or size > self._window or max(map(len, pieces)) > self._packet:
+                return False
+            self._window -= size
+        if self._sender.post_data_now(self._head(stderr=stderr), pieces):
+            return True
+        with self._window_lock:
+            self._window += size
+        return False
+
+    def is_flushed(self) -> bool:
+        """True when nothing waits for the peer's socket."""
+        return self._sender.is_flushed()
+
+    def flush(self) -> None:
+        """Wait for the peer's socket."""
+        self._sender.flush()
+
+    def send(self, data: Octets, *, stderr: bool = False) -> bool:
         """Send all of it, in bursts of packets, waiting for the peer's window; False when the channel is over."""
-        head = bytes((EXTENDED_DATA,)) + u32(self.remote) + u32(1) if stderr else bytes((DATA,)) + u32(self.remote)
+        head = self._head(stderr=stderr)
         at = 0
         while at < len(data):
             size = self._reserve(len(data) - at)
@@ -280,7 +378,7 @@ class ChannelEnd:
         return True
 
     def _reserve(self, wanted: int) -> int:
-        with self._room:
+        with self._window_lock:
             while not self._window and not self._gone:
                 left = self._give_up_at - time.monotonic()
                 if left <= 0:
@@ -302,7 +400,7 @@ class ChannelEnd:
 
         Of the sentence only what fits into the window as it is: a peer that does not read is not waited for.
         """
-        with self._room:
+        with self._window_lock:
             size = 0 if self._gone or self._eof_sent else min(len(sentence), self._window, self._packet)
             self._window -= size
             is_closed, self._gone = self._close_sent or self.remote < 0, True
@@ -328,7 +426,7 @@ class ChannelEnd:
 
     def send_eof(self) -> None:
         """No more data from us; once."""
-        with self._room:
+        with self._window_lock:
             if self._eof_sent or self._close_sent:
                 return
             self._eof_sent = True
@@ -336,7 +434,7 @@ class ChannelEnd:
 
     def close(self) -> None:
         """SSH_MSG_CHANNEL_CLOSE; once."""
-        with self._room:
+        with self._window_lock:
             if self._close_sent or self.remote < 0:
                 return
             self._close_sent = self._gone = True
@@ -345,7 +443,7 @@ class ChannelEnd:
         self._sender.post(bytes((CLOSE,)) + u32(self.remote))
 
     def _post_open(self, encoded: bytes) -> None:
-        with self._room:
+        with self._window_lock:
             if self._close_sent:
                 return
         self._sender.post(encoded)
@@ -358,7 +456,7 @@ class ChannelEnd:
 def _joined(items: list[Item]) -> list[Item]:
     """The same with neighbouring data of one kind joined, up to BURST: one record and one write for many packets."""
     joined: list[Item] = []
-    run: list[bytes | bytearray] = []
+    run: list[Octets] = []
     kind = size = 0
     for item in items:
         if run and (item.kind != kind or size + len(item.octets) > BURST):

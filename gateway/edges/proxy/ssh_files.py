@@ -28,12 +28,16 @@ class ChannelRefusedError(Exception):
 class FileGate(Protocol):
     """See the module's text. `outward(b"")` asks for answers of the gateway's own."""
 
-    def inward(self, octets: bytes | bytearray) -> Iterable[Octets]:
+    def inward(self, octets: Octets) -> Iterable[Octets]:
         """What may go on to the target. Raises ChannelRefusedError, RecordingFailed."""
         ...
 
-    def outward(self, octets: bytes | bytearray) -> Iterable[Octets]:
+    def outward(self, octets: Octets) -> Iterable[Octets]:
         """What may go on to the person."""
+        ...
+
+    def is_prompt(self, *, inward: bool) -> bool:
+        """False when what comes in that direction may have to wait for the other one. True holds until more comes."""
         ...
 
     def end(self) -> None:
@@ -44,13 +48,18 @@ class FileGate(Protocol):
 class NoFiles:
     """The gate of a channel that carries no files."""
 
-    def inward(self, octets: bytes | bytearray) -> Iterable[Octets]:
+    def inward(self, octets: Octets) -> Iterable[Octets]:
         """All of it."""
         return (octets,)
 
-    def outward(self, octets: bytes | bytearray) -> Iterable[Octets]:
+    def outward(self, octets: Octets) -> Iterable[Octets]:
         """All of it."""
         return (octets,) if octets else ()
+
+    def is_prompt(self, *, inward: bool) -> bool:
+        """Neither direction waits."""
+        del inward
+        return True
 
     def end(self) -> None:
         """Nothing is held."""
@@ -119,7 +128,7 @@ class SftpGate(_Walked):
         self._poke = poke
         self._walker = SftpWalker(self._judge)
 
-    def inward(self, octets: bytes | bytearray) -> Iterator[Octets]:
+    def inward(self, octets: Octets) -> Iterator[Octets]:
         """See `FileGate`."""
         with self._changed:
             while self._walker.is_full:
@@ -136,7 +145,7 @@ class SftpGate(_Walked):
         if passes:
             yield passes
 
-    def outward(self, octets: bytes | bytearray) -> Iterator[Octets]:
+    def outward(self, octets: Octets) -> Iterator[Octets]:
         """See `FileGate`."""
         with self._changed:
             try:
@@ -151,6 +160,10 @@ class SftpGate(_Walked):
             yield b"".join((view[:boundary], answers, view[boundary:]))
         elif octets:
             yield octets
+
+    def is_prompt(self, *, inward: bool) -> bool:
+        """See `FileGate`."""
+        return not (inward and self._walker.is_full)
 
     def end(self) -> None:
         """See `FileGate`."""
@@ -238,15 +251,15 @@ class ScpGate(_Walked):
         self._direction = command.direction
         self._walker = ScpWalker(command)
 
-    def inward(self, octets: bytes | bytearray) -> Iterator[Octets]:
+    def inward(self, octets: Octets) -> Iterator[Octets]:
         """See `FileGate`."""
         return self._source(octets) if self._direction == UPLOAD else self._sink(octets)
 
-    def outward(self, octets: bytes | bytearray) -> Iterator[Octets]:
+    def outward(self, octets: Octets) -> Iterator[Octets]:
         """See `FileGate`."""
         return self._sink(octets) if self._direction == UPLOAD else self._source(octets)
 
-    def _source(self, octets: bytes | bytearray) -> Iterator[Octets]:
+    def _source(self, octets: Octets) -> Iterator[Octets]:
         """As much as the sink has asked for at a time."""
         rest = memoryview(octets)
         while rest:
@@ -261,7 +274,7 @@ class ScpGate(_Walked):
             yield rest[:count]
             rest = rest[count:]
 
-    def _sink(self, octets: bytes | bytearray) -> Iterator[Octets]:
+    def _sink(self, octets: Octets) -> Iterator[Octets]:
         if not octets:
             return
         with self._changed:
@@ -272,6 +285,10 @@ class ScpGate(_Walked):
             self._settle()
             self._changed.notify_all()
         yield octets
+
+    def is_prompt(self, *, inward: bool) -> bool:
+        """See `FileGate`: the source waits for the sink."""
+        return inward == (self._direction == DOWNLOAD)
 
     def end(self) -> None:
         """See `FileGate`."""
@@ -309,15 +326,20 @@ class RsyncGate:
         self._octets = {UPLOAD: 0, DOWNLOAD: 0}
         self._over = False
 
-    def inward(self, octets: bytes | bytearray) -> Iterable[Octets]:
+    def inward(self, octets: Octets) -> Iterable[Octets]:
         """See `FileGate`."""
         self._octets[UPLOAD] += len(octets)
         return (octets,)
 
-    def outward(self, octets: bytes | bytearray) -> Iterable[Octets]:
+    def outward(self, octets: Octets) -> Iterable[Octets]:
         """See `FileGate`."""
         self._octets[DOWNLOAD] += len(octets)
         return (octets,) if octets else ()
+
+    def is_prompt(self, *, inward: bool) -> bool:
+        """Neither direction waits."""
+        del inward
+        return True
 
     def end(self) -> None:
         """One record for the whole run."""

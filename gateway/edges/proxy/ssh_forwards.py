@@ -18,7 +18,7 @@ from gateway.app.open_session import Opened
 from gateway.core.errors import GatewayError
 from gateway.core.ssh_rules import Place, Socket, Tcp, may_forward, may_listen
 from gateway.edges.proxy.ssh_attendance import Attendance
-from gateway.edges.proxy.ssh_channels import CLOSE, DATA, EOF, LOST, NOTE, REQUEST, ChannelEnd
+from gateway.edges.proxy.ssh_channels import CLOSE, DATA, EOF, LOST, NOTE, REQUEST, ChannelEnd, Octets
 from gateway.edges.proxy.ssh_client import TargetTransport
 from gateway.edges.proxy.ssh_fields import Fields, ProtocolViolationError
 from gateway.edges.proxy.ssh_openings import GlobalAnswer, OpeningTransport, RefusedByPeerError
@@ -232,9 +232,7 @@ class Forwards:
                 self._leave()
                 self._close(forward)
 
-    def _pass(
-        self, forward: _Forward, octets: bytes | bytearray, source: ChannelEnd, sink: ChannelEnd, *, inward: bool
-    ) -> None:
+    def _pass(self, forward: _Forward, octets: Octets, source: ChannelEnd, sink: ChannelEnd, *, inward: bool) -> None:
         self._host.attendance.seen()
         if inward:
             self._host.attendance.wait_unlocked(source.is_over)

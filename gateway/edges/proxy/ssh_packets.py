@@ -16,10 +16,11 @@ INVARIANTS
    exchange); they may not wrap during the first key exchange (CVE-2023-48795).
 5. A GCM nonce is used once: its invocation counter is incremented under the lock that also writes the packet, and
    keys are changed long before 2^32 packets (RFC 5647 §7.1).
-6. One packet is written whole or the connection is over. Writers exclude each other.
+6. One packet is written whole or the connection is over. Writers exclude each other. What a socket did not take of a
+   burst that must not wait is written before anything else; nothing is sealed behind it without waiting for it.
 7. `close` wakes everybody who reads or writes, at once.
 8. `gate` sees every message number before the message is delivered, and may refuse it by raising.
-9. What `deliver` took is announced by `before_wait` before the layer waits for more.
+9. What `deliver` took is announced by `settle` before the layer waits for more, and before it hands out a message.
 """
 
 import hmac
@@ -49,6 +50,8 @@ REKEY_OCTETS = 1 << 29  # half of the 1 GB that RFC 4253 §9 recommends as the m
 REKEY_PACKETS = 1 << 29
 OVERDUE_OCTETS = 1 << 28  # what may still come after a change of keys was asked for: more than all open windows
 _U32 = struct.Struct(">I")
+_HEAD = struct.Struct(">IB")  # lengths of packet and padding (RFC 4253 §6)
+_LONGEST_FRAME = 5 + 19 + 64  # around a payload: those, the padding, a tag
 _RANDOM_AT_ONCE = 4_096
 _DATA = 94  # SSH_MSG_CHANNEL_DATA
 _OCTETS = [bytes((value,)) for value in range(256)]
@@ -59,13 +62,17 @@ _MASK64 = 0xFFFFFFFFFFFFFFFF
 class _Direction:
     """Keys and counters of one direction."""
 
-    __slots__ = ("aead", "block", "engine", "iv", "mac_engine", "mac_key", "octets", "packets", "sequence", "tag")
+    __slots__ = (
+        "aead", "block", "engine", "fixed", "invocation", "mac_engine", "mac_key",
+        "octets", "packets", "sequence", "tag",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.engine: Any = None
         self.block = 8
         self.aead = False
-        self.iv = b""
+        self.fixed = b""  # a GCM nonce is this and the invocation counter (RFC 5647 §7.1)
+        self.invocation = 0
         self.tag = 0
         self.mac_key = b""
         self.mac_engine: Any = None
@@ -76,15 +83,16 @@ class _Direction:
     def rekey(
         self, engine: Any, block: int, mac_engine: Any, tag: int, mac_key: bytes | None, *, aead: bool, iv: bytes | None
     ) -> None:
-        self.engine, self.block, self.aead, self.iv = engine, block, aead, iv or b""
+        self.engine, self.block, self.aead = engine, block, aead
+        self.fixed, self.invocation = (iv[:4], int.from_bytes(iv[4:], "big")) if iv else (b"", 0)
         self.mac_engine, self.tag, self.mac_key = mac_engine, tag, mac_key or b""
         self.octets = self.packets = 0
 
-    def next_iv(self) -> bytes:
-        """The nonce for this packet; the counter moves on (RFC 5647 §7.1)."""
-        used = self.iv
-        self.iv = used[:4] + ((int.from_bytes(used[4:], "big") + 1) & _MASK64).to_bytes(8, "big")
-        return used
+    def nonce(self) -> bytes:
+        """For this packet; the counter moves on."""
+        used = self.invocation
+        self.invocation = (used + 1) & _MASK64
+        return self.fixed + used.to_bytes(8, "big")
 
     def mac(self, authenticated: bytes | memoryview) -> bytes:
         """Of the sequence number, the length and the ciphertext (encrypt-then-MAC)."""
@@ -101,10 +109,13 @@ class _Direction:
         return self.octets >= REKEY_OCTETS or self.packets >= REKEY_PACKETS
 
 
+Payload = tuple[bytes | bytearray | memoryview, ...]
+
+
 class Burst(Message):
     """Payloads that leave together: each is the parts that it is made of."""
 
-    def __init__(self, payloads: Sequence[tuple[bytes | memoryview, ...]]) -> None:
+    def __init__(self, payloads: Sequence[Payload]) -> None:
         self.payloads = payloads
 
 
@@ -121,6 +132,7 @@ class PacketLayer:
         self._limit = LIMIT_BEFORE_LOGIN
         self._chunk = READ_BEFORE_LOGIN
         self._write_lock = threading.Lock()
+        self._unsent = b""  # sealed, of a burst that must not wait
         self._closed = False
         self._need_rekey = False
         self._changed = 0  # directions that have new keys since the exchange began
@@ -128,7 +140,7 @@ class PacketLayer:
         self._initial_kex_done = False  # set by paramiko.Transport
         self.gate: Callable[[int], None] = lambda _number: None
         self.deliver: Callable[[bytes, int], bool] = lambda _plain, _end: False
-        self.before_wait: Callable[[], None] = lambda: None
+        self.settle: Callable[[], None] = lambda: None
 
     # ---------------------------------------------------------------- what Transport sets
 
@@ -220,8 +232,8 @@ class PacketLayer:
     def _fill(self, count: int) -> None:
         """Have at least `count` unread octets in the buffer; EOFError when the stream ends first."""
         while self._end - self._start < count:
+            self.settle()  # INVARIANT 9
             self._make_room(count)
-            self.before_wait()  # INVARIANT 9
             with memoryview(self._buffer) as view:
                 self._end += self._receive(view[self._end :])
 
@@ -280,7 +292,9 @@ class PacketLayer:
             if number != _DATA or not self.deliver(plain, end):
                 break
             if self._need_rekey:
+                self.settle()
                 raise NeedRekeyException
+        self.settle()  # INVARIANT 9
         message = Message(plain[2:end])
         message.seqno = sequence  # Transport reads it (strict kex, UNIMPLEMENTED)
         return number, message
@@ -319,7 +333,7 @@ class PacketLayer:
         if isinstance(keys.engine, ChaChaPoly):
             return keys.engine.open(keys.sequence, bytes(packet))
         if keys.aead:
-            return keys.engine.decrypt(keys.next_iv(), packet[4:], packet[:4])  # type: ignore[no-any-return]
+            return keys.engine.decrypt(keys.nonce(), packet[4:], packet[:4])  # type: ignore[no-any-return]
         sealed, tag = packet[: 4 + length], packet[4 + length :]
         if not hmac.compare_digest(keys.mac(sealed), tag):
             raise SSHException("a packet was tampered with")
@@ -339,34 +353,73 @@ class PacketLayer:
         """Frame, seal and write one message, or those of a `Burst`."""
         payloads = data.payloads if isinstance(data, Burst) else ((data.asbytes(),),)
         with self._write_lock:
-            keys = self._out
-            sealed: list[bytes] = []
-            for parts in payloads:
-                packet = self._seal(keys, parts)
-                keys.count(sum(map(len, packet)), first_exchange=not self._initial_kex_done)
-                sealed += packet
-            self._write_parts(sealed)
-            if keys.is_worn():
-                self._need_rekey = True
+            if self._unsent:
+                self.write_all(self._unsent)
+                self._unsent = b""
+            sealed = self._sealed(payloads)
+            sent = self._write(sealed)
+            if sent < len(sealed):
+                self.write_all(sealed[sent:])
 
-    def _seal(self, keys: _Direction, parts: tuple[bytes | memoryview, ...]) -> tuple[bytes, ...]:
-        """A packet, in pieces."""
-        sealed = keys.engine is not None
-        size = sum(map(len, parts))
+    def send_now(self, payloads: Sequence[Payload]) -> bool:
+        """As `send_message`, for who must not wait: False when nothing was sent; see also `is_flushed`."""
+        if not self._write_lock.acquire(blocking=False):
+            return False
+        try:
+            if self._unsent:
+                return False
+            sealed = self._sealed(payloads)
+            sent = self._write(sealed, socket.MSG_DONTWAIT)
+            if sent < len(sealed):
+                self._unsent = bytes(sealed[sent:])
+            return True
+        finally:
+            self._write_lock.release()
+
+    @property
+    def is_flushed(self) -> bool:
+        """False while something of `send_now` waits for the next `send_message`."""
+        return not self._unsent
+
+    def _sealed(self, payloads: Sequence[Payload]) -> memoryview:
+        """Packets, one after the other, each sealed in the place where it was put together."""
+        keys = self._out
+        size = sum(len(part) for parts in payloads for part in parts) + _LONGEST_FRAME * len(payloads)
+        out = memoryview(bytearray(size))
+        end = 0
+        for parts in payloads:
+            start, end = end, self._seal(keys, parts, out, end)
+            keys.count(end - start, first_exchange=not self._initial_kex_done)
+        if keys.is_worn():
+            self._need_rekey = True
+        return out[:end]
+
+    def _seal(self, keys: _Direction, parts: Payload, out: memoryview, start: int) -> int:
+        """Put one packet into `out`; where it ends."""
+        end = start + 5
+        for part in parts:
+            begin, end = end, end + len(part)
+            out[begin:end] = part
+        is_plain = keys.engine is None
         # The length field is part of the first block only while nothing is encrypted (RFC 4253 §6, RFC 5647 §7.2).
-        padding = keys.block - (size + (1 if sealed else 5)) % keys.block
+        padding = keys.block - (end - start - (0 if is_plain else 4)) % keys.block
         if padding < 4:
             padding += keys.block
-        header = _U32.pack(1 + size + padding)
-        body = b"".join((_OCTETS[padding], *parts, self._padding(padding) if sealed else bytes(padding)))
-        if not sealed:
-            return (header, body)
+        body = start + 4
+        begin, end = end, end + padding
+        _HEAD.pack_into(out, start, end - body, padding)
+        if is_plain:
+            return end  # the padding is zeros
+        out[begin:end] = self._padding(padding)
+        tagged = end + keys.tag
         if isinstance(keys.engine, ChaChaPoly):
-            return keys.engine.seal(keys.sequence, header, body)
-        if keys.aead:
-            return (header, keys.engine.encrypt(keys.next_iv(), body, header))
-        out = header + bytes(keys.engine.update(body))
-        return (out, keys.mac(out))
+            out[start:tagged] = keys.engine.seal(keys.sequence, bytes(out[start:body]), bytes(out[body:end]))
+        elif keys.aead:
+            keys.engine.encrypt_into(keys.nonce(), out[body:end], out[start:body], out[body:tagged])
+        else:
+            out[body:end] = keys.engine.update(out[body:end])
+            out[end:tagged] = keys.mac(out[start:end])
+        return tagged
 
     def _padding(self, count: int) -> bytes:
         """Random octets, used once (RFC 4253 §6); asking the system for each packet's few would change threads."""
@@ -375,21 +428,22 @@ class PacketLayer:
         taken, self._random = self._random[:count], self._random[count:]
         return taken
 
-    def _write_parts(self, parts: list[bytes]) -> None:
-        """One system call for all, where the socket takes them."""
+    def _write(self, octets: memoryview, flags: int = 0) -> int:
+        """One system call; how much the socket took."""
+        if not octets:
+            return 0
         try:
-            sent = self._socket.sendmsg(parts)
-        except TimeoutError:
+            sent = self._socket.send(octets, flags)
+        except (TimeoutError, BlockingIOError):
             sent = 0
         except OSError as lost:
             self._closed = True  # INVARIANT 6: a packet that is half written ends everything
             raise EOFError from lost
-        if sent < sum(map(len, parts)):
-            self.write_all(b"".join(parts)[sent:])
-        elif self._closed:
+        if self._closed:
             raise EOFError
+        return sent
 
-    def write_all(self, out: bytes) -> None:
+    def write_all(self, out: bytes | memoryview) -> None:
         """Write every octet or end the connection (EOFError). Also called for the identification string."""
         view = memoryview(out)
         while view:

@@ -17,6 +17,7 @@ from gateway.wire.file_digest import FileDigest
 from gateway.wire.scp import transfer_command
 
 KEEP_PER_STREAM = 1024 * 1024
+Octets = bytes | bytearray | memoryview
 DURABLE_WITHIN = timedelta(seconds=5)
 
 
@@ -60,9 +61,9 @@ class SessionRecord:
         self._lock = Lock()
         self._files: FileTotals | None = None
 
-    def octets(self, kind: str, channel: int, data: bytes | bytearray) -> None:
+    def octets(self, kind: str, channel: int, data: Octets) -> None:
         """A piece of a stream."""
-        self._recording.append(kind, self._now(), u32(channel) + data)
+        self._recording.append(kind, self._now(), b"".join((u32(channel), data)))
 
     def fact(self, kind: str, **fields: object) -> int:
         """A JSON record; its sequence number."""
@@ -110,7 +111,7 @@ class StreamRecord:
         self._octets = 0
         self._sealed = False
 
-    def add(self, data: bytes | bytearray) -> None:
+    def add(self, data: Octets) -> None:
         """More of it."""
         if self._digest is not None:
             self._digest.update(data)
@@ -162,11 +163,12 @@ class ChannelRecord:
         sequence = self._record.fact("channel", channel=self._channel, type=type_, command=text, **self._term)
         self._record.begun(sequence)
 
-    def stream(self, kind: str, data: bytes | bytearray) -> None:
+    def stream(self, kind: str, data: Octets) -> None:
         """`out`, `err` or `in`. What is typed on a terminal is kept only once the terminal has shown it."""
         if not self._term:
             self._stream(kind).add(data)
             return
+        data = bytes(data)
         with self._lock:
             lines = self._echoed.typed(data) if kind == "in" else self._echoed.shown(data)
         if kind == "in":

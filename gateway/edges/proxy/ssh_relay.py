@@ -1,12 +1,13 @@
 """Carry one session channel between a person and a target, message by message, in order, recorded before it is sent.
 
 Two pumps: `inward` (person → target) decides which requests pass; `outward` (target → person) passes on what comes.
+While a pump has nothing to do, the transport's thread does its work for plain data (`ChannelEnd.carry`).
 Requests that the gateway answers itself must not overtake the target's answers: `Replies` keeps their order
 (RFC 4254 §4: answers carry no number).
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from threading import Lock
@@ -15,17 +16,21 @@ from paramiko import SSHException
 
 from gateway.edges.proxy.ssh_attendance import Attendance
 from gateway.edges.proxy.ssh_channels import (
+    BURST,
     CLOSE,
     DATA,
     EOF,
     EXTENDED_DATA,
     FAILURE,
+    LEFT,
     LOST,
+    MAX_PACKET,
     NOTE,
     REQUEST,
     SUCCESS,
     ChannelEnd,
     Item,
+    Octets,
 )
 from gateway.edges.proxy.ssh_fields import Fields, ProtocolViolationError
 from gateway.edges.proxy.ssh_files import ChannelRefusedError, FileGate, NoFiles, open_gate
@@ -94,6 +99,8 @@ class Relay:
         self._unsaid: deque[bytes] = deque()
         self._target_closed = False
         person.when_closed = lambda: target.hurry(CLOSE_GRACE)
+        person.carry = partial(self._carry, True)
+        target.carry = partial(self._carry, False)
 
     def _pump(self, pass_on: Callable[[Item], bool], end: ChannelEnd) -> None:
         try:
@@ -102,7 +109,42 @@ class Relay:
         except ChannelRefusedError as no:  # in the middle of a transfer
             self.person.last_words(f"gw: {no}\r\n".encode(), REFUSED_STATUS)
 
+    def _carry(self, inward: bool, items: list[Item]) -> list[Item]:
+        """Pass on data without waiting; what is left of it, and everything behind it."""
+        source, sink = (self.person, self.target) if inward else (self.target, self.person)
+        prepare = self._prepare_in if inward else self._prepare_out
+        at = 0
+        while at < len(items):
+            begin, kind, owed = at, items[at].kind, 0
+            pieces: list[Octets] = []
+            while at < len(items) and items[at].kind == kind and owed < BURST:
+                if (prepared := prepare(items[at])) is None:
+                    break
+                pieces += prepared
+                owed += len(items[at].octets)
+                at += 1
+            if at == begin:
+                break
+            if left := _sent_now(source, sink, pieces, owed, stderr=kind == EXTENDED_DATA):
+                return [left, *items[at:]]
+        return items[at:]
+
+    def _pass_left(self, source: ChannelEnd, sink: ChannelEnd, item: Item) -> bool:
+        sink.flush()
+        sink.send(item.octets, stderr=item.stderr)
+        source.consumed(item.owed)
+        return True
+
     # ---------------------------------------------------------------- person → target
+
+    def _prepare_in(self, item: Item) -> Iterable[Octets] | None:
+        """What may go to the target now, recorded; None when the pump has to look at it."""
+        is_plain = item.kind == DATA and self._started and not self._refused and not self.attendance.is_locked()
+        if not is_plain or not self._files.is_prompt(inward=True):
+            return None
+        self.attendance.seen()
+        self.record.stream("in", item.octets)
+        return self._files.inward(item.octets)
 
     def inward(self) -> None:
         """Until the person closes the channel or either connection is gone. Raises RecordingFailed."""
@@ -113,6 +155,8 @@ class Relay:
 
     def _pass_in(self, item: Item) -> bool:
         """One message; False when it was the last."""
+        if item.kind == LEFT:
+            return self._pass_left(self.person, self.target, item)
         self.attendance.seen()
         if self.attendance.is_locked() and not self._pass_locked(item):
             return True
@@ -153,7 +197,7 @@ class Relay:
         if self._passes(item):
             if item.wants_reply:
                 self._replies.expect()
-            self.target.request(item.name, item.octets, wants_reply=item.wants_reply)
+            self.target.request(item.name, bytes(item.octets), wants_reply=item.wants_reply)
         elif item.wants_reply:
             self._replies.answer(ok=False)
 
@@ -222,6 +266,16 @@ class Relay:
 
     # ---------------------------------------------------------------- target → person
 
+    def _prepare_out(self, item: Item) -> Iterable[Octets] | None:
+        """As `_prepare_in`, to the person."""
+        if item.kind == EXTENDED_DATA:
+            self._record_output(item)
+            return (item.octets,)
+        if item.kind != DATA or not self._files.is_prompt(inward=False):
+            return None
+        self._record_output(item)
+        return self._files.outward(item.octets)
+
     def outward(self) -> None:
         """Until the target closes the channel or either connection is gone. Raises RecordingFailed.
 
@@ -239,6 +293,8 @@ class Relay:
         """One message; False when it was the last."""
         if item.kind in (DATA, EXTENDED_DATA):
             self._output(item)
+        elif item.kind == LEFT:
+            return self._pass_left(self.target, self.person, item)
         elif item.kind == EOF:
             self.person.send_eof()
         elif item.kind == REQUEST:
@@ -264,17 +320,19 @@ class Relay:
                 self.person.send(b"\r\n" + sentence + b"\r\n", stderr=True)
 
     def _output(self, item: Item) -> None:
-        stderr = item.kind == EXTENDED_DATA
-        if not self.record.is_terminal:
-            self.attendance.seen()  # who waits for a transfer or a command types nothing
-        self.record.stream("err" if stderr else "out", item.octets)
-        if stderr:
+        self._record_output(item)
+        if item.kind == EXTENDED_DATA:
             self.person.send(item.octets, stderr=True)
         else:
             self._send_out(item.octets)
         self.target.consumed(len(item.octets))
 
-    def _send_out(self, octets: bytes | bytearray) -> None:
+    def _record_output(self, item: Item) -> None:
+        if not self.record.is_terminal:
+            self.attendance.seen()  # who waits for a transfer or a command types nothing
+        self.record.stream("err" if item.kind == EXTENDED_DATA else "out", item.octets)
+
+    def _send_out(self, octets: Octets) -> None:
         for piece in self._files.outward(octets):
             self.person.send(piece)
 
@@ -282,7 +340,7 @@ class Relay:
         """How it ended; and what servers ask of clients without need of an answer."""
         if item.name in _FROM_TARGET:
             self._record_end(item)
-            self.person.request(item.name, item.octets, wants_reply=False)
+            self.person.request(item.name, bytes(item.octets), wants_reply=False)
         if item.wants_reply:
             self.target.reply(ok=False)
 
@@ -292,3 +350,20 @@ class Relay:
             self.record.fact("exit", status=fields.u32())
         elif item.name == "exit-signal":
             self.record.fact("exit", signal=fields.string()[:40].decode("utf-8", "replace"))
+
+
+def _sent_now(source: ChannelEnd, sink: ChannelEnd, pieces: list[Octets], owed: int, *, stderr: bool) -> Item | None:
+    """Send what is recorded already; what is left of that for the pump."""
+    packets = [piece for whole in pieces for piece in _sliced(whole)]
+    if packets and not sink.send_now(packets, stderr=stderr):
+        return Item(LEFT, b"".join(packets), owed=owed, stderr=stderr)
+    if not sink.is_flushed():
+        return Item(LEFT, owed=owed)
+    return None if source.consumed_now(owed) else Item(LEFT)
+
+
+def _sliced(octets: Octets) -> Iterable[Octets]:
+    if len(octets) <= MAX_PACKET:
+        return (octets,) if octets else ()
+    view = memoryview(octets)
+    return [view[at : at + MAX_PACKET] for at in range(0, len(view), MAX_PACKET)]

@@ -28,9 +28,9 @@ from paramiko import Message
 from paramiko.kex_curve25519 import KexCurve25519
 from paramiko.packet import Packetizer
 
-from gateway.edges.proxy.ssh_channels import MAX_PACKET, WINDOW, ChannelEnd, RawMessage
+from gateway.edges.proxy.ssh_channels import BURST, MAX_PACKET, WINDOW, ChannelEnd, Octets, RawMessage
 from gateway.edges.proxy.ssh_fields import Fields, ProtocolViolationError, string, u32
-from gateway.edges.proxy.ssh_packets import Burst, PacketLayer
+from gateway.edges.proxy.ssh_packets import Burst, PacketLayer, Payload
 
 LOG = logging.getLogger("gateway.ssh")
 DISCONNECT_BY_APPLICATION = 11  # RFC 4253 §11.1
@@ -41,6 +41,7 @@ POST_QUANTUM = ("mlkem768x25519-sha256",)
 
 TCP_INFO_SIZE = 104  # the oldest form of struct tcp_info (linux/tcp.h)
 VANISHED = 45.0  # seconds
+SMALL = 1_024  # octets: copied, so that nothing larger is kept for their sake
 DATA_HEAD = struct.Struct(">II")  # of SSH_MSG_CHANNEL_DATA: recipient, length (RFC 4254 §5.2)
 
 NEWKEYS = 21
@@ -90,10 +91,13 @@ class HardTransport(paramiko.Transport):
         self._allowed: frozenset[int] = frozenset()
         self._waits_since = math.inf
         self._ends: dict[int, ChannelEnd] = {}
-        self._unannounced: set[ChannelEnd] = set()  # have data that their reader was not told of; this thread's own
+        self._gathered: dict[
+            ChannelEnd, list[Octets]
+        ] = {}  # data that their channels have not got yet; this thread's own
+        self._gathered_octets = 0
         self.packets.gate = self._gate
         self.packets.deliver = self._deliver
-        self.packets.before_wait = self._announce
+        self.packets.settle = self._hand_on
 
     @property
     def packets(self) -> PacketLayer:
@@ -121,15 +125,22 @@ class HardTransport(paramiko.Transport):
         channel = self._ends.get(number)
         if channel is None or size != end - 10:
             return False
-        if channel.accept(plain[10:end]):
-            self._unannounced.discard(channel)
+        data: Octets = plain[10:end] if size < SMALL else memoryview(plain)[10:end]  # a view spares a copy
+        if channel in self._gathered:
+            self._gathered[channel].append(data)
         else:
-            self._unannounced.add(channel)
+            self._gathered[channel] = [data]
+            channel.expect()
+        self._gathered_octets += size
+        if self._gathered_octets >= BURST:
+            self._hand_on()
         return True
 
-    def _announce(self) -> None:
-        while self._unannounced:
-            self._unannounced.pop().announce()
+    def _hand_on(self) -> None:
+        self._gathered_octets = 0
+        while self._gathered:
+            channel, pieces = self._gathered.popitem()
+            channel.accept(pieces)
 
     def why_over(self) -> BaseException | None:
         """What ended the connection, if it was an error."""
@@ -150,6 +161,30 @@ class HardTransport(paramiko.Transport):
         view = memoryview(data)
         pieces = [view[at : at + packet] for at in range(0, len(view), packet)]
         self._internals._send_user_message(Burst([(head, u32(len(piece)), piece) for piece in pieces]))
+
+    def post_now(self, encoded: bytes) -> bool:
+        """See `Sender`."""
+        return self._send_now([(encoded,)])
+
+    def post_data_now(self, head: bytes, pieces: Sequence[bytes | bytearray | memoryview]) -> bool:
+        """See `Sender`."""
+        return self._send_now([(head, u32(len(piece)), piece) for piece in pieces])
+
+    def _send_now(self, payloads: Sequence[Payload]) -> bool:
+        if not self.clear_to_send_lock.acquire(blocking=False):  # somebody else sends, and may wait for the peer
+            return False
+        try:
+            return self.clear_to_send.is_set() and self.packets.send_now(payloads)
+        finally:
+            self.clear_to_send_lock.release()
+
+    def flush(self) -> None:
+        """See `Sender`."""
+        self.packets.send_message(Burst([]))
+
+    def is_flushed(self) -> bool:
+        """See `Sender`."""
+        return self.packets.is_flushed
 
     def _answer(self, encoded: bytes) -> None:
         """From the transport's own thread: at once, or after the key exchange (INVARIANT 5)."""
