@@ -27,10 +27,10 @@ from paramiko import Message
 
 from gateway.edges.proxy.ssh_fields import Fields, ProtocolViolationError, string, u32
 
-WINDOW = 8 * 1024 * 1024
+WINDOW = 2 * 1024 * 1024  # as OpenSSH grants; what piles up within stays in the caches of the processor
 MAX_PACKET = 32_768
 BURST = 8 * MAX_PACKET  # handed on at once: large enough that threads seldom change, small enough for keystrokes
-_ACK_AFTER = WINDOW // 16
+_ACK_AFTER = WINDOW // 4
 _MOST_ITEMS = 65_536
 _MOST_REQUEST_OCTETS = 1024 * 1024  # of requests that wait, each with what it costs to keep
 _REQUEST_COST = 512
@@ -246,12 +246,16 @@ class ChannelEnd:
 
     def on_window_adjust(self, message: Message) -> None:
         """SSH_MSG_CHANNEL_WINDOW_ADJUST."""
-        more = Fields(message.get_remainder()).u32()
+        self.widen(Fields(message.get_remainder()).u32())
+
+    def widen(self, more: int) -> int:
+        """The peer takes that much more; how much it takes now."""
         with self._window_lock:
             self._window += more
             if self._window > 0xFFFFFFFF:  # RFC 4254 §5.2
                 raise ProtocolViolationError("a window of more than 2^32-1 octets")
             self._room.notify_all()
+            return self._window
 
     def _unlink(self) -> None:
         """The name that paramiko.Transport calls for every channel when the connection is over."""
@@ -276,7 +280,7 @@ class ChannelEnd:
                 self._arrived.notify()
 
     def take(self) -> list[Item]:
-        """Everything that has arrived, in order; waits for at least one item. LOST is the last item ever.
+        """What has arrived, in order, up to a burst of data; waits for at least one item. LOST is the last item ever.
 
         Raises what `carry` has raised.
         """
@@ -287,9 +291,12 @@ class ChannelEnd:
             self._pump_waits = False
             if self._fault is not None:
                 raise self._fault
-            items = list(self._inbox)
-            self._inbox.clear()
-            self._request_octets = 0
+            items, size = [], 0
+            while self._inbox and size < BURST:
+                items.append(self._inbox.popleft())
+                size += len(items[-1].octets)
+            if not self._inbox:
+                self._request_octets = 0
         return _joined(items) if len(items) > 1 else items
 
     def _is_left_to_others(self) -> bool:

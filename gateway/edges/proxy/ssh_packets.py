@@ -53,7 +53,7 @@ _U32 = struct.Struct(">I")
 _HEAD = struct.Struct(">IB")  # lengths of packet and padding (RFC 4253 §6)
 _LONGEST_FRAME = 5 + 19 + 64  # around a payload: those, the padding, a tag
 _RANDOM_AT_ONCE = 4_096
-_DATA = 94  # SSH_MSG_CHANNEL_DATA
+_DELIVERED = frozenset({93, 94})  # SSH_MSG_CHANNEL_WINDOW_ADJUST, SSH_MSG_CHANNEL_DATA
 _OCTETS = [bytes((value,)) for value in range(256)]
 _MASK32 = 0xFFFFFFFF
 _MASK64 = 0xFFFFFFFFFFFFFFFF
@@ -141,6 +141,9 @@ class PacketLayer:
         self.gate: Callable[[int], None] = lambda _number: None
         self.deliver: Callable[[bytes, int], bool] = lambda _plain, _end: False
         self.settle: Callable[[], None] = lambda: None
+        self.linger = (
+            0.0  # seconds; set by `deliver` when nobody waits for what came, to read more at once the next time
+        )
 
     # ---------------------------------------------------------------- what Transport sets
 
@@ -233,6 +236,9 @@ class PacketLayer:
         """Have at least `count` unread octets in the buffer; EOFError when the stream ends first."""
         while self._end - self._start < count:
             self.settle()  # INVARIANT 9
+            if self.linger:
+                time.sleep(self.linger)
+                self.linger = 0.0
             self._make_room(count)
             with memoryview(self._buffer) as view:
                 self._end += self._receive(view[self._end :])
@@ -283,18 +289,19 @@ class PacketLayer:
         return line.rstrip(b"\r").decode("ascii", "replace")
 
     def read_message(self) -> tuple[int, Message]:
-        """The next message's number and the rest of its payload, but for data that was delivered. One thread only."""
+        """The next message's number and the rest of its payload, but for what was delivered. One thread only."""
         while True:
             sequence = self._in.sequence
             plain, end = self._read_packet()
             number = plain[1]
             self.gate(number)  # INVARIANT 8
-            if number != _DATA or not self.deliver(plain, end):
+            if number not in _DELIVERED or not self.deliver(plain, end):
                 break
             if self._need_rekey:
                 self.settle()
                 raise NeedRekeyException
         self.settle()  # INVARIANT 9
+        self.linger = 0.0
         message = Message(plain[2:end])
         message.seqno = sequence  # Transport reads it (strict kex, UNIMPLEMENTED)
         return number, message

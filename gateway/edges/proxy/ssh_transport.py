@@ -28,7 +28,7 @@ from paramiko import Message
 from paramiko.kex_curve25519 import KexCurve25519
 from paramiko.packet import Packetizer
 
-from gateway.edges.proxy.ssh_channels import BURST, MAX_PACKET, WINDOW, ChannelEnd, Octets, RawMessage
+from gateway.edges.proxy.ssh_channels import BURST, MAX_PACKET, WINDOW, WINDOW_ADJUST, ChannelEnd, Octets, RawMessage
 from gateway.edges.proxy.ssh_fields import Fields, ProtocolViolationError, string, u32
 from gateway.edges.proxy.ssh_packets import Burst, PacketLayer, Payload
 
@@ -41,6 +41,8 @@ POST_QUANTUM = ("mlkem768x25519-sha256",)
 
 TCP_INFO_SIZE = 104  # the oldest form of struct tcp_info (linux/tcp.h)
 VANISHED = 45.0  # seconds
+WIDE = 1 << 20  # octets of a window that last for longer than LINGER
+LINGER = 0.001  # seconds
 SMALL = 1_024  # octets: copied, so that nothing larger is kept for their sake
 DATA_HEAD = struct.Struct(">II")  # of SSH_MSG_CHANNEL_DATA: recipient, length (RFC 4254 §5.2)
 
@@ -123,8 +125,13 @@ class HardTransport(paramiko.Transport):
             return False
         number, size = DATA_HEAD.unpack_from(plain, 2)
         channel = self._ends.get(number)
-        if channel is None or size != end - 10:
+        if channel is None:
             return False
+        if plain[1] == WINDOW_ADJUST:
+            return self._widen(channel, size, end)
+        if size != end - 10:
+            return False
+        self.packets.linger = 0.0
         data: Octets = plain[10:end] if size < SMALL else memoryview(plain)[10:end]  # a view spares a copy
         if channel in self._gathered:
             self._gathered[channel].append(data)
@@ -134,6 +141,13 @@ class HardTransport(paramiko.Transport):
         self._gathered_octets += size
         if self._gathered_octets >= BURST:
             self._hand_on()
+        return True
+
+    def _widen(self, channel: ChannelEnd, more: int, end: int) -> bool:
+        """OpenSSH says for every 100 KB or so that they are read; while the window is wide nobody waits for that."""
+        if end != 10:
+            return False
+        self.packets.linger = LINGER if channel.widen(more) >= WIDE else 0.0
         return True
 
     def _hand_on(self) -> None:
