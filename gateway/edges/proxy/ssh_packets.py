@@ -210,6 +210,8 @@ class PacketLayer:
 
     def is_writable(self) -> bool:
         """True when a short message would go out at once."""
+        if self._unsent:
+            return False
         poll = select.poll()
         try:
             poll.register(self._socket, select.POLLOUT)
