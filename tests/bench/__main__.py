@@ -19,6 +19,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="short rounds, less data")
     parser.add_argument("--only", choices=("ssh", "postgres", "scale", "deploy"), help="one part only")
+    parser.add_argument(
+        "--rows", nargs="+", choices=(*ssh.PARTS, "memory"), help="of the SSH part only these; with --only ssh"
+    )
     parser.add_argument("--held", type=int, default=1000, help="terminals of --only scale (default 1000)")
     options = parser.parse_args()
     try:
@@ -33,7 +36,7 @@ def main() -> None:
             print(f"{report.header()}\n", flush=True)
             _raise_connection_limit(directory / "stage")
             if options.only in (None, "ssh"):
-                _bench_ssh(stage, processes, directory, quick=options.quick)
+                _bench_ssh(stage, processes, directory, options.rows, quick=options.quick)
             if options.only in (None, "deploy"):
                 _bench_deploy(stage, processes, directory, quick=options.quick)
             if options.only == "scale":
@@ -51,7 +54,9 @@ def _ask(stage: servers.Stage, target: str, level: str) -> None:
     )
 
 
-def _bench_ssh(stage: servers.Stage, processes: Processes, directory: Path, *, quick: bool) -> None:
+def _bench_ssh(
+    stage: servers.Stage, processes: Processes, directory: Path, rows: list[str] | None, *, quick: bool
+) -> None:
     payload = directory / "payload"
     with payload.open("wb") as file:
         for _ in range(64 if quick else 512):
@@ -62,11 +67,15 @@ def _bench_ssh(stage: servers.Stage, processes: Processes, directory: Path, *, q
     work.mkdir()
     paths = servers.ssh_paths(stage, processes, work)
     say("SSH …")
-    rows = ssh.measure(paths, payload, quick=quick)
-    print(report.table("SSH (aes128-gcm on every path)", rows, list(paths.hosts)), flush=True)
+    parts = ssh.PARTS if rows is None else rows
+    if measured := list(ssh.measure(paths, payload, parts, quick=quick)):
+        title = "SSH (aes128-gcm and curve25519 on every path)"
+        print(report.table(title, measured, list(paths.hosts), beside="ssh -J"), flush=True)
+    if rows is not None and "memory" not in rows:
+        return
     say("SSH, memory …")
-    rows = ssh.memory(paths, (10, 20) if quick else (50, 200))
-    print(report.table("SSH, memory of the gateway", rows, ["gateway"]), flush=True)
+    memory = ssh.memory(paths, (10, 20) if quick else (50, 200))
+    print(report.table("SSH, memory of the gateway", memory, ["gateway"]), flush=True)
 
 
 def _bench_deploy(stage: servers.Stage, processes: Processes, directory: Path, *, quick: bool) -> None:

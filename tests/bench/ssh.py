@@ -3,7 +3,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,22 +13,35 @@ from tests.bench.servers import SshPaths
 TIMEOUT_S = 300
 
 
-def measure(paths: SshPaths, payload: Path, *, quick: bool) -> list[Row]:
-    megabytes = payload.stat().st_size / 1e6
-    per_gb = 1000 / megabytes
-    logins = Row("`ssh host true`", "ms", is_rate=False, cpu_unit="ms")
-    down = Row(f"`cat` down, {megabytes:.0f} MB", "MB/s", is_rate=True, cpu_unit="s/GB")
-    up = Row(f"`cat` up, {megabytes:.0f} MB", "MB/s", is_rate=True, cpu_unit="s/GB")
-    interleaved(logins, _each(paths, _login), paths.pids, 3 if quick else 11, per=1000)
-    for row, once in ((down, _down), (up, _up)):
-        runs = _each(paths, lambda config, host, once=once: megabytes / once(config, host, payload))
-        interleaved(row, runs, paths.pids, 1 if quick else 3, per=per_gb)
-    copy = Row(f"`scp` down, {megabytes:.0f} MB", "MB/s", is_rate=True, cpu_unit="s/GB")
-    with tempfile.TemporaryDirectory(dir=payload.parent) as place:
-        runs = _each(paths, lambda config, host: megabytes / _scp(config, host, payload, Path(place) / "copy"))
-        interleaved(copy, runs, paths.pids, 1 if quick else 3, per=per_gb)
+PARTS = ("login", "cat", "scp", "echo", "load")
+
+
+def measure(paths: SshPaths, payload: Path, parts: Sequence[str], *, quick: bool) -> Iterator[Row]:
+    """Row by row, as they are ready. `parts` are of PARTS."""
     keys = 100 if quick else 400
-    return [logins, down, up, copy, *_echo(paths, keys), *_echo_under_load(paths, payload, keys)]
+    rounds = 1 if quick else 3
+    if "login" in parts:
+        logins = Row("`ssh host true`", "ms", is_rate=False, cpu_unit="ms")
+        interleaved(logins, _each(paths, _login), paths.pids, 3 if quick else 11, per=1000)
+        yield logins
+    if "cat" in parts:
+        yield _bulk("`cat` down", _down, paths, payload, rounds)
+        yield _bulk("`cat` up", _up, paths, payload, rounds)
+    if "scp" in parts:
+        yield _bulk("`scp` down", _scp_down, paths, payload, rounds)
+        yield _bulk("`scp` up", _scp_up, paths, payload, rounds)
+    if "echo" in parts:
+        yield from _echo(paths, keys)
+    if "load" in parts:
+        yield from _echo_under_load(paths, payload, keys, rounds)
+
+
+def _bulk(name: str, once: Callable[[Path, str, Path], float], paths: SshPaths, payload: Path, rounds: int) -> Row:
+    megabytes = payload.stat().st_size / 1e6
+    row = Row(f"{name}, {megabytes:.0f} MB", "MB/s", is_rate=True, cpu_unit="s/GB")
+    runs = _each(paths, lambda config, host: megabytes / once(config, host, payload))
+    interleaved(row, runs, paths.pids, rounds, per=1000 / megabytes)
+    return row
 
 
 def _each(paths: SshPaths, once: Callable[[Path, str], float]) -> dict[str, Callable[[], float]]:
@@ -52,8 +65,15 @@ def _up(config: Path, host: str, payload: Path) -> float:
         return timed(lambda: _run(_ssh(config, host, "cat > /dev/null"), stdin=source))
 
 
-def _scp(config: Path, host: str, payload: Path, copy: Path) -> float:
-    return timed(lambda: _run(["scp", "-q", "-F", str(config), f"{host}:{payload}", str(copy)]))
+def _scp_down(config: Path, host: str, payload: Path) -> float:
+    with tempfile.TemporaryDirectory(dir=payload.parent) as place:
+        return timed(lambda: _run(["scp", "-q", "-F", str(config), f"{host}:{payload}", place]))
+
+
+def _scp_up(config: Path, host: str, payload: Path) -> float:
+    with tempfile.TemporaryDirectory(dir=payload.parent) as place:
+        Path(place).chmod(0o777)  # the account on the target is another one
+        return timed(lambda: _run(["scp", "-q", "-F", str(config), str(payload), f"{host}:{place}/copy"]))
 
 
 def _run(argv: list[str], stdin: object = subprocess.DEVNULL) -> None:
@@ -75,22 +95,27 @@ def _echo(paths: SshPaths, keys: int) -> list[Row]:
     return rows
 
 
-def _echo_under_load(paths: SshPaths, payload: Path, keys: int) -> list[Row]:
+def _echo_under_load(paths: SshPaths, payload: Path, keys: int, rounds: int) -> list[Row]:
     """The same while two others read as fast as they can, through the same path."""
     names = ("keystroke echo p50, two bulk streams", "keystroke echo p99, two bulk streams")
     rows = [Row(name, "ms", is_rate=False) for name in names]
-    for name, host in paths.hosts.items():
-        argv = _ssh(paths.config, host, f"while :; do cat {payload}; done")
-        readers = [subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) for _ in range(2)]
-        try:
-            cuts = statistics.quantiles(_echo_times(paths.config, host, keys), n=100)
-        finally:
-            for reader in readers:
-                reader.kill()
-                reader.wait()
-        for row, at in zip(rows, (49, 98), strict=True):
-            row.add(name, 1000 * cuts[at])
+    for _ in range(rounds):
+        for name, host in paths.hosts.items():
+            cuts = statistics.quantiles(_loaded_echo_times(paths.config, host, payload, keys), n=100)
+            for row, at in zip(rows, (49, 98), strict=True):
+                row.add(name, 1000 * cuts[at])
     return rows
+
+
+def _loaded_echo_times(config: Path, host: str, payload: Path, keys: int) -> list[float]:
+    argv = _ssh(config, host, f"while :; do cat {payload}; done")
+    readers = [subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) for _ in range(2)]
+    try:
+        return _echo_times(config, host, keys)
+    finally:
+        for reader in readers:
+            reader.kill()
+            reader.wait()
 
 
 def _echo_times(config: Path, host: str, keys: int) -> list[float]:
