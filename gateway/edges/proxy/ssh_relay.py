@@ -115,18 +115,22 @@ class Relay:
         prepare = self._prepare_in if inward else self._prepare_out
         at = 0
         while at < len(items):
-            begin, kind, owed = at, items[at].kind, 0
+            begin, kind, owed, left = at, items[at].kind, 0, None
             pieces: list[Octets] = []
-            while at < len(items) and items[at].kind == kind and owed < BURST:
-                if (prepared := prepare(items[at])) is None:
-                    break
-                pieces += prepared
-                owed += len(items[at].octets)
-                at += 1
+            try:
+                while at < len(items) and items[at].kind == kind and owed < BURST:
+                    if (prepared := prepare(items[at])) is None:
+                        break
+                    pieces += prepared
+                    owed += len(items[at].octets)
+                    at += 1
+            finally:  # what was recorded goes out, also when what follows is refused
+                if owed:
+                    left = _sent_now(source, sink, pieces, owed, stderr=kind == EXTENDED_DATA)
+            if left is not None:
+                return [left, *items[at:]]
             if at == begin:
                 break
-            if left := _sent_now(source, sink, pieces, owed, stderr=kind == EXTENDED_DATA):
-                return [left, *items[at:]]
         return items[at:]
 
     def _pass_left(self, source: ChannelEnd, sink: ChannelEnd, item: Item) -> bool:
