@@ -41,7 +41,7 @@ POST_QUANTUM = ("mlkem768x25519-sha256",)
 
 TCP_INFO_SIZE = 104  # the oldest form of struct tcp_info (linux/tcp.h)
 VANISHED = 45.0  # seconds
-WIDE = 1 << 20  # octets of a window that last for longer than LINGER
+WIDE = 1 << 20  # octets of a window that no peer reads within LINGER
 LINGER = 0.001  # seconds
 SMALL = 1_024  # octets: copied, so that nothing larger is kept for their sake
 DATA_HEAD = struct.Struct(">II")  # of SSH_MSG_CHANNEL_DATA: recipient, length (RFC 4254 §5.2)
@@ -144,7 +144,7 @@ class HardTransport(paramiko.Transport):
         return True
 
     def _widen(self, channel: ChannelEnd, more: int, end: int) -> bool:
-        """OpenSSH says for every 100 KB or so that they are read; while the window is wide nobody waits for that."""
+        """OpenSSH says for every 100 KB or so that they are read; if its window is wide that may wait until more is."""
         if end != 10:
             return False
         self.packets.linger = LINGER if channel.widen(more) >= WIDE else 0.0
