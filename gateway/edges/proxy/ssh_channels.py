@@ -92,6 +92,10 @@ class Sender(Protocol):
         """As `post_now`, each piece a message of its own. What the socket does not take is kept for `flush`."""
         ...
 
+    def be_prompt(self) -> None:
+        """The channel has a terminal: streams of other connections make way for this one."""
+        ...
+
     def flush(self) -> None:
         """Wait until what `post_now` and `post_data_now` sent has gone."""
         ...
@@ -368,6 +372,10 @@ class ChannelEnd:
     def is_flushed(self) -> bool:
         """True when nothing waits for the peer's socket."""
         return self._sender.is_flushed()
+
+    def be_prompt(self) -> None:
+        """The channel has a terminal."""
+        self._sender.be_prompt()
 
     def flush(self) -> None:
         """Wait for the peer's socket."""

@@ -38,10 +38,12 @@ from paramiko import Message, SSHException
 from paramiko.packet import NeedRekeyException
 
 from gateway.edges.proxy.ssh_chacha import ChaChaPoly
+from gateway.edges.proxy.ssh_courtesy import COURTESY
 from gateway.edges.proxy.ssh_fields import ProtocolViolationError
 
 LIMIT_BEFORE_LOGIN = 35_000  # RFC 4253 §6.1: what every implementation must be able to take
 LIMIT_AFTER_LOGIN = 262_144  # as OpenSSH; a long exec command is one packet
+LOOK_EVERY_MS = 60_000  # at a connection that is silent
 LONGEST_LINE = 255  # RFC 4253 §4.2, the identification string
 READ_WHEN_IDLE = 4_096
 READ_BEFORE_LOGIN = 16_384
@@ -132,6 +134,8 @@ class PacketLayer:
         self._limit = LIMIT_BEFORE_LOGIN
         self._chunk = READ_BEFORE_LOGIN
         self._write_lock = threading.Lock()
+        self._terminal_lock = threading.Lock()
+        self._terminal: int | None = None  # the descriptor, if streams make way for this connection
         self._unsent = b""  # sealed, of a burst that must not wait
         self._closed = False
         self._need_rekey = False
@@ -192,6 +196,18 @@ class PacketLayer:
         with suppress(OSError):  # closed meanwhile
             self._socket.settimeout(None)
 
+    def be_prompt(self) -> None:
+        """A terminal is on this connection: streams make way for it."""
+        with self._terminal_lock, suppress(OSError, ValueError):  # closed
+            if self._terminal is None and not self._closed:
+                COURTESY.add(self._socket.fileno())
+                self._terminal = self._socket.fileno()
+
+    def make_way(self) -> None:
+        """A burst of a stream is about to be passed on."""
+        if self._terminal is None:
+            COURTESY.make_way()
+
     def need_rekey(self) -> bool:
         """True when Transport should begin a key exchange."""
         return self._need_rekey
@@ -204,6 +220,10 @@ class PacketLayer:
     def close(self) -> None:
         """Wake readers and writers, and release the socket."""
         self._closed = True
+        with self._terminal_lock:
+            number, self._terminal = self._terminal, None
+        if number is not None:
+            COURTESY.forget(number)
         with suppress(OSError):  # it may be gone already
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
@@ -238,12 +258,24 @@ class PacketLayer:
         """Have at least `count` unread octets in the buffer; EOFError when the stream ends first."""
         while self._end - self._start < count:
             self.settle()  # INVARIANT 9
-            if self.linger:
+            if self._terminal is not None:
+                self._await_input(self._terminal)
+            elif self.linger:
                 time.sleep(self.linger)
                 self.linger = 0.0
             self._make_room(count)
             with memoryview(self._buffer) as view:
                 self._end += self._receive(view[self._end :])
+
+    def _await_input(self, number: int) -> None:
+        """See `ssh_courtesy`: what came stays visible to others until this thread has its turn."""
+        COURTESY.end(number)
+        poll = select.poll()
+        poll.register(number, select.POLLIN)
+        while not poll.poll(LOOK_EVERY_MS):  # `close` wakes it, unless the number was another's by then
+            if self._closed:
+                raise EOFError
+        COURTESY.begin(number)
 
     def _make_room(self, count: int) -> None:
         """Move what is unread to the front of a buffer of the right size (INVARIANT 2)."""

@@ -260,6 +260,8 @@ class Relay:
         if self._started or self.record.is_terminal or not self._gate.may_terminal():
             return False
         self.record.terminal(fields.string()[:100].decode("utf-8", "replace"), fields.u32(), fields.u32())
+        self.person.be_prompt()
+        self.target.be_prompt()
         return True
 
     def _signal(self, name: str) -> bool:

@@ -43,7 +43,6 @@ TCP_INFO_SIZE = 104  # the oldest form of struct tcp_info (linux/tcp.h)
 VANISHED = 45.0  # seconds
 WIDE = 1 << 20  # octets of a window that no peer reads within LINGER
 LINGER = 0.001  # seconds
-LINGER_FOR_DATA = 0.0002  # between the reads of a stream, so that fewer of them, and of the writes, are needed
 SMALL = 1_024  # octets: copied, so that nothing larger is kept for their sake
 DATA_HEAD = struct.Struct(">II")  # of SSH_MSG_CHANNEL_DATA: recipient, length (RFC 4254 §5.2)
 
@@ -152,8 +151,8 @@ class HardTransport(paramiko.Transport):
         return True
 
     def _hand_on(self) -> None:
-        if 2 * MAX_PACKET <= self._gathered_octets < BURST // 2:
-            self.packets.linger = LINGER_FOR_DATA
+        if self._gathered_octets >= 2 * MAX_PACKET:
+            self.packets.make_way()
         self._gathered_octets = 0
         while self._gathered:
             channel, pieces = self._gathered.popitem()
@@ -176,6 +175,8 @@ class HardTransport(paramiko.Transport):
     def post_data(self, head: bytes, data: bytes | bytearray | memoryview, packet: int) -> None:
         """See `Sender`."""
         view = memoryview(data)
+        if len(view) >= 2 * MAX_PACKET:
+            self.packets.make_way()
         pieces = [view[at : at + packet] for at in range(0, len(view), packet)]
         self._internals._send_user_message(Burst([(head, u32(len(piece)), piece) for piece in pieces]))
 
@@ -194,6 +195,10 @@ class HardTransport(paramiko.Transport):
             return self.clear_to_send.is_set() and self.packets.send_now(payloads)
         finally:
             self.clear_to_send_lock.release()
+
+    def be_prompt(self) -> None:
+        """See `Sender`."""
+        self.packets.be_prompt()
 
     def flush(self) -> None:
         """See `Sender`."""

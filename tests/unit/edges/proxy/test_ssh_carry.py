@@ -52,6 +52,9 @@ class Wire:
             self.posted += [head + u32(len(piece)) + bytes(piece) for piece in pieces]
         return self.is_open
 
+    def be_prompt(self) -> None:
+        """Nothing."""
+
     def flush(self) -> None:
         self.flushes += 1
         self.flushed = True
