@@ -175,7 +175,7 @@ def renewed_token(url: str, token: str) -> str:
 
     One process at a time; whoever comes second finds the new one. What fails leaves the old one for the next command.
     """
-    if os.environ.get("GW_TOKEN") or not _is_time_to_rotate():
+    if os.environ.get("GW_TOKEN") or token.startswith("gwe_") or not _is_time_to_rotate():  # gwe_ is never renewed
         return token
     with (home() / "credentials.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
