@@ -80,7 +80,8 @@ def build(settings: Settings, lock_name: str = "lock") -> Gateway:
     recorded = state / "recordings"
     evidence = Evidence()
     index_file = private_directory(recorded) / "statements.sqlite"
-    statements = StatementIndex(index_file, PostgresParser()) if settings.recordings.index else None
+    reader = PostgresParser()
+    statements = StatementIndex(index_file, reader) if settings.recordings.index else None
     recording_keys = Keyring(state / "keys" / "recordings.key")
     recorder = FileRecorder(
         recorded,
@@ -108,6 +109,7 @@ def build(settings: Settings, lock_name: str = "lock") -> Gateway:
         policy=CedarPolicy(settings.policy_dir, {g: frozenset(r) for g, r in settings.role_groups.items()}),
         catalogue=CatalogueFile(settings.catalogue_file),
         roles=databases,
+        reader=reader,
         doctor=PostgresDoctor(databases, reach, PostgresTrial),
         ssh=authorities,
         recorder=recorder,

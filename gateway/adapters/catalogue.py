@@ -9,9 +9,12 @@ from pathlib import Path
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 
+from gateway.adapters.catalogue_statements import budget, statement_rules
 from gateway.adapters.catalogue_verbs import ACCOUNT, freezes, groups, verbs
 from gateway.adapters.yaml_source import Place, SourceError, digest, document, read_bytes
+from gateway.core.budget import Budget
 from gateway.core.obligation import BadObligationError, parse_duration
+from gateway.core.statement_rules import StatementRules
 from gateway.core.target import Catalogue, FileRule, Kind, Level, Service, SshRules, Target
 
 _ENVIRONMENTS = {name: name for name in ("development", "staging", "production")}
@@ -24,7 +27,7 @@ _OF_KIND = {
     Kind.SSH: ({"host_keys"}, set[str]()),
 }
 _LEVEL_KEYS = {
-    Kind.POSTGRES: {"statement_timeout", "idle_in_transaction_timeout", "connection_limit"},
+    Kind.POSTGRES: {"statement_timeout", "idle_in_transaction_timeout", "connection_limit", "budget", "rules"},
     Kind.SSH: {
         "force_command",
         "shell",
@@ -192,6 +195,8 @@ def _level(name: str, place: Place, kind: Kind, rank: int) -> Level:
         connection_limit=keys["connection_limit"].number(1, 1000) if "connection_limit" in keys else 20,
         force_command=keys["force_command"].text() if "force_command" in keys else None,
         ssh=_ssh_rules(keys),
+        budget=budget(keys["budget"]) if "budget" in keys else Budget(),
+        rules=statement_rules(keys["rules"]) if "rules" in keys else StatementRules(),
     )
 
 

@@ -21,6 +21,7 @@ from gateway.app.ports import (
     Store,
 )
 from gateway.app.ports_people import Sealer
+from gateway.app.statement_ports import ReadsNothing, StatementReader
 from gateway.app.workload_ports import DeployKeys, JobTokens, NoDeployKeys, NoJobTokens, NoTrust, TrustSource
 from gateway.core.rota import RotaRules
 
@@ -82,6 +83,7 @@ class Context:
     trust: TrustSource = field(default_factory=NoTrust)
     job_tokens: JobTokens = field(default_factory=NoJobTokens)
     deploys: DeployMeans = field(default_factory=no_means)
+    reader: StatementReader = field(default_factory=ReadsNothing)
     doctor: TargetDoctor = field(default_factory=NoDoctor)
     wake: Callable[[], None] = _nobody_sleeps  # rouses the supervisor: something ended
     rejudge: Callable[[], None] = _nobody_sleeps  # lets it ask policy again about every live session

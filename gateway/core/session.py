@@ -23,6 +23,7 @@ class EndReason(StrEnum):
     GRANT_REVOKED = "grant-revoked"
     KILLED = "killed"
     IDLE_TIMEOUT = "idle-timeout"
+    BUDGET_EXCEEDED = "budget-exceeded"
     POLICY_CHANGED = "policy-changed"
     USER_DISABLED = "user-disabled"
     RECORDING_FAILED = "recording-failed"
@@ -45,6 +46,7 @@ _SENTENCES = {
     EndReason.GRANT_REVOKED: "Your grant was revoked, so this session was closed.",
     EndReason.KILLED: "This session was ended by an operator.",
     EndReason.IDLE_TIMEOUT: "Nothing happened for too long, so this session was closed.",
+    EndReason.BUDGET_EXCEEDED: "This session has taken as much as its level allows, so it was closed.",
     EndReason.POLICY_CHANGED: "Policy no longer allows this session, so it was closed.",
     EndReason.USER_DISABLED: "Your account was disabled, so this session was closed.",
     EndReason.RECORDING_FAILED: "This session can no longer be recorded, so it was closed. The target is fine.",

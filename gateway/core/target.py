@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 
+from gateway.core.budget import Budget
 from gateway.core.freeze import Freeze
+from gateway.core.statement_rules import StatementRules
 from gateway.core.verb import Verb
 
 
@@ -63,6 +65,8 @@ class Level:
     connection_limit: int = 20
     force_command: str | None = None
     ssh: SshRules = field(default_factory=SshRules)
+    budget: Budget = field(default_factory=Budget)
+    rules: StatementRules = field(default_factory=StatementRules)
 
 
 @dataclass(frozen=True, slots=True)

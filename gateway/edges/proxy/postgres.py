@@ -2,19 +2,22 @@
 
 import asyncio
 import json
+import logging
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from gateway.app.context import Context
 from gateway.app.live import LiveSessions
+from gateway.app.note_statement import note_statement
 from gateway.app.open_session import Opened, end_session, open_session, user_of_ticket
 from gateway.app.ports import Recording
+from gateway.app.statement_ports import ReadsNothing, StatementReader
 from gateway.core.errors import GatewayError
 from gateway.core.grant import Grant
 from gateway.core.obligation import Record
@@ -25,6 +28,7 @@ from gateway.edges.proxy import postgres_refusals as refuse
 from gateway.edges.proxy.listener import MAX_STRANGERS, Admission, Listener
 from gateway.edges.proxy.postgres_cancel import Backend, CancelKeys
 from gateway.edges.proxy.postgres_greeting import Visitor, greet
+from gateway.edges.proxy.postgres_guarded import GuardedSession, is_guarded
 from gateway.edges.proxy.postgres_leg import SCRATCH, Leg, LegClosed
 from gateway.edges.proxy.postgres_refusals import Turned
 from gateway.edges.proxy.postgres_relay import Backlog, PostgresSession
@@ -38,6 +42,7 @@ from gateway.wire.postgres_parameters import ParameterRefused, relayed
 HANDSHAKE_S = 10.0
 STOP_S = 5.0
 _WORKERS = 32
+LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 
@@ -50,6 +55,8 @@ class Doorkeeper:
     end: Callable[[Session, Recording, EndReason, str], None]
     live: LiveSessions
     now: Callable[[], datetime]
+    reader: StatementReader = field(default_factory=ReadsNothing)
+    note: Callable[[Session, str, Mapping[str, object]], None] = lambda *_: None
 
     @classmethod
     def of(cls, ctx: Context) -> "Doorkeeper":
@@ -60,6 +67,8 @@ class Doorkeeper:
             partial(end_session, ctx),
             ctx.live,
             ctx.clock.now,
+            ctx.reader,
+            partial(note_statement, ctx),
         )
 
 
@@ -158,7 +167,7 @@ class PostgresDoor:
     async def _hold(self, leg: Leg, visitor: Visitor, opened: Opened, parameters: dict[str, str]) -> None:
         """A session is open: whatever happens from here on, it is ended exactly once."""
         is_strict = opened.record is Record.REQUIRE
-        session = PostgresSession(leg, opened.recording, self._keeper.now, self._backlog, is_strict=is_strict)
+        session = self._session(leg, opened, is_strict=is_strict)
         self._sessions.add(session)
         reason, detail = EndReason.INTERRUPTED, ""
         try:
@@ -173,6 +182,32 @@ class PostgresDoor:
             session.close_account()
             await self._call(self._end, session, opened, reason, detail)
             self._keeper.live.discard(opened.session.id)
+
+    def _session(self, leg: Leg, opened: Opened, *, is_strict: bool) -> PostgresSession:
+        keeper = self._keeper
+        if not is_guarded(opened.level):
+            return PostgresSession(leg, opened.recording, keeper.now, self._backlog, is_strict=is_strict)
+        tell = partial(self._note, opened.session)
+        level, reader = opened.level, keeper.reader
+        return GuardedSession(
+            leg, opened.recording, keeper.now, self._backlog, level, reader, tell, is_strict=is_strict
+        )
+
+    def _note(self, session: Session, type: str, data: Mapping[str, object]) -> None:
+        """An event, by a worker: the loop waits for nothing."""
+        self._keep(self._noted(session, type, data))
+
+    async def _noted(self, session: Session, type: str, data: Mapping[str, object]) -> None:
+        try:
+            await self._call(self._keeper.note, session, type, data)
+        except GatewayError as why:
+            LOG.warning("an event of %s could not be stored: %s", session.id, why.refusal.message)
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        """Go on with it when the session is over."""
+        chore = asyncio.create_task(work)
+        self._chores.add(chore)
+        chore.add_done_callback(self._chores.discard)
 
     def _end(self, session: PostgresSession, opened: Opened, reason: EndReason, detail: str) -> None:
         """On a worker's thread: what is still to be recorded may have to wait for a slow disk."""
@@ -223,6 +258,8 @@ class PostgresDoor:
         self, visitor: Visitor, session: PostgresSession, target: Target, leg: Leg, machine: TargetLogin
     ) -> None:
         key = self._keys.issue(Backend(target, machine.pid, machine.secret), visitor.minor)
+        if isinstance(session, GuardedSession):
+            session.cancel = partial(cancel, target, machine.pid, machine.secret, self._scratch)
         try:
             greeting = pg.authentication_ok() + pg.backend_key_data(key.pid, key.secret) + machine.settled()
             session.start(leg, greeting, visitor.early, machine.rest())
@@ -231,9 +268,7 @@ class PostgresDoor:
             self._keys.forget(key)
         if session.left_work or reason not in (EndReason.CLIENT_CLOSED, EndReason.TARGET_CLOSED):
             # A backend does not notice a closed connection while it works, and nothing may go on after a session.
-            chore = asyncio.create_task(cancel(target, machine.pid, machine.secret, self._scratch))
-            self._chores.add(chore)
-            chore.add_done_callback(self._chores.discard)
+            self._keep(cancel(target, machine.pid, machine.secret, self._scratch))
 
     async def _call(self, function: Callable[..., _T], *args: object) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, partial(function, *args))

@@ -26,6 +26,7 @@ class Pause(IntFlag):
     CROWDED = 8
     ENDING = 16
     SPOOL = 32
+    CUT = 64
 
 
 class Leg(asyncio.BufferedProtocol):

@@ -3,9 +3,13 @@
 SQLSTATEs are PostgreSQL's own (appendix "Error Codes"), so that drivers sort them right.
 """
 
+from collections.abc import Callable, Mapping
+
+from gateway.core.budget import Room
 from gateway.core.errors import Conflict, Denied, GatewayError, NotFound, Refusal
 from gateway.core.session import EndReason
-from gateway.core.target import Target
+from gateway.core.statement_rules import Broken
+from gateway.core.target import Level, Target
 from gateway.edges.proxy.postgres_upstream import TargetUnreachable
 from gateway.wire.postgres_account import MAX_STATEMENT
 from gateway.wire.postgres_machine import TargetRefused
@@ -23,6 +27,8 @@ CONNECTION_FAILURE = "08006"
 CANNOT_CONNECT_NOW = "57P03"
 PROGRAM_LIMIT_EXCEEDED = "54000"
 ADMIN_SHUTDOWN = "57P01"
+INSUFFICIENT_PRIVILEGE = "42501"
+LIMIT_EXCEEDED = "53400"  # configuration_limit_exceeded
 
 
 class Turned(Exception):
@@ -66,6 +72,45 @@ def of_long_statement() -> Report:
     )
 
 
+def of_broken_rule(broken: Broken, level: Level) -> Report:
+    """An error of the statement, not of the session."""
+    detail = f"A rule of level {level.name} ({broken.rule}); nothing was sent to the database."
+    return Report("ERROR", INSUFFICIENT_PRIVILEGE, f"Refused by the gateway: {broken.sentence}", detail, broken.hint)
+
+
+def of_call(level: Level) -> Report:
+    """Function calls name a number, which no rule can judge."""
+    return of_broken_rule(Broken("unparsed", "Function calls by number cannot be judged.", "SELECT it instead."), level)
+
+
+_LIMITS: Mapping[str, Callable[[Room], str]] = {
+    "rows": lambda room: f"{room.rows:,} rows",
+    "bytes": lambda room: f"{room.bytes:,} bytes",
+    "time": lambda room: f"{room.time.total_seconds() if room.time else 0:g} s of work",
+}
+
+
+def of_budget(what: str, level: Level) -> Report:
+    """A statement was cut; the session goes on."""
+    return Report(
+        "ERROR",
+        LIMIT_EXCEEDED,
+        f"Cut by the gateway: a statement at level {level.name} may take {_LIMITS[what](level.budget.statement)}.",
+        "What came until then is not the whole result. The statement is cancelled on the database.",
+        "Ask for less (WHERE, LIMIT), or for a level that allows more.",
+    )
+
+
+def of_session_budget(what: str, level: Level) -> Report:
+    """All of a session is cut."""
+    return fatal(
+        LIMIT_EXCEEDED,
+        f"Cut by the gateway: a session at level {level.name} may take {_LIMITS[what](level.budget.session)} in all.",
+        "The session is closed. What came until then is not the whole result.",
+        "Your grant is still good; ask for less, or for a level that allows more.",
+    )
+
+
 def of_parameter(refused: ParameterRefused) -> Report:
     return fatal(
         NOT_SUPPORTED,
@@ -102,6 +147,7 @@ def of_target(refused: TargetRefused, target: Target, secret: str) -> Report:
 def of_end(reason: EndReason, detail: str) -> Report:
     """Why a running session was cut."""
     codes = {
+        EndReason.BUDGET_EXCEEDED: LIMIT_EXCEEDED,
         EndReason.PROTOCOL_VIOLATION: PROTOCOL_VIOLATION,
         EndReason.TARGET_CLOSED: CONNECTION_FAILURE,
         EndReason.TARGET_UNREACHABLE: CONNECTION_FAILURE,

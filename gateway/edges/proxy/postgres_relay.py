@@ -218,12 +218,12 @@ class PostgresSession:
         if self._client_is_gone and not self._held:
             self._leave()
 
-    def _from_target(self, chunk: bytes) -> None:
+    def _from_target(self, chunk: bytes, *, is_shown: bool = True) -> None:
         if self.over.done():
             return
         try:
             if self._warnings or self._ending is not None:
-                chunk = self._cut_in(chunk)
+                chunk = self._cut_in(chunk, is_shown=is_shown)
             self._answers.feed(chunk, monotonic())
         except ProtocolViolation as why:
             self.end(EndReason.TARGET_CLOSED, str(why))
@@ -233,16 +233,17 @@ class PostgresSession:
         if self._is_crowded and not self._account.is_crowded:
             self._is_crowded = False
             self._client.resume(Pause.CROWDED)
-        if not self.over.done():
+        if is_shown and not self.over.done():
             self._client.write(chunk)
 
-    def _cut_in(self, chunk: bytes) -> bytes:
+    def _cut_in(self, chunk: bytes, *, is_shown: bool = True) -> bytes:
         """Put our own messages in at the boundary inside `chunk`; what of it is still to be relayed."""
         boundary = self._answers.boundary_in(chunk)
         if boundary is None:
             return chunk
         self._answers.feed(chunk[:boundary], monotonic())
-        self._client.write(chunk[:boundary])
+        if is_shown:
+            self._client.write(chunk[:boundary])
         if self._ending is not None:
             self._finish(self._last_words)
             return b""

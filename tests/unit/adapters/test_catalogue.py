@@ -1,4 +1,5 @@
 import contextlib
+import re
 from datetime import timedelta
 from pathlib import Path
 
@@ -8,6 +9,8 @@ from hypothesis import strategies as st
 
 from gateway.adapters.catalogue import CatalogueFile, read_catalogue
 from gateway.adapters.yaml_source import MAX_BYTES, SourceError
+from gateway.core.budget import Budget, Room
+from gateway.core.statement_rules import StatementRules
 from gateway.core.target import Kind
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJqGfWkC1kpqDSBq8ZUQ0i4vbJ1rOnH6kJX0vUb3rQ9k"
@@ -155,3 +158,50 @@ def test_mangled_text_never_raises_anything_else(start: int, length: int, junk: 
 def test_any_bytes_never_raise_anything_else(content: bytes):
     with contextlib.suppress(SourceError):
         read_catalogue(content, Path("/etc/gw/catalogue.yaml"))
+
+
+GUARDED = """
+version: 1
+services: {orders: {}}
+targets:
+  orders-db:
+    kind: postgres
+    service: orders
+    environment: production
+    host: db-1.internal
+    port: 5432
+    database: orders
+    admin_dsn_file: orders.dsn
+    levels:
+      write:
+        account: orders_write
+        budget: {statement: {rows: 1000, bytes: 1000000, time: 30s}, session: {rows: 5000}}
+        rules: {require_where: true, deny_functions: ["pg_read_*"], unparsed: forward}
+"""
+
+
+def test_budgets_and_statement_rules(tmp_path: Path) -> None:
+    read = read_catalogue(GUARDED.encode(), tmp_path / "catalogue.yaml")
+    level = read.targets["orders-db"].levels["write"]
+    assert level.budget == Budget(Room(1000, 1_000_000, timedelta(seconds=30)), Room(5000))
+    assert level.rules == StatementRules(require_where=True, deny_functions=("pg_read_*",), forward_unparsed=True)
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "why"),
+    [
+        ("budget: {statement", "budget: {everything", "everything"),
+        ("rows: 1000,", "rows: -1,", "rows"),
+        ("time: 30s", "time: soon", "time"),
+        ("session: {rows: 5000}", "session: {}", "must limit something"),
+        ("require_where: true", "require_where: maybe", "require_where"),
+        ("pg_read_*", "pg_catalog.pg_read_file", "without its schema"),
+        ("unparsed: forward", "unparsed: perhaps", "unparsed"),
+        ('require_where: true, deny_functions: ["pg_read_*"], unparsed: forward', "unparsed: deny", "has no rule"),
+        ('require_where: true, deny_functions: ["pg_read_*"], unparsed: forward', "", "has no rule"),
+    ],
+)
+def test_budgets_and_rules_that_make_no_sense(tmp_path: Path, good: str, bad: str, why: str) -> None:
+    assert good in GUARDED
+    with pytest.raises(SourceError, match=re.escape(why)):
+        read_catalogue(GUARDED.replace(good, bad).encode(), tmp_path / "catalogue.yaml")

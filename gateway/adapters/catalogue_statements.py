@@ -1,0 +1,59 @@
+"""What a level of a database says about statements: its budget and its rules."""
+
+from datetime import timedelta
+
+from gateway.adapters.yaml_source import Place
+from gateway.core.budget import Budget, Room
+from gateway.core.obligation import BadObligationError, parse_duration
+from gateway.core.statement_rules import StatementRules
+
+_MOST = 1 << 50
+_PATTERN = 63
+
+
+def budget(place: Place) -> Budget:
+    """`{statement: {rows, bytes, time}, session: {…}}`."""
+    keys = place.keys(set(), {"statement", "session"})
+    if not keys:
+        raise place.wrong("must say what is limited: statement, session")
+    return Budget(**{name: _room(item) for name, item in keys.items()})
+
+
+def _room(place: Place) -> Room:
+    keys = place.keys(set(), {"rows", "bytes", "time"})
+    if not keys:
+        raise place.wrong("must limit something: rows, bytes, time")
+    return Room(
+        rows=keys["rows"].number(0, _MOST) if "rows" in keys else None,
+        bytes=keys["bytes"].number(0, _MOST) if "bytes" in keys else None,
+        time=_time(keys["time"]) if "time" in keys else None,
+    )
+
+
+def _time(place: Place) -> timedelta:
+    try:
+        return parse_duration(place.text())
+    except BadObligationError as error:
+        raise place.wrong(str(error)) from None
+
+
+def statement_rules(place: Place) -> StatementRules:
+    """`{require_where, deny_ddl, deny_copy_files, deny_functions, unparsed}`."""
+    keys = place.keys(set(), {"require_where", "deny_ddl", "deny_copy_files", "deny_functions", "unparsed"})
+    rules = StatementRules(
+        require_where=keys["require_where"].truth() if "require_where" in keys else False,
+        deny_ddl=keys["deny_ddl"].truth() if "deny_ddl" in keys else False,
+        deny_copy_files=keys["deny_copy_files"].truth() if "deny_copy_files" in keys else False,
+        deny_functions=tuple(_function(i) for i in keys["deny_functions"].items()) if "deny_functions" in keys else (),
+        forward_unparsed=keys["unparsed"].one_of({"deny": False, "forward": True}) if "unparsed" in keys else False,
+    )
+    if not rules.is_set():
+        raise place.wrong("has no rule: require_where, deny_ddl, deny_copy_files, deny_functions")
+    return rules
+
+
+def _function(place: Place) -> str:
+    name = place.text()
+    if not name or "." in name or len(name) > _PATTERN:
+        raise place.wrong("a function is named without its schema; * stands for any letters")
+    return name

@@ -1,0 +1,84 @@
+"""Rules of a level about statements, on what their parse tree shows.
+
+A seat belt: the boundary is the role's privileges. Whoever may call functions, or make them, can do inside one what
+these rules do not see.
+"""
+
+import re
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from gateway.core.statement_facts import StatementFacts, StatementKind
+
+# With standard_conforming_strings off, which a session may set, a string goes on behind \' where the grammar that is
+# asked here ends it: no text is judged that the two would cut up differently.
+_AMBIGUOUS = re.compile(rb"(?<!\\)(?:\\\\)*\\'")
+
+
+@dataclass(frozen=True, slots=True)
+class StatementRules:
+    """Nothing is refused by default. `unparsed`: what cannot be judged passes all the same."""
+
+    require_where: bool = False
+    deny_ddl: bool = False
+    deny_copy_files: bool = False
+    deny_functions: tuple[str, ...] = ()
+    forward_unparsed: bool = False
+
+    def is_set(self) -> bool:
+        """True when there is a rule that could refuse something."""
+        return self.require_where or self.deny_ddl or self.deny_copy_files or bool(self.deny_functions)
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """Which rule, in a word for machines, a sentence and what to do instead."""
+
+    rule: str
+    sentence: str
+    hint: str
+
+
+def judge(rules: StatementRules, facts: StatementFacts, sql: bytes) -> Broken | None:
+    """The first rule that a text breaks; None lets it pass. Of several statements in a text every one counts."""
+    if not rules.forward_unparsed:
+        opaque = _opaque(facts, sql)
+        if opaque:
+            return opaque
+    if rules.require_where and facts.unbounded:
+        what = facts.unbounded[0]
+        if what == "TRUNCATE":
+            return Broken("require-where", "TRUNCATE empties a table, which is refused here.", "DELETE … WHERE.")
+        return Broken(
+            "require-where", f"{what} without a condition on a column would change every row.", "Say WHERE which ones."
+        )
+    if rules.deny_ddl and facts.kind in (StatementKind.DDL, StatementKind.PRIVILEGE):
+        return Broken("deny-ddl", "Definitions and privileges are not changed at this level.", "Ask for another level.")
+    if rules.deny_copy_files and facts.copies:
+        return Broken(
+            "deny-copy-files",
+            f"{facts.copies[0]} reads or writes on the database's own host.",
+            "COPY … FROM STDIN or TO STDOUT, or \\copy in psql.",
+        )
+    denied = sorted(name for name in facts.functions if any(fnmatchcase(name, p) for p in rules.deny_functions))
+    if denied:
+        return Broken("deny-functions", f"The function {denied[0][:63]} is not called at this level.", "")
+    return None
+
+
+def _opaque(facts: StatementFacts, sql: bytes) -> Broken | None:
+    if _AMBIGUOUS.search(sql):
+        return Broken(
+            "unparsed",
+            "A backslash before a quote means one thing or another, depending on a setting.",
+            "Write '' for a quote inside a string, or use a parameter.",
+        )
+    if "DO" in facts.opaque:
+        return Broken("unparsed", "What a DO block does cannot be judged.", "Send its statements one by one.")
+    if facts.count == 0 and facts.kind is StatementKind.UNKNOWN:
+        return Broken(
+            "unparsed",
+            "The statement cannot be judged: it does not parse, or is too long.",
+            "Correct it; send data as parameters or with COPY … FROM STDIN.",
+        )
+    return None
