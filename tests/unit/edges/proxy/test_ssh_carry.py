@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from paramiko import Message
 from paramiko.packet import Packetizer
@@ -307,7 +307,9 @@ def test_a_grant_that_could_not_be_told_is_taken_back_and_told_later() -> None:
 BURSTS = st.lists(st.lists(st.binary(max_size=20), min_size=1, max_size=8), min_size=1, max_size=6)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(
+    max_examples=20, deadline=None, phases=(Phase.explicit, Phase.generate)
+)  # a failure takes seconds: no shrinking
 @given(st.sampled_from(["gcm", "etm"]), BURSTS)
 def test_what_a_full_socket_did_not_take_follows_and_reads_the_same(mode: str, bursts: list[list[bytes]]) -> None:
     left, right = socket.socketpair()
