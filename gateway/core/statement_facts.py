@@ -52,7 +52,11 @@ _KINDS = {  # all other commands are DDL
     **dict.fromkeys(_PRIVILEGE, StatementKind.PRIVILEGE),
 }
 _ACTING_AS = frozenset({"role", "session_authorization"})
-_CHANGES_ALL = {"UpdateStmt": "UPDATE", "DeleteStmt": "DELETE"}
+_CONDITIONS = {  # what a change is called, and where its condition stands
+    "UpdateStmt": ("UPDATE", "whereClause"),
+    "DeleteStmt": ("DELETE", "whereClause"),
+    "MergeStmt": ("MERGE", "joinCondition"),
+}
 _TELLING = frozenset({"funcname", "intoClause"})
 _PARTS = frozenset({"RawStmt", "PLAssignStmt", "ReturnStmt"})
 
@@ -61,7 +65,8 @@ _PARTS = frozenset({"RawStmt", "PLAssignStmt", "ReturnStmt"})
 class StatementFacts:
     """Of a whole text, which may hold several statements.
 
-    `unbounded`: UPDATE, DELETE or TRUNCATE that name no row. `copies`: COPY with PROGRAM or a file of the server.
+    `unbounded`: UPDATE, DELETE, MERGE or TRUNCATE that name no row. `copies`: COPY with PROGRAM or a file of the
+    server.
     `functions`: last names of those called. `opaque`: DO, CALL, EXECUTE. `settings`: what SET and RESET name.
     """
 
@@ -134,8 +139,10 @@ class _Found:
 
     def _statement(self, key: str, body: Node) -> None:
         self._is(_kind(key, body))
-        if key in _CHANGES_ALL and not _names_rows(body.get("whereClause")):
-            self.unbounded.append(_CHANGES_ALL[key])
+        if key in _CONDITIONS:
+            name, condition = _CONDITIONS[key]
+            if not _names_rows(body.get(condition)):
+                self.unbounded.append(name)
         elif key == "TruncateStmt":
             self.unbounded.append("TRUNCATE")
         elif key == "CopyStmt" and (body.get("is_program") or body.get("filename")):

@@ -50,7 +50,9 @@ def judge(rules: StatementRules, facts: StatementFacts, sql: bytes) -> Broken | 
         if what == "TRUNCATE":
             return Broken("require-where", "TRUNCATE empties a table, which is refused here.", "DELETE … WHERE.")
         return Broken(
-            "require-where", f"{what} without a condition on a column would change every row.", "Say WHERE which ones."
+            "require-where",
+            f"{what} without a condition on a column would change every row.",
+            "Say which ones (WHERE, ON).",
         )
     if rules.deny_ddl and facts.kind in (StatementKind.DDL, StatementKind.PRIVILEGE):
         return Broken("deny-ddl", "Definitions and privileges are not changed at this level.", "Ask for another level.")

@@ -1,5 +1,6 @@
 """Statement rules and budgets of a level, with real clients and a real server: the session goes on, in step."""
 
+import ctypes
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ import pytest
 
 from gateway.adapters.postgres_parser import PostgresParser
 from gateway.core.budget import Budget, Room
+from gateway.core.obligation import Record
 from gateway.core.session import EndReason, Session
 from gateway.core.statement_rules import StatementRules
 from gateway.core.target import Target
@@ -176,6 +178,45 @@ def test_what_cannot_be_judged_passes_where_the_level_says_so(stage: GuardedStag
             session.execute("SELEC 1")
         with pytest.raises(Errors):
             session.execute("DELETE FROM orders")
+
+
+def test_what_is_refused_is_durable_first_where_that_is_required(target: Target, tmp_path: Path) -> None:
+    guarded = replace(
+        target, levels={"read": replace(target.levels["read"], rules=RULES, budget=Budget(Room(rows=50)))}
+    )
+    context, ca = door_tls(tmp_path / "tls")
+    with leased(guarded) as login, running_door(GuardedStage(guarded, login, ca, Record.REQUIRE), context) as stage:
+        with stage.connect() as session:
+            for _ in range(20):
+                with pytest.raises(Errors):
+                    session.execute("DELETE FROM orders WHERE %s", (True,))
+                with pytest.raises(psycopg.errors.ConfigurationLimitExceeded):
+                    session.execute("SELECT * FROM orders")
+                assert session.execute("SELECT count(*) FROM orders").fetchone() == (2000,)
+        assert len(stage.statements()) == 60
+
+
+def test_a_string_that_a_setting_lets_go_on_hides_nothing(stage: GuardedStage) -> None:
+    with stage.connect(options="-c standard_conforming_strings=off -c backslash_quote=on") as session:
+        with pytest.raises(Errors, match="backslash"):
+            session.execute(rb"SELECT 'a\'; SELECT '; DELETE FROM orders; --'")
+        assert session.execute("SELECT count(*) FROM orders").fetchone() == (2000,)
+
+
+def test_a_function_call_by_number_is_refused_and_the_session_goes_on(stage: GuardedStage) -> None:
+    libpq = ctypes.CDLL("libpq.so.5")  # psql's own
+    libpq.PQconnectdb.restype = libpq.PQfn.restype = libpq.PQexec.restype = ctypes.c_void_p
+    libpq.PQerrorMessage.restype = ctypes.c_char_p
+    connection = ctypes.c_void_p(libpq.PQconnectdb(stage.url().encode()))
+    try:
+        size, value = ctypes.c_int(), ctypes.create_string_buffer(64)
+        result = libpq.PQfn(connection, 1299, value, ctypes.byref(size), 0, None, 0)  # pg_catalog.now()
+        assert libpq.PQresultStatus(ctypes.c_void_p(result)) == psycopg.pq.ExecStatus.FATAL_ERROR
+        assert b"Function calls by number" in libpq.PQerrorMessage(connection)
+        after = ctypes.c_void_p(libpq.PQexec(connection, b"SELECT 1"))
+        assert libpq.PQresultStatus(after) == psycopg.pq.ExecStatus.TUPLES_OK
+    finally:
+        libpq.PQfinish(connection)
 
 
 # ------------------------------------------------------------ budgets

@@ -59,6 +59,8 @@ def test_kinds(kind: str, sql: str) -> None:
         ("delete from t using s where t.a = s.a", ()),
         ("update t set a = 1 where current of c", ()),
         ("truncate t", ("TRUNCATE",)),
+        ("merge into t using (select 1) s on true when matched then delete", ("MERGE",)),
+        ("merge into t using s on t.a = s.a when matched then delete", ()),
         ("with x as (delete from t returning *) select * from x", ("DELETE",)),
         ("prepare p as update t set a = $1", ("UPDATE",)),
         ("explain analyze delete from t", ("DELETE",)),
