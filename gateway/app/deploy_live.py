@@ -146,6 +146,12 @@ class LiveRuns:
         with self._lock:
             return frozenset(self._runs)
 
+    def expect_end(self, run_id: str, deadline: datetime) -> None:
+        """When what a run does now must be over."""
+        with self._lock:
+            if run_id in self._runs:
+                self._runs[run_id].deadline = deadline
+
     def overdue(self, at: datetime) -> tuple[str, ...]:
         """What should be over by now; known without the store."""
         with self._lock:

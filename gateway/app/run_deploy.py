@@ -147,6 +147,8 @@ class _Rollout:
             with ctx.store.read() as uow:
                 if not is_held(uow.deploys.lock(target.name), run.id, step.fence):
                     raise Conflict(_LOST)
+            # Every target has its verb's time; what one leaves is not the next one's.
+            ctx.deploys.live.expect_end(run.id, min(run.deadline, ctx.clock.now() + bound.verb.timeout))
             ctx.deploys.live.on_stop(run.id, stop)
 
         try:
@@ -166,6 +168,7 @@ class _Rollout:
             return Ended(None, _NOT_RECORDED.message)
         finally:
             ctx.deploys.live.on_stop(run.id, None)
+            ctx.deploys.live.expect_end(run.id, run.deadline)
 
     def _end(self, step: Step, recording: Recording, record: StepRecord, ended: Ended) -> Step:
         ctx, run = self.ctx, self.planned.run

@@ -309,7 +309,10 @@ def test_a_run_over_its_time_is_ended_and_a_locked_target_says_whose(deploys: De
     assert deploys.way.begun.wait(WITHIN)
     with pytest.raises(Conflict, match=r"github:octo/shop"):
         deploys.ask("restart", "web-2", run="9.1")
-    deploys.house.clock.advance(timedelta(minutes=21))
+    deploys.house.clock.advance(timedelta(minutes=9))
+    RunWatch().tick(deploys.ctx)
+    assert deploys.way.stopped == []
+    deploys.house.clock.advance(timedelta(minutes=2))  # each of the two targets has ten minutes, not both twenty
     RunWatch().tick(deploys.ctx)
     over = deploys.end_of(planned, feed)
     assert (over.state, deploys.way.stopped) == (RunState.FAILED, ["web-1"])
