@@ -36,6 +36,8 @@ def end_by_provider(ctx: Context, session: ProviderSession, why: str) -> bool:
         if user is None:
             return False
         removed = {} if others else put_out(uow, user, BY, at, why)
+        if not others:
+            uow.users.confirm(user.id, None)  # its last word was no: nor does a passkey let them in while it is down
         data = {"provider": session.provider, "why": why, "sign_ins": ended, **removed}
         noted = journal.append(ctx, uow, "login:ended-by-provider", principal=user.name, data=data)
     ctx.wake()

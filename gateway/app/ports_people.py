@@ -37,6 +37,10 @@ class ProviderSessions(Protocol):
         """What has not ended, of one person or under one `sid` of a provider."""
         ...
 
+    def has_due(self, provider: str, at: datetime) -> bool:
+        """True when somebody is to be checked; asked often, so that nothing is written when nobody is."""
+        ...
+
     def claim_due(self, provider: str, at: datetime, until: datetime, limit: int) -> Sequence[ProviderSession]:
         """Those to be checked now, the longest overdue first; nobody else gets them before `until`."""
         ...

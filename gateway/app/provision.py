@@ -155,6 +155,7 @@ def _user_of(uow: UnitOfWork, provider: IdentityProvider, row: ProvisionedUser) 
 
 def _shut_out(ctx: Context, uow: UnitOfWork, machine: Machine, user: User, at: datetime) -> None:
     removed = put_out(uow, user, machine.name, at, _WHY)
+    uow.users.confirm(user.id, None)  # nor does a passkey let them in while the provider is down
     data = {"user": user.name, "reason": _WHY, **removed}
     journal.append(ctx, uow, "user:deprovisioned", principal=machine.name, data=data)
 

@@ -33,6 +33,9 @@ class Revalidation:
     def step(self) -> bool:
         """Ask about everybody who is due; True when somebody's groups changed or somebody is out."""
         at = self._ctx.clock.now()
+        with self._ctx.store.read() as uow:
+            if not uow.provider_sessions.has_due(self._provider.name, at):
+                return False
         with self._ctx.store.begin() as uow:
             due = uow.provider_sessions.claim_due(self._provider.name, at, at + CHECK_EVERY, _BATCH)
         self._gives_up.clear()
@@ -77,7 +80,10 @@ class Revalidation:
             sealed = self._ctx.sealer.seal(refreshed.refresh_token, session.id)
         checked = replace(session, sealed_token=sealed, checked_at=at, next_check_at=at + CHECK_EVERY, failures=0)
         with self._ctx.store.begin() as uow:
-            return uow.provider_sessions.save(checked) and self._follow_groups(uow, session, refreshed)
+            if not uow.provider_sessions.save(checked):
+                return False  # it was ended meanwhile
+            uow.users.confirm(session.user, at)
+            return self._follow_groups(uow, session, refreshed)
 
     def _follow_groups(self, uow: UnitOfWork, session: ProviderSession, refreshed: Refreshed) -> bool:
         user = uow.users.get(session.user)

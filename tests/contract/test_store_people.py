@@ -89,6 +89,10 @@ def test_what_is_due_is_claimed_once(store: SqlStore) -> None:
         uow.provider_sessions.add(replace(SESSION, id="psn_never", next_check_at=None))
         uow.provider_sessions.add(replace(SESSION, id="psn_other", provider="partner", next_check_at=T0))
     now, until = T0 + timedelta(seconds=3), T0 + HOUR
+    with store.read() as uow:
+        assert uow.provider_sessions.has_due("oidc", now)
+        assert not uow.provider_sessions.has_due("oidc", T0 - HOUR)
+        assert not uow.provider_sessions.has_due("other", now)
     with store.begin() as uow:
         first = uow.provider_sessions.claim_due("oidc", now, until, 3)
         second = uow.provider_sessions.claim_due("oidc", now, until, 3)

@@ -36,6 +36,11 @@ class SqlProviderSessions:
             query = query.where(column == value) if value else query
         return [_session_of(row) for row in self._tx.rows(query)]
 
+    def has_due(self, provider: str, at: datetime) -> bool:
+        c = PROVIDER_SESSIONS.c
+        is_due = (c.provider == provider) & c.ended_at.is_(None) & (c.next_check_at <= at)
+        return self._tx.first(select(c.id).where(is_due).limit(1)) is not None
+
     def claim_due(self, provider: str, at: datetime, until: datetime, limit: int) -> Sequence[ProviderSession]:
         c = PROVIDER_SESSIONS.c
         is_due = (c.provider == provider) & c.ended_at.is_(None) & (c.next_check_at <= at)

@@ -43,7 +43,7 @@ class SqlUsers:
         if not self._tx.change(update(USERS).where(USERS.c.id == user.id).values(columns)):
             self._tx.insert(insert(USERS), [columns])
 
-    def confirm(self, user_id: str, at: datetime) -> None:
+    def confirm(self, user_id: str, at: datetime | None) -> None:
         self._tx.change(update(USERS).where(USERS.c.id == user_id).values(confirmed_at=at))
 
     def confirmed_at(self, user_id: str) -> datetime | None:

@@ -8,11 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from gateway.adapters.system import SystemClock
 from gateway.app.device_flow import confirm_device, find_device, start_device
 from gateway.app.identity import ClaimNames, NotSignedIn, SignedClaims, person_of
 from gateway.app.providers import Providers
 from gateway.app.sign_in import SignedIn, derived
 from gateway.app.web_login import begin_web_login, complete_web_login
+from gateway.bootstrap import identity_providers
 from gateway.core.errors import Denied, NotFound, Unavailable
 from gateway.core.principal import User
 from gateway.settings import Settings
@@ -146,6 +148,29 @@ def test_settings_of_more_providers_keep_their_people_apart() -> None:
     made = settings(providers={"partner": {"issuer": PARTNER}})
     assert made.name_suffixes() == {"oidc": "", "partner": ".partner"}
     assert made.group_prefix("partner") == "partner/"
+
+
+def test_each_provider_is_wired_with_an_address_and_names_of_its_own() -> None:
+    made = settings(
+        providers={"partner": {"issuer": PARTNER, "scim": "groups", "scim_external_id_claim": "oid", "label": "P Ltd"}},
+        api={"public_url": "https://gw.example"},
+    )
+    first, partner = identity_providers(made, SystemClock())
+    assert (first.name, first._redirect_uri) == ("oidc", "https://gw.example/callback")
+    assert (partner.name, partner._redirect_uri) == ("partner", "https://gw.example/callback/partner")
+    assert first.names == ClaimNames(reserved=(".partner",))
+    assert partner.names == ClaimNames(
+        suffix=".partner", group_prefix="partner/", provisioned=True, from_scim=True, external_id="oid"
+    )
+    assert partner.label == "P Ltd"
+    for each in (first, partner):
+        each.close()
+
+
+def test_what_makes_an_authorization_request_safe_is_no_setting() -> None:
+    for name in ("redirect_uri", "state", "nonce", "code_challenge", "scope"):
+        with pytest.raises(ValidationError):
+            Settings.model_validate({"oidc": {"issuer": "https://corp.example", "parameters": {name: "x"}}})
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Who is disabled at the provider is out; a provider that is down signs nobody out; groups follow."""
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -58,6 +58,11 @@ def arrange_grant(stage: Stage, user: User) -> Grant:
     return grant
 
 
+def confirmed_at(stage: Stage, user: User) -> datetime | None:
+    with stage.store.read() as uow:
+        return uow.users.confirmed_at(user.id)
+
+
 def later(stage: Stage, revalidation: Revalidation) -> bool:
     stage.clock.advance(CHECK_EVERY + timedelta(seconds=1))
     return revalidation.step()
@@ -88,7 +93,8 @@ def test_who_is_disabled_at_the_provider_is_out_within_a_minute(stage: Stage, pr
     grant = arrange_grant(stage, web.user)
     revalidation = Revalidation(stage.ctx, provider)
     assert later(stage, revalidation) is False
-    assert authenticate(stage.ctx, token) == web.user
+    assert authenticate(stage.ctx, token).id == web.user.id
+    assert confirmed_at(stage, web.user) == stage.clock.now()
     provider.answers = [OVER]
     began = stage.clock.now()
     assert later(stage, revalidation) is True
@@ -100,6 +106,7 @@ def test_who_is_disabled_at_the_provider_is_out_within_a_minute(stage: Stage, pr
         kept = uow.grants.get(grant.id)
     assert kept is not None
     assert kept.revoked_at is not None  # and with it every live session, and the SSH door for its certificate
+    assert confirmed_at(stage, web.user) is None  # nor does a passkey let them in, should the provider go down now
     assert ("login:ended-by-provider", "ok") in stage.events()
     later(stage, revalidation)
     assert len(provider.asked) == 2  # what is over is not asked about again

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from fastapi.testclient import TestClient
@@ -13,6 +13,7 @@ from gateway.app.identity import ClaimNames
 from gateway.app.providers import Providers
 from gateway.app.request_access import Ask, request_access
 from gateway.app.shut_out import disable_user
+from gateway.core.errors import Refusal, Unavailable
 from gateway.edges.http.app import create_app
 from tests.unit.edges.http.conftest import DOORS
 from tests.unit.edges.http.test_login import state_of
@@ -157,7 +158,11 @@ def test_put_says_the_whole(scim: Scim) -> None:
 def test_who_is_deleted_is_out_and_may_come_back(scim: Scim) -> None:
     user_id = scim.add()
     assert scim.can_sign_in()
+    with scim.stage.store.read() as uow:
+        alice = uow.users.by_name("alice")
     scim("DELETE", f"/Users/{user_id}", status=204)
+    with scim.stage.store.read() as uow:
+        assert uow.users.confirmed_at(alice.id) is None  # nor does a passkey let her in while the provider is down
     assert "not signed in" in scim.client.get("/").text
     assert not scim.can_sign_in()
     scim("GET", f"/Users/{user_id}", status=404)
@@ -348,6 +353,19 @@ def test_the_service_describes_itself(scim: Scim) -> None:
     assert {each["name"] for each in scim("GET", "/ResourceTypes")["Resources"]} == {"User", "Group"}
     assert scim("GET", "/ResourceTypes/Group")["endpoint"] == "/Groups"
     scim("GET", "/Schemas/urn:nothing", status=404)
+
+
+def test_while_the_database_is_away_a_call_can_be_tried_again(scim: Scim, monkeypatch: pytest.MonkeyPatch) -> None:
+    away = Unavailable(Refusal("store-unavailable", "The gateway's database cannot be reached."))
+
+    def nothing() -> NoReturn:
+        raise away
+
+    monkeypatch.setattr(scim.stage.store, "begin", nothing)
+    monkeypatch.setattr(scim.stage.store, "read", nothing)
+    assert "database" in scim("POST", "/Users", ENTRA_USER, 503)["detail"]
+    monkeypatch.undo()
+    scim.add()
 
 
 def test_bodies_are_bounded_and_of_the_right_type(scim: Scim) -> None:
