@@ -12,13 +12,13 @@ from pathlib import Path
 
 from gateway.demo.processes import Processes
 from gateway.demo.programs import MissingProgramError, need, say
-from tests.bench import deploy, postgres, report, servers, ssh, ssh_scale
+from tests.bench import deploy, pipelines, postgres, report, servers, ssh, ssh_scale
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="short rounds, less data")
-    parser.add_argument("--only", choices=("ssh", "postgres", "scale", "deploy"), help="one part only")
+    parser.add_argument("--only", choices=("ssh", "postgres", "scale", "deploy", "exchange"), help="one part only")
     parser.add_argument(
         "--rows", nargs="+", choices=(*ssh.PARTS, "memory"), help="of the SSH part only these; with --only ssh"
     )
@@ -32,6 +32,12 @@ def main() -> None:
     directory.chmod(0o755)  # the servers' own users read from here
     processes = Processes()
     try:
+        if options.only == "exchange":
+            print(f"{report.header()}\n", flush=True)
+        if options.only in (None, "exchange"):
+            _bench_exchange(processes, directory, quick=options.quick)
+        if options.only == "exchange":
+            return
         with servers.running_stage(directory / "stage") as stage:
             print(f"{report.header()}\n", flush=True)
             _raise_connection_limit(directory / "stage")
@@ -52,6 +58,14 @@ def _ask(stage: servers.Stage, target: str, level: str) -> None:
     stage.gw(
         "oncall", "request", target, "--level", level, "--incident", "INC-1042", "--reason", "bench", "--for", "1h"
     )
+
+
+def _bench_exchange(processes: Processes, directory: Path, *, quick: bool) -> None:
+    work = directory / "exchange"
+    work.mkdir()
+    workers = int(os.environ.get("GATEWAY_WORKERS", "1"))
+    rows = pipelines.measure(processes, work, workers, quick=quick)
+    print(report.table(f"Pipelines ({workers} worker(s))", rows, ["gateway"]), flush=True)
 
 
 def _bench_ssh(
