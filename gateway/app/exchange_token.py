@@ -2,6 +2,9 @@
 
 INVARIANT: a token is claimed in the store, with the event that tells of it, before anything is minted for it; of two
 exchanges of one token at once, one finds it used. The claim outlives the token.
+
+As with a ticket, nobody waits here until the log is signed: that is done before the token has any effect, when a run
+starts.
 """
 
 from collections.abc import Sequence
@@ -10,7 +13,6 @@ from datetime import datetime, timedelta
 
 from gateway.app import attempts, journal
 from gateway.app.context import Context
-from gateway.app.credentials import digest_of
 from gateway.app.judge_job_token import Judged, judge
 from gateway.app.ports import Credential, UnitOfWork
 from gateway.app.verify_deploy_token import LONGEST_LIFE, is_our_own
@@ -22,7 +24,7 @@ from gateway.core.trust import Issuer, RuleResult
 from gateway.core.trust_lint import is_gated
 from gateway.core.trust_match import knows, workload_of
 
-_USED, _RUN = "exchange", "exchange-run"
+_USED = "exchange"
 _RUN_KEPT = timedelta(days=35)  # the longest that GitHub lets a run wait and go on
 _REFUSALS_TOLD = 100  # of one address within `attempts.WINDOW`; strangers could fill the log
 _SHOWN = 200
@@ -108,10 +110,9 @@ def _claimed_and_minted(
         if no is None:
             data = {**_about(workload, client), "token": token_id, "rights": _listed(rights), "until": str(not_after)}
             data["trust_policies"] = ctx.trust.current().digest
-            event = journal.append(ctx, uow, "token:exchanged", data=data, principal=workload.name)
+            journal.append(ctx, uow, "token:exchanged", data=data, principal=workload.name)
     if no is not None:
         raise _refused(ctx, judged, no, client, workload)
-    journal.confirm_logged(ctx, event)
     try:
         token = mint(
             ctx.deploy_keys.root_keys()[0],
@@ -130,9 +131,7 @@ def _claim(uow: UnitOfWork, issuer: Issuer, mark: str, run: str, at: datetime, u
     """Use the token up; why not, when it was used or its run has had enough. The store lets one writer in at a time."""
     if uow.credentials.find(mark, _USED) is not None:
         return _USED_UP
-    digest = digest_of(run)
-    known = uow.credentials.find(digest, _RUN)
-    so_far = int((known.data or {}).get("count", "0")) if known is not None else 0
+    so_far = uow.credentials.count_for(run, _USED)
     if so_far >= issuer.exchanges_per_run:
         return Refusal(
             "run-budget-spent",
@@ -140,13 +139,10 @@ def _claim(uow: UnitOfWork, issuer: Issuer, mark: str, run: str, at: datetime, u
             ("a new run",),
             ("Exchange once and hand the deploy token on, or raise exchanges_per_run of the issuer.",),
         )
-    # Kept until the token cannot be good any more by any of our clocks, so that there is no gap to replay it in.
-    uow.credentials.add(Credential(mark, _USED, run, at, until + 2 * LEEWAY, single_use=True, used_at=at))
-    counted = Credential(digest, _RUN, run, at, at + _RUN_KEPT, data={"count": str(so_far + 1)})
-    if known is None:
-        uow.credentials.add(counted)
-    else:
-        uow.credentials.save(counted)
+    # Kept until the token cannot be good any more by any of our clocks, so that there is no gap to replay it in, and
+    # for as long as its run may go on, whose budget it is part of.
+    kept = max(until + 2 * LEEWAY, at + _RUN_KEPT)
+    uow.credentials.add(Credential(mark, _USED, run, at, kept, single_use=True, used_at=at))
     return None
 
 

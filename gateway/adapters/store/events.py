@@ -5,11 +5,13 @@ from typing import Final
 from sqlalchemy import Table, insert
 from sqlmodel import SQLModel
 
-from gateway.adapters.store.log_tables import EventRow, event_row
+from gateway.adapters.store.log_tables import EventRow, event_columns
 from gateway.adapters.store.transaction import Transaction
 from gateway.core.event import Event
 
 EVENTS: Final[Table] = SQLModel.metadata.tables[str(EventRow.__tablename__)]
+
+_APPEND: Final = insert(EVENTS)  # made once: putting a statement together costs more than running it
 
 
 class SqlEvents:
@@ -18,4 +20,4 @@ class SqlEvents:
 
     def append(self, event: Event) -> None:
         """ValueError when the event does not fit into a leaf. Its place in the tree comes later, from the sequencer."""
-        self._tx.insert(insert(EVENTS), [event_row(event).model_dump(exclude={"ordinal", "position"})])
+        self._tx.insert(_APPEND, [event_columns(event)])

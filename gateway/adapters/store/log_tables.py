@@ -85,21 +85,21 @@ def event_fields(event: Event) -> dict[str, object]:
     }
 
 
-def event_row(event: Event) -> EventRow:
+def event_columns(event: Event) -> dict[str, object]:
     """A row to insert, not yet sequenced; ValueError when the event does not fit into a leaf."""
-    return EventRow(
-        id=event.id,
-        type=column_text(event.type),
-        at=unix_microseconds(event.at),
-        source=column_text(event.source),
-        outcome=column_text(event.outcome),
-        principal=column_text(event.principal),
-        target=column_text(event.target),
-        request=column_text(event.request),
-        grant_id=column_text(event.grant),
-        session=column_text(event.session),
-        leaf=encode_event(event_fields(event)),
-    )
+    return {
+        "id": event.id,
+        "type": column_text(event.type),
+        "at": unix_microseconds(event.at),
+        "source": column_text(event.source),
+        "outcome": column_text(event.outcome),
+        "principal": column_text(event.principal),
+        "target": column_text(event.target),
+        "request": column_text(event.request),
+        "grant_id": column_text(event.grant),
+        "session": column_text(event.session),
+        "leaf": encode_event(event_fields(event)),
+    }
 
 
 def column_text(text: str) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import bindparam, delete, func, insert, select, update
 
 from gateway.adapters.store import short_lived_rows as rows
 from gateway.adapters.store.tables import CREDENTIALS, GATEWAYS, INCIDENTS, LEASES, SHIFTS
@@ -13,6 +13,15 @@ from gateway.core.errors import NotFound, Refusal
 from gateway.core.incident import Incident
 from gateway.core.rota import Shift
 from gateway.core.window import Window
+
+# Made once: putting a statement together costs more than running it.
+_ADD = insert(CREDENTIALS)
+_FIND = select(CREDENTIALS).where(
+    CREDENTIALS.c.digest == bindparam("digest"), CREDENTIALS.c.purpose == bindparam("purpose")
+)
+_COUNT_FOR = select(func.count().label("n")).where(
+    CREDENTIALS.c.subject == bindparam("subject"), CREDENTIALS.c.purpose == bindparam("purpose")
+)
 
 
 class SqlLeases:
@@ -41,12 +50,15 @@ class SqlCredentials:
         self._tx = transaction
 
     def add(self, credential: Credential) -> None:
-        self._tx.insert(insert(CREDENTIALS), [rows.credential_columns(credential)])
+        self._tx.insert(_ADD, [rows.credential_columns(credential)])
 
     def find(self, digest: str, purpose: str) -> Credential | None:
-        c = CREDENTIALS.c
-        row = self._tx.first(select(CREDENTIALS).where(c.digest == digest, c.purpose == purpose))
+        row = self._tx.first(_FIND, digest=digest, purpose=purpose)
         return rows.credential_of(row) if row else None
+
+    def count_for(self, subject: str, purpose: str) -> int:
+        row = self._tx.first(_COUNT_FOR, subject=subject, purpose=purpose)
+        return int(row["n"]) if row else 0
 
     def find_by_data(self, purpose: str, key: str, value: str) -> Credential | None:
         """The newest when several have it."""

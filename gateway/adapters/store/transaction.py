@@ -37,9 +37,9 @@ class Transaction:
         """All rows, as they come: the fastest."""
         return self._run(statement).all()
 
-    def first(self, statement: Executable) -> RowMapping | None:
-        """The first row, or None."""
-        return self._run(statement).mappings().first()
+    def first(self, statement: Executable, **values: object) -> RowMapping | None:
+        """The first row, or None; `values` are those of bind parameters in a statement that is made once."""
+        return self._run(statement, values).mappings().first()
 
     def change(self, statement: Update | Delete) -> int:
         """Run an update or a delete; the number of rows that it matched."""
@@ -50,7 +50,9 @@ class Transaction:
         if rows:
             self._run(statement, rows)
 
-    def _run(self, statement: Executable, parameters: Sequence[dict[str, Any]] | None = None) -> CursorResult[Any]:
+    def _run(
+        self, statement: Executable, parameters: Sequence[dict[str, Any]] | dict[str, Any] | None = None
+    ) -> CursorResult[Any]:
         try:
             with outages_as_unavailable(read_only=self._read_only):
                 return self._connection.execute(statement, parameters)
