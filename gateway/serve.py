@@ -170,13 +170,16 @@ async def _open_doors(gateway: Gateway, *, is_worker: bool) -> _Doors:
         postgres_ca_pem=ca.read_text(),
         audit_key=gateway.audit_key,
     )
+    passkeys = WebAuthnRelyingParty(settings.api_url())
+    if not passkeys.has_host_name():
+        LOG.warning("api.public_url has no host name: nobody can add a passkey, nor use one to break the glass")
     app = create_app(
         ctx,
         Providers(gateway.providers),
         facts,
         public_url=settings.api_url(),
         statements=gateway.statements,
-        passkeys=WebAuthnRelyingParty(settings.api_url()),
+        passkeys=passkeys,
     )
     shared = [shared_listener(settings.api.host, settings.api.port)] if is_worker else None
     return _Doors(_api(settings, app), shared, postgres, ssh)

@@ -134,13 +134,17 @@ class WebAuthnRelyingParty:
             raise ForgedAnswerError("it was made for somebody else")
         return verified.new_sign_count
 
-    def _demand_host_name(self) -> None:
-        """Browsers make no passkeys for an address of digits (WebAuthn §5.1.3: the rp id is a domain)."""
+    def has_host_name(self) -> bool:
+        """False at an address of digits: browsers make no passkeys for it (WebAuthn §5.1.3: the rp id is a domain)."""
         try:
             ipaddress.ip_address(self._rp_id)
         except ValueError:
-            if self._rp_id:
-                return
+            return bool(self._rp_id)
+        return False
+
+    def _demand_host_name(self) -> None:
+        if self.has_host_name():
+            return
         raise Unavailable(
             Refusal(
                 "passkeys-need-a-name",

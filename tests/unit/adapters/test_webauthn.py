@@ -26,6 +26,14 @@ def answer() -> dict[str, Any]:
     return KEY.get(PARTY.request_options(CHALLENGE))
 
 
+@pytest.mark.parametrize(
+    ("url", "has_name"),
+    [(ORIGIN, True), ("http://localhost:8080", True), ("http://127.0.0.1:8080", False), ("https://[::1]:8443", False)],
+)
+def test_an_address_of_digits_is_told_from_a_host_name(url: str, has_name: bool) -> None:
+    assert WebAuthnRelyingParty(url).has_host_name() is has_name
+
+
 def test_what_a_browser_is_asked_for() -> None:
     options = PARTY.creation_options(ALICE, CHALLENGE, [PASSKEY])
     assert options["rp"] == {"name": "Production access", "id": "gw.example.org"}
