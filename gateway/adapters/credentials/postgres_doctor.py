@@ -12,7 +12,7 @@ from gateway.core.errors import GatewayError
 from gateway.core.target import Level, Target
 
 OLDEST = 140_000
-OLDEST_WITHOUT_SUPERUSER = 160_000  # CREATEROLE gives ADMIN on the roles that one makes, and INHERIT and SET apart
+OLDEST_WITHOUT_SUPERUSER = 160_000  # there CREATEROLE gives ADMIN on the roles that one makes
 MOST_DATABASES = 100
 
 
@@ -44,7 +44,7 @@ class PostgresDoctor:
                 found = [Finding("administrator", admin.info.user, ok=True), _version(admin), _createrole(admin)]
                 for level in target.levels.values():
                     found += _group(admin, level, target)
-                names = _databases(admin)
+                names = _databases(admin, target)
                 admin_name = admin.info.user
         except GatewayError as why:
             remedy = (
@@ -92,9 +92,8 @@ def _group(admin: Connection, level: Level, target: Target) -> Iterator[Finding]
         remedy = (_text("CREATE ROLE {} NOLOGIN;", group), _grant(admin, group, me))
         yield Finding("group", level.name, False, f"There is no role {group}, the level's group.", remedy)
         return
-    missing = _missing_options(admin, group)
-    if missing:
-        problem = f"The administrator has no {' and no '.join(missing)} option on {group}."
+    if not _may_give(admin, group):
+        problem = f"The administrator has no ADMIN option on {group}."
         yield Finding("group", level.name, False, problem, (_grant(admin, group, me),))
     else:
         yield Finding("group", level.name, ok=True)
@@ -111,30 +110,31 @@ def _group(admin: Connection, level: Level, target: Target) -> Iterator[Finding]
     yield Finding("connect", level.name, is_let_in, problem, () if is_let_in else let_in)
 
 
-def _missing_options(admin: Connection, group: str) -> list[str]:
-    """ADMIN to give the group to a role, INHERIT and SET to leave it what a role owned (REASSIGN OWNED)."""
-    if _is_superuser(admin):
-        return []
-    options = {"ADMIN": "MEMBER WITH ADMIN OPTION", "INHERIT": "USAGE"}
-    if admin.info.server_version >= OLDEST_WITHOUT_SUPERUSER:
-        options["SET"] = "SET"
-    query = "SELECT pg_catalog.pg_has_role(%s, %s)"
-    return [
-        name for name, right in options.items() if not (admin.execute(query, (group, right)).fetchone() or (False,))[0]
-    ]
+def _may_give(admin: Connection, group: str) -> bool:
+    """ADMIN alone: to take over what a role owned, the administrator becomes a member of the role, and through it of
+    the group. It need not hold the group's privileges at any other time.
+    """
+    query = "SELECT pg_catalog.pg_has_role(%s, 'MEMBER WITH ADMIN OPTION')"
+    row = admin.execute(query, (group,)).fetchone()
+    return bool(row and row[0])
 
 
 def _grant(admin: Connection, group: str, to: str) -> str:
     if admin.info.server_version < OLDEST_WITHOUT_SUPERUSER:
         return _text("GRANT {} TO {} WITH ADMIN OPTION;", group, to)
-    return _text("GRANT {} TO {} WITH ADMIN TRUE, INHERIT TRUE, SET TRUE;", group, to)
+    return _text("GRANT {} TO {} WITH ADMIN TRUE, INHERIT FALSE;", group, to)
 
 
-def _databases(admin: Connection) -> list[str]:
+def _databases(admin: Connection, target: Target) -> list[str]:
+    """Those where a role of some level could make something that is to be cleared up."""
     query = """
-        SELECT datname FROM pg_catalog.pg_database WHERE datallowconn AND NOT datistemplate ORDER BY datname LIMIT %s
+        SELECT datname FROM pg_catalog.pg_database d WHERE datallowconn AND NOT datistemplate AND EXISTS (
+          SELECT 1 FROM pg_catalog.pg_roles g
+          WHERE g.rolname = ANY(%s) AND pg_catalog.has_database_privilege(g.oid, d.oid, 'CONNECT')
+        ) ORDER BY datname LIMIT %s
     """
-    return [str(name) for (name,) in admin.execute(query, (MOST_DATABASES,))]
+    groups = [level.account for level in target.levels.values()]
+    return [str(name) for (name,) in admin.execute(query, (groups, MOST_DATABASES))]
 
 
 def _is_superuser(admin: Connection) -> bool:

@@ -31,7 +31,7 @@ def test_the_doctor_says_what_is_wrong_and_what_mends_it(gw: Gw) -> None:
     result = gw("target", "doctor", "orders-db")
     assert result.exit_code == 1
     assert "ok    address and TLS lead to the target (db:5432)" in result.stdout
-    assert "FAIL  the group may be given away, and inherits (read)" in result.stdout
+    assert "FAIL  the group may be given to a role (read)" in result.stdout
     assert GRANT in result.stdout
     assert "\x1b" not in result.stdout
     told = gw.json("target", "doctor", "orders-db")
