@@ -437,6 +437,10 @@ class Recording(Protocol):
         """
         ...
 
+    def append_all(self, records: Sequence[tuple[str, int, bytes]]) -> int:
+        """The same for (kind, unix nanoseconds, content) of several at one go; the number of the last, -1 for none."""
+        ...
+
     def wait_durable(self, seq: int, timeout: timedelta) -> None:
         """Return once record `seq` is on disk; RecordingFailed otherwise."""
         ...

@@ -14,7 +14,7 @@ V = TypeVar("V")
 
 
 class Entry(NamedTuple):
-    """One record for the recording: `kind` is statement, statement-more or result, `data` a JSON object in UTF-8."""
+    """One record: `kind` is statement, statement-more, result or unread, `data` a JSON object in UTF-8."""
 
     kind: str
     data: bytes
@@ -136,6 +136,11 @@ def outcome(run: Run, ms: float, state: str) -> Entry:
         f'"state":"{"failed" if run.sqlstate else state}"}}'
     )
     return Entry("result", text.encode())
+
+
+def unread(chunk: bytes) -> Entry:
+    """The record of bytes that were sent on and could not be read."""
+    return Entry("unread", b'{"bytes":%d,"hex":"%b"}' % (len(chunk), chunk.hex().encode()))
 
 
 @lru_cache(maxsize=256)

@@ -6,6 +6,7 @@ A short text is kept as it is, of everything else length and digest: the wire ma
 from collections.abc import Generator
 from hashlib import sha256
 from json import JSONEncoder
+from struct import Struct, error, unpack_from
 
 from gateway.wire.buffer import ProtocolViolation
 
@@ -14,6 +15,8 @@ KEEP_HEX = 32  # octets of one in binary format
 KEEP_ALL = 4_096  # bytes of all values of a statement, as JSON
 _PIECE = 65_536
 _NULL = 0xFFFFFFFF
+_SHORT = Struct(">H").unpack_from
+_LONG = Struct(">i").unpack_from
 
 
 class Values:
@@ -46,6 +49,10 @@ class Values:
         """The members of a record, with a comma in front; nothing without values. The message is whole."""
         if not self._is_whole:
             raise ProtocolViolation("values that end before their count")
+        return self.listed()
+
+    def listed(self) -> bytes:
+        """What was told so far."""
         if not self._told and not self._left_out:
             return b""
         more = f',"params_left_out":{self._left_out}' if self._left_out else ""
@@ -63,7 +70,7 @@ class Values:
             form = formats[place if len(formats) > 1 else 0] if formats else 0
             length = _number((yield 4))
             if length == _NULL:
-                self._tell("null")
+                self.tell("null")
             elif length > 0x7FFFFFFF:
                 raise ProtocolViolation("a value of an impossible length")
             else:
@@ -78,18 +85,52 @@ class Values:
             left -= len(piece)
         text = head.decode(errors="backslashreplace") if is_text and length <= 4 * KEEP_TEXT else None
         if text is not None and len(text) <= KEEP_TEXT:
-            self._tell(_encode(text))
+            self.tell(_encode(text))
         else:
             octets = "" if is_text else f',"hex":"{head[:KEEP_HEX].hex()}"'
-            self._tell(f'{{"length":{length},"sha256":"{digest.hexdigest()}"{octets}}}')
+            self.tell(f'{{"length":{length},"sha256":"{digest.hexdigest()}"{octets}}}')
 
-    def _tell(self, value: str) -> None:
-        size = len(value.encode()) + 1
+    def tell(self, value: str) -> None:
+        """Keep one more value, as JSON, if there is room."""
+        size = (len(value) if value.isascii() else len(value.encode())) + 1
         if self._left_out or self._size + size > KEEP_ALL:
             self._left_out += 1
             return
         self._size += size
         self._told.append(value)
+
+
+def values_told(body: bytes, pos: int) -> bytes:
+    """`Values.told` of values that lie whole in `body` from `pos` on, as nearly all do, without its pauses."""
+    try:
+        (formats,) = _SHORT(body, pos)
+        forms = unpack_from(f">{formats}H", body, pos + 2) if formats else ()
+        (count,) = _SHORT(body, pos + 2 + 2 * formats)
+        pos += 4 + 2 * formats
+        if formats not in (0, 1, count):
+            raise ProtocolViolation("formats that do not fit the values")
+        values = Values()
+        for place in range(count):
+            (length,) = _LONG(body, pos)
+            start, pos = pos + 4, pos + 4 + max(length, 0)
+            if length < -1:
+                raise ProtocolViolation("a value of an impossible length")
+            if pos > len(body):
+                raise ProtocolViolation("values that end before their count")
+            form = forms[place if formats > 1 else 0] if formats else 0
+            values.tell("null" if length < 0 else _described(body[start:pos], is_text=form == 0))
+    except error:
+        raise ProtocolViolation("values that end before their count") from None
+    return values.listed()
+
+
+def _described(value: bytes, *, is_text: bool) -> str:
+    if is_text and len(value) <= 4 * KEEP_TEXT:
+        text = value.decode(errors="backslashreplace")
+        if len(text) <= KEEP_TEXT:
+            return _encode(text)
+    octets = "" if is_text else f',"hex":"{value[:KEEP_HEX].hex()}"'
+    return f'{{"length":{len(value)},"sha256":"{sha256(value).hexdigest()}"{octets}}}'
 
 
 def _number(raw: bytes) -> int:

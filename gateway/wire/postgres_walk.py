@@ -12,7 +12,7 @@ from gateway.wire.postgres_account import MAX_STATEMENT, Text
 from gateway.wire.postgres_machine import CLIENT_MESSAGES, SERVER_MESSAGES
 from gateway.wire.postgres_messages import HEADER
 from gateway.wire.postgres_statements import StatementAccount
-from gateway.wire.postgres_values import Values
+from gateway.wire.postgres_values import Values, values_told
 
 _UNPACK = HEADER.unpack_from
 _UNPACK_SIGNED = Struct(">Bi").unpack_from  # one comparison finds lengths that are too small and too large
@@ -117,9 +117,7 @@ def _values_start(kind: int, body: bytes | bytearray) -> int:
 def _values_in(message: bytes, start: int) -> bytes:
     if message.startswith(_NO_VALUES, start):
         return b""
-    values = Values()
-    values.feed(message[start:])
-    return values.told()
+    return values_told(message, start)
 
 
 def _tell_values(account: StatementAccount, kind: int, head: bytes, values: bytes, at: float) -> None:

@@ -6,7 +6,7 @@ import os
 import ssl
 import subprocess
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -57,6 +57,12 @@ class MemoryRecording:
             self.records.append((kind, at, data))
             self.changed.notify_all()
             return len(self.records) - 1
+
+    def append_all(self, records: Sequence[tuple[str, int, bytes]]) -> int:
+        return max(
+            (self.append(kind, datetime.fromtimestamp(at_ns / 1e9, UTC), data) for kind, at_ns, data in records),
+            default=-1,
+        )
 
     def wait_durable(self, seq: int, timeout: timedelta) -> None:
         return
@@ -126,8 +132,12 @@ class Stage:
         with self.changed:
             assert self.changed.wait_for(lambda: bool(self.opened), WITHIN)
             found: Recording = self.opened[index].recording
+        asyncio.run_coroutine_threadsafe(self._settled(), self.loop).result(WITHIN)
         assert isinstance(found, MemoryRecording)
         return found
+
+    async def _settled(self) -> None:
+        self.door.settle()
 
     def statements(self, index: int = -1) -> list[str]:
         return [each["sql"] for each in self.recording(index).of("statement")]

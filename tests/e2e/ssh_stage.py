@@ -2,7 +2,7 @@
 
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -44,6 +44,9 @@ class MemoryRecording:
                 raise RecordingFailed
             self.records.append((kind, bytes(data)))
             return len(self.records) - 1
+
+    def append_all(self, records: Sequence[tuple[str, int, bytes]]) -> int:
+        raise NotImplementedError  # for databases
 
     def wait_durable(self, seq: int, timeout: timedelta) -> None:
         self.waited.append(seq)

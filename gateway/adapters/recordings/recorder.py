@@ -49,14 +49,26 @@ class SpoolRecording:
 
     def append(self, kind: str, at: datetime, data: bytes) -> int:
         """Queue one record; the number of its last frame. See `ports.Recording`."""
-        at_ns = unix_ns(at)
         with self._order:
-            start = 0
-            while len(data) - start > MAX_PAYLOAD:
-                piece = data[start : start + MAX_PAYLOAD]
-                self._writer.append(self._lane, kind, at_ns, piece, continues=True)
-                start += MAX_PAYLOAD
-            return self._writer.append(self._lane, kind, at_ns, data[start:] if start else data, continues=False)
+            return self._append(kind, unix_ns(at), data)
+
+    def append_all(self, records: Sequence[tuple[str, int, bytes]]) -> int:
+        """See `ports.Recording`."""
+        with self._order:
+            last = self._writer.append_all(self._lane, records)
+            if last is None:  # it may have to wait, in a gap or to be split
+                last = -1
+                for kind, at_ns, data in records:
+                    last = self._append(kind, at_ns, data)
+            return last
+
+    def _append(self, kind: str, at_ns: int, data: bytes) -> int:
+        start = 0
+        while len(data) - start > MAX_PAYLOAD:
+            piece = data[start : start + MAX_PAYLOAD]
+            self._writer.append(self._lane, kind, at_ns, piece, continues=True)
+            start += MAX_PAYLOAD
+        return self._writer.append(self._lane, kind, at_ns, data[start:] if start else data, continues=False)
 
     def wait_durable(self, seq: int, timeout: timedelta) -> None:
         """See `ports.Recording`."""

@@ -5,7 +5,7 @@ Group commit comes by itself: while one batch is being synced the next gathers.
 
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -16,7 +16,7 @@ from gateway.adapters.recordings.gap import Gap
 from gateway.adapters.recordings.lane import GAP, Batch, Entry, Lane, Parts
 from gateway.adapters.recordings.spool import MAX_BATCH, Disk, Segment, block
 from gateway.app.ports import RecordingFailed
-from gateway.audit.recording import HEADER_SIZE, encode
+from gateway.audit.recording import HEADER_SIZE, MAX_PAYLOAD, encode
 
 log = logging.getLogger(__name__)
 MAX_ENTRIES = 8192  # of one batch: the time that it keeps the others waiting
@@ -74,6 +74,16 @@ class SpoolWriter:
                 lane.gap.lose(at_ns, size)
                 return lane.next_seq
             return self._put(lane, kind, at_ns, payload, continues=continues)
+
+    def append_all(self, lane: Lane, records: Sequence[tuple[str, int, bytes]]) -> int | None:
+        """Queue one frame for each (kind, unix ns, payload); the last one's number. None when `append` has to do it."""
+        size = sum(len(payload) for _, _, payload in records) + HEADER_SIZE * len(records)
+        if not records or size > MAX_PAYLOAD:
+            return None
+        with self.lock:
+            if lane.failure or lane.closed or self._stopping or lane.gap or not self._has_room(lane, size):
+                return None
+            return [self._put(lane, kind, at_ns, payload) for kind, at_ns, payload in records][-1]
 
     def _put(self, lane: Lane, kind: str, at_ns: int, payload: bytes, *, continues: bool = False) -> int:
         seq = lane.next_seq

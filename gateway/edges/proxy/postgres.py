@@ -26,12 +26,13 @@ from gateway.core.session import EndReason, Session
 from gateway.core.target import Target
 from gateway.edges.proxy import postgres_refusals as refuse
 from gateway.edges.proxy.listener import MAX_STRANGERS, Admission, Listener
+from gateway.edges.proxy.postgres_books import Backlog
 from gateway.edges.proxy.postgres_cancel import Backend, CancelKeys
 from gateway.edges.proxy.postgres_greeting import Visitor, greet
 from gateway.edges.proxy.postgres_guarded import GuardedSession, is_guarded
 from gateway.edges.proxy.postgres_leg import SCRATCH, Leg, LegClosed
 from gateway.edges.proxy.postgres_refusals import Turned
-from gateway.edges.proxy.postgres_relay import Backlog, PostgresSession
+from gateway.edges.proxy.postgres_relay import PostgresSession
 from gateway.edges.proxy.postgres_upstream import TargetUnreachable, cancel, dial, log_in
 from gateway.wire import postgres_messages as pg
 from gateway.wire.buffer import ProtocolViolation
@@ -101,6 +102,11 @@ class PostgresDoor:
     async def start(self, host: str, port: int, *, reuse_port: bool = False) -> None:
         """Bind and accept; with `reuse_port`, beside other processes."""
         self.port = await self._listener.start(host, port, reuse_port=reuse_port)
+
+    def settle(self) -> None:
+        """Account now for everything that has gone on. On the loop."""
+        for session in tuple(self._sessions):
+            session.settle()
 
     async def close(self) -> None:
         """End every session with a word to its person; returns within a few seconds."""

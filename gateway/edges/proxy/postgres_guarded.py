@@ -13,9 +13,10 @@ from gateway.core.budget import Budget, Room
 from gateway.core.session import EndReason
 from gateway.core.statement_rules import judge
 from gateway.core.target import Level
+from gateway.edges.proxy.postgres_books import Backlog
 from gateway.edges.proxy.postgres_leg import Leg, Pause
 from gateway.edges.proxy.postgres_refusals import of_broken_rule, of_budget, of_call, of_session_budget
-from gateway.edges.proxy.postgres_relay import Backlog, PostgresSession
+from gateway.edges.proxy.postgres_relay import PostgresSession
 from gateway.wire.buffer import ProtocolViolation
 from gateway.wire.postgres_gate import Allowance, ClientGate, Refusals, TargetGate
 from gateway.wire.postgres_messages import Report
@@ -62,6 +63,11 @@ class GuardedSession(PostgresSession):
         self._timer: asyncio.TimerHandle | None = None
         self._cancelling: asyncio.Task[None] | None = None
         self._readies = 0
+
+    def _may_go_on(self, chunk: bytes) -> bool:
+        """Nothing goes on unjudged or uncounted."""
+        del chunk
+        return False
 
     # ------------------------------------------------------------ from the client
 
@@ -115,7 +121,7 @@ class GuardedSession(PostgresSession):
         warnings, self._warnings = self._warnings, []
         super()._from_target(told, is_shown=False)
         self._warnings += warnings
-        if self._ending is None and self._answers.is_at_boundary():
+        if self._ending is None and self._books.answers.is_at_boundary():
             self._flush_warnings()
 
     def _act_on_budget(self) -> None:

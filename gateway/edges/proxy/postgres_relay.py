@@ -5,39 +5,36 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
-from time import monotonic
 
 from gateway.app.ports import Recording, RecordingFailed
 from gateway.core.errors import Conflict, Refusal
 from gateway.core.session import EndReason
+from gateway.edges.proxy.postgres_books import Backlog, Books
 from gateway.edges.proxy.postgres_leg import Leg, Pause
 from gateway.edges.proxy.postgres_refusals import of_end, of_long_statement
 from gateway.wire.buffer import ProtocolViolation
 from gateway.wire.postgres_account import Entry
 from gateway.wire.postgres_messages import Report, error_response, notice_response
-from gateway.wire.postgres_statements import StatementAccount
-from gateway.wire.postgres_walk import ClientWalk, ServerWalk, StatementTooLong
+from gateway.wire.postgres_walk import StatementTooLong
 
 _HELD_HIGH = 1 << 16  # bytes that may wait for their record before the client is paused
 _SPOOL_HIGH = 1 << 19  # bytes of records that may wait for the disk before a session is paused
 _SPOOL_ALL = 1 << 25  # the same for all sessions of a door; the recorder blocks its callers at twice as many
+_LATER = 1 << 14  # bytes of a chunk that may go on before it is accounted for
+_LATER_ALL = 1 << 15  # of all such chunks of a session
 _BOUNDARY_S = 0.3  # how long a cut session may wait for the end of a message under way
 _LAST_WORDS_S = 1.0
 _DRAIN_S = 10.0
 _WARNING = "01000"
 
 
-class Backlog:
-    """What the sessions of one door have given to the recorder and do not know to be on disk."""
-
-    def __init__(self) -> None:
-        self.bytes = 0
-
-
 class PostgresSession:
     """A `LiveSession`. Everything but `terminate` and `warn` runs on the event loop.
 
     `over` resolves once, to why the session ended, when both legs are closing.
+
+    Where a statement need not be on disk before it goes on, small chunks go on at once and are accounted for within
+    milliseconds, many together (`Backlog.soon`). Whatever depends on the account settles it first.
     """
 
     def __init__(
@@ -54,7 +51,6 @@ class PostgresSession:
         self._client = client
         self._target: Leg | None = None
         self._recording = recording
-        self._now = now
         self._is_strict = is_strict
         self._is_crowded = False
         self._backlog = backlog
@@ -62,9 +58,8 @@ class PostgresSession:
         self._newest = -1  # number of the last record given to it
         self._is_asking = False
         self._stalled = b""  # from the client, recorded in part: goes on when the recorder has taken the rest
-        self._account = StatementAccount()
-        self._asks = ClientWalk(self._account)
-        self._answers = ServerWalk(self._account)
+        self._books = Books(now)
+        self._account = self._books.account
         self._held: deque[tuple[bytes, int]] = deque()  # chunks, each with the record it waits for
         self._held_bytes = 0
         self._warnings: list[str] = []
@@ -101,7 +96,7 @@ class PostgresSession:
 
     def note(self, kind: str, data: bytes) -> None:
         """Record something about the session itself."""
-        self._account.entries.append(Entry(kind, data))
+        self._books.note(Entry(kind, data))
         self._record()
 
     def start(self, target: Leg, greeting: bytes, early: bytes, late: bytes) -> None:
@@ -123,12 +118,13 @@ class PostgresSession:
 
     def end(self, reason: EndReason, detail: str = "", *, report: Report | None = None) -> None:
         """Stop relaying; say why at the next message boundary; close. The first reason stands."""
+        self.settle()
         if self._ending is not None:
             return
         self._ending = (reason, detail)
         self._client.pause(Pause.ENDING)
         words = error_response(report or of_end(reason, detail))
-        if self._target is None or self._target.is_lost or self._answers.is_at_boundary():
+        if self._target is None or self._target.is_lost or self._books.answers.is_at_boundary():
             self._finish(words)
         else:
             self._last_words = words
@@ -149,35 +145,73 @@ class PostgresSession:
 
     def close_account(self) -> None:
         """Nothing is answered any more. Idempotent; the last records are `record_rest`'s."""
-        self._account.close(monotonic())
+        self._books.close()
         self._backlog.bytes -= self._unkept
         self._unkept = 0
 
     def record_rest(self) -> None:
         """The last records. To be called once, off the loop, when the session is over: this may block."""
-        at = self._now()
         with suppress(RecordingFailed):
-            for entry in self._account.entries:
-                self._recording.append(entry.kind, at, entry.data)
+            self._recording.append_all(self._books.records)
+
+    # ------------------------------------------------------------ chunks that are accounted for later
+
+    def _may_go_on(self, chunk: bytes) -> bool:
+        is_waiting = self._is_strict or self._is_crowded or self._books.records or self._stalled
+        return len(chunk) <= _LATER and not is_waiting
+
+    def _go_on(self, leg: Leg, chunk: bytes, *, is_asking: bool) -> None:
+        leg.write(chunk)
+        if self._books.later(chunk, is_asking=is_asking):
+            self._backlog.soon(self.settle)
+        if self._books.passed_bytes > _LATER_ALL:
+            self.settle()
+
+    def settle(self) -> None:
+        """Account for what has gone on, and record it."""
+        why = self._books.catch_up()
+        if self._ending is not None:
+            return
+        if self._books.records:
+            self._record()
+        self._mind_the_crowd()
+        if why is not None:
+            self._break(why)
+
+    def _break(self, why: ProtocolViolation) -> None:
+        reason = EndReason.PROTOCOL_VIOLATION if self._books.is_unreadable else EndReason.TARGET_CLOSED
+        self.end(reason, str(why), report=of_long_statement() if isinstance(why, StatementTooLong) else None)
+
+    def _mind_the_crowd(self) -> None:
+        if self._account.is_crowded and not self._is_crowded:
+            self._is_crowded = True
+            self._client.pause(Pause.CROWDED)
+        elif self._is_crowded and not self._account.is_crowded:
+            self._is_crowded = False
+            self._client.resume(Pause.CROWDED)
+
+    # ------------------------------------------------------------ what arrives
 
     def _from_client(self, chunk: bytes) -> None:
         if self._ending is not None or self._target is None:
             return
-        try:
-            self._asks.feed(chunk, monotonic())
-        except StatementTooLong as why:
-            self.end(EndReason.PROTOCOL_VIOLATION, str(why), report=of_long_statement())
+        if self._may_go_on(chunk):
+            self._go_on(self._target, chunk, is_asking=True)
             return
-        except ProtocolViolation as why:
-            self.end(EndReason.PROTOCOL_VIOLATION, str(why))
-            return
-        waits_for = self._record() if self._account.entries else None
+        self.settle()
         if self._is_over():
             return
-        if self._account.is_crowded:
-            self._is_crowded = True
-            self._client.pause(Pause.CROWDED)
-        if self._account.entries or self._stalled:
+        try:
+            self._books.ask(chunk)
+        except ProtocolViolation as why:
+            self._books.is_unreadable = True
+            self._break(why)
+            return
+        waits_for = self._record() if self._books.records else None
+        if self._is_over():
+            return
+        self._mind_the_crowd()
+        if self._books.records or self._stalled:
             self._stalled += chunk
         else:
             self._send_on(chunk, waits_for)
@@ -221,27 +255,29 @@ class PostgresSession:
     def _from_target(self, chunk: bytes, *, is_shown: bool = True) -> None:
         if self.over.done():
             return
+        if not self._warnings and self._ending is None and self._may_go_on(chunk):
+            self._go_on(self._client, chunk, is_asking=False)
+            return
+        self.settle()
         try:
             if self._warnings or self._ending is not None:
                 chunk = self._cut_in(chunk, is_shown=is_shown)
-            self._answers.feed(chunk, monotonic())
+            self._books.answer(chunk)
         except ProtocolViolation as why:
             self.end(EndReason.TARGET_CLOSED, str(why))
             return
-        if self._account.entries:
+        if self._books.records:
             self._record()
-        if self._is_crowded and not self._account.is_crowded:
-            self._is_crowded = False
-            self._client.resume(Pause.CROWDED)
+        self._mind_the_crowd()
         if is_shown and not self.over.done():
             self._client.write(chunk)
 
     def _cut_in(self, chunk: bytes, *, is_shown: bool = True) -> bytes:
         """Put our own messages in at the boundary inside `chunk`; what of it is still to be relayed."""
-        boundary = self._answers.boundary_in(chunk)
+        boundary = self._books.answers.boundary_in(chunk)
         if boundary is None:
             return chunk
-        self._answers.feed(chunk[:boundary], monotonic())
+        self._books.answer(chunk[:boundary])
         if is_shown:
             self._client.write(chunk[:boundary])
         if self._ending is not None:
@@ -251,9 +287,10 @@ class PostgresSession:
         return chunk[boundary:]
 
     def _warn(self, sentence: str) -> None:
+        self.settle()
         if self._ending is None:
             self._warnings.append(sentence)
-            if self._target is not None and self._answers.is_at_boundary():
+            if self._target is not None and self._books.answers.is_at_boundary():
                 self._flush_warnings()
 
     def _flush_warnings(self) -> None:
@@ -263,6 +300,7 @@ class PostgresSession:
 
     def _client_lost(self) -> None:
         self._client_is_gone = True
+        self.settle()
         if self._account.said_goodbye and self._target is not None and not self._target.is_lost:
             # The target closes when it has done what it was sent; its answers still belong into the record.
             self._loop.call_later(_DRAIN_S, self._leave)
@@ -271,6 +309,7 @@ class PostgresSession:
 
     def _leave(self) -> None:
         """The client is gone: let the target read what it was sent, then close."""
+        self.settle()
         if self._ending is not None:
             return
         self.left_work = self._account.owes_answers
@@ -282,6 +321,7 @@ class PostgresSession:
             self.over.set_result(self._ending)
 
     def _target_lost(self) -> None:
+        self.settle()
         if self._ending is not None:
             self._finish(b"")
             return
@@ -290,7 +330,7 @@ class PostgresSession:
             words = b""
         else:
             self._ending = (EndReason.TARGET_CLOSED, "")
-            is_clean = self._answers.is_at_boundary() and not self._account.heard_fatal
+            is_clean = self._books.answers.is_at_boundary() and not self._account.heard_fatal
             words = error_response(of_end(*self._ending)) if is_clean else b""
         self._client.write(words)
         self._client.close(_DRAIN_S)
@@ -308,21 +348,20 @@ class PostgresSession:
             return None
 
     def _append(self) -> int | None:
-        entries, at, seq, size, count = self._account.entries, self._now(), -1, self._unkept, 0
-        for entry in entries:
+        records, size, count = self._books.records, self._unkept, 0
+        for _, _, data in records:
             if size > _SPOOL_HIGH:
                 break
-            seq = self._recording.append(entry.kind, at, entry.data)
-            size += len(entry.data)
+            size += len(data)
             count += 1
-        del entries[:count]
+        if count:
+            self._newest = self._recording.append_all(records[:count])
+            del records[:count]
         self._backlog.bytes += size - self._unkept
         self._unkept = size
-        if count:
-            self._newest = seq
         if size > _SPOOL_HIGH // 2 or (size and self._backlog.bytes > _SPOOL_ALL):
             self._ask_for_room()
-        return seq if count else None
+        return self._newest if count else None
 
     def _ask_for_room(self) -> None:
         if not self._is_asking:
@@ -349,7 +388,7 @@ class PostgresSession:
         self._unkept -= asked
         self._backlog.bytes -= asked
         waits_for = self._record()
-        if self._account.entries or self._ending is not None:
+        if self._books.records or self._ending is not None:
             return
         stalled, self._stalled = self._stalled, b""
         if stalled:

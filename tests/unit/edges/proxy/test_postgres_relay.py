@@ -1,7 +1,7 @@
 import asyncio
 import json
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import wraps
 from typing import Self
@@ -10,8 +10,9 @@ import pytest
 
 from gateway.app.ports import RecordingFailed
 from gateway.core.session import EndReason
+from gateway.edges.proxy.postgres_books import Backlog
 from gateway.edges.proxy.postgres_leg import SCRATCH, Leg
-from gateway.edges.proxy.postgres_relay import Backlog, PostgresSession
+from gateway.edges.proxy.postgres_relay import PostgresSession
 from gateway.wire.postgres_messages import message
 
 AT = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
@@ -44,6 +45,9 @@ class StalledSpool:
         assert self.queued <= ROOM, "the event loop would stand still here"
         self.records.append({"kind": kind, **json.loads(data)})
         return len(self.records) - 1
+
+    def append_all(self, records: Sequence[tuple[str, int, bytes]]) -> int:
+        return [self.append(kind, AT, data) for kind, _, data in records][-1] if records else -1
 
     def wait_durable(self, seq: int, timeout: timedelta) -> None:
         raise AssertionError("a session waits for nothing")

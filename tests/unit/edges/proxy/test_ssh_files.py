@@ -1,5 +1,6 @@
 import json
 import threading
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from queue import Queue
 
@@ -22,6 +23,9 @@ class Kept:
     def append(self, kind: str, at: datetime, data: bytes) -> int:
         self.records.append((kind, json.loads(data)))
         return len(self.records) - 1
+
+    def append_all(self, records: Sequence[tuple[str, int, bytes]]) -> int:
+        raise NotImplementedError  # for databases
 
     def wait_durable(self, seq: int, timeout: timedelta) -> None: ...
 
