@@ -50,6 +50,10 @@ class Run:
     def __init__(self, number: int) -> None:
         self.number = number
 
+    def is_fresh(self) -> bool:
+        """True while nothing was counted."""
+        return not (self.returned or self.bytes_out or self.bytes_in or self.tags or self.sqlstate or self.affected)
+
 
 class Step:
     """A client message that the server owes an answer for. `name` is what it makes, `source` what it is made from.
@@ -60,6 +64,7 @@ class Step:
     text: Text | None = None
     name = b""
     source = b""
+    is_described = False
 
     def __init__(self, kind: int, at: float, run: Run | None = None) -> None:
         self.kind = kind

@@ -31,9 +31,9 @@ from gateway.wire.postgres_messages import parse_fields
 MAX_NAMES = 10_000  # prepared statements of one session whose text is remembered
 MAX_TEXT = 4 << 20  # bytes of text remembered; beyond that a text is told at once and remembered in part
 CROWDED = 20_000  # answers owed; the edge stops reading from the client beyond
-_NAME_BYTES = 63  # the server tells names apart by so many bytes (NAMEDATALEN - 1)
+NAME_BYTES = 63  # the server tells names apart by so many bytes (NAMEDATALEN - 1)
 _MAX_TAGS = 20
-_UNNAMING = frozenset(("DEALLOCATE", "DEALLOCATE ALL", "DISCARD ALL", "PREPARE"))  # command tags
+UNNAMING = frozenset(("DEALLOCATE", "DEALLOCATE ALL", "DISCARD ALL", "PREPARE"))  # command tags
 _SYNC, _QUERY, _PARSE, _BIND, _EXECUTE, _CLOSE, _CALL, _DESCRIBE = b"SQPBECFD"
 _COPY_DONE, _COPY_FAIL, _TERMINATE = b"cfX"
 
@@ -89,7 +89,7 @@ class StatementAccount:
 
     def parse(self, name: bytes, text: Text, at: float) -> None:
         """A Parse. It runs nothing, so it is told with its first Bind."""
-        name = name[:_NAME_BYTES]
+        name = name[:NAME_BYTES]
         text.name = name.decode(errors="backslashreplace")
         if self._remembered + len(text.sql) > MAX_TEXT:
             self._tell_only(text)
@@ -112,7 +112,10 @@ class StatementAccount:
 
     def bind(self, portal: bytes, source: bytes, values: bytes, at: float) -> None:
         """A Bind: the statement `source` is about to run, with these parameters (`Values.told`)."""
-        portal, source = portal[:_NAME_BYTES], source[:_NAME_BYTES]
+        portal, source = portal[:NAME_BYTES], source[:NAME_BYTES]
+        self._owe(self._bound(portal, source, values, at))
+
+    def _bound(self, portal: bytes, source: bytes, values: bytes, at: float) -> Step:
         text = self._statements.look(source)
         run = self._new()
         if text is not None:
@@ -122,7 +125,7 @@ class StatementAccount:
         self._portals.propose(portal, run)
         step = Step(_BIND, at, run)
         step.text, step.name, step.source = text, portal, source
-        self._owe(step)
+        return step
 
     def _execute(self, portal: bytes, at: float) -> None:
         run = self._portals.look(portal)
@@ -236,7 +239,7 @@ class StatementAccount:
         if run is None or step.kind not in (_QUERY, _EXECUTE):
             return
         tag, number = tag_of(body)
-        if tag in _UNNAMING:
+        if tag in UNNAMING:
             self._renamed_by_sql(tag)
         if tag and len(run.tags) < _MAX_TAGS:
             run.tags += (tag,)
@@ -358,4 +361,4 @@ _ANSWERS = {0x31: _PARSE, 0x32: _BIND, 0x33: _CLOSE}
 
 
 def _name(raw: bytes) -> bytes:
-    return raw.partition(b"\0")[0][:_NAME_BYTES]
+    return raw.partition(b"\0")[0][:NAME_BYTES]

@@ -11,7 +11,8 @@ from gateway.wire.buffer import ProtocolViolation
 from gateway.wire.postgres_account import MAX_STATEMENT, Text
 from gateway.wire.postgres_machine import CLIENT_MESSAGES, SERVER_MESSAGES
 from gateway.wire.postgres_messages import HEADER
-from gateway.wire.postgres_statements import StatementAccount
+from gateway.wire.postgres_quick import TAILS, reply_of
+from gateway.wire.postgres_rounds import RoundAccount
 from gateway.wire.postgres_values import Values, values_told
 
 _UNPACK = HEADER.unpack_from
@@ -81,7 +82,7 @@ class _Capture:
         elif len(self.head) > 2 * _KEEP_NAMES:
             raise ProtocolViolation("a name of impossible length")
 
-    def tell(self, account: StatementAccount, at: float) -> None:
+    def tell(self, account: RoundAccount, at: float) -> None:
         """The message is whole."""
         head = bytes(self.head)
         if not self._ended:
@@ -120,7 +121,7 @@ def _values_in(message: bytes, start: int) -> bytes:
     return values_told(message, start)
 
 
-def _tell_values(account: StatementAccount, kind: int, head: bytes, values: bytes, at: float) -> None:
+def _tell_values(account: RoundAccount, kind: int, head: bytes, values: bytes, at: float) -> None:
     if kind == _CALL:
         account.call(int.from_bytes(head[:4], "big"), values, at)
     else:
@@ -135,7 +136,7 @@ def _text_of(sql: bytes) -> Text:
 class ClientWalk:
     """From the client to the server."""
 
-    def __init__(self, account: StatementAccount) -> None:
+    def __init__(self, account: RoundAccount) -> None:
         self._account = account
         self._fragment = b""  # of a header
         self._left = 0  # bytes of a body that are still to come
@@ -157,6 +158,8 @@ class ClientWalk:
                 self._account.copied_in(length - 4)
             elif length == 4 and kind in _EMPTY:
                 self._account.asked(kind, b"", at)
+            elif kind == _BIND and pos < end and self._rounds(chunk, body, pos, at):
+                return
             elif pos <= end:
                 self._whole(kind, chunk, body, pos, at)
             else:
@@ -164,6 +167,18 @@ class ClientWalk:
                 self._capture.feed(chunk[body:pos])
         self._left = max(0, pos - end)
         self._fragment = chunk[pos:]
+
+    def _rounds(self, chunk: bytes, body: int, end: int, at: float) -> bool:
+        """True when a whole round trip ends this chunk, and was told."""
+        is_described = TAILS.get(chunk[end:])
+        if is_described is None or chunk[body] or not self._account.may_round():
+            return False
+        cut = chunk.find(0, body + 1, min(end, body + _KEEP_NAMES))
+        if cut < 0:
+            return False
+        self._account.round(chunk[body + 1 : cut], values_told(chunk[cut + 1 : end], 0), at, is_described=is_described)
+        self._left, self._fragment = 0, b""
+        return True
 
     def _resume(self, chunk: bytes, at: float) -> int:
         taken = min(self._left, len(chunk))
@@ -206,7 +221,7 @@ class ClientWalk:
 class ServerWalk:
     """From the server to the client."""
 
-    def __init__(self, account: StatementAccount) -> None:
+    def __init__(self, account: RoundAccount) -> None:
         self._account = account
         self._fragment = b""
         self._left = 0
@@ -229,6 +244,8 @@ class ServerWalk:
 
     def feed(self, chunk: bytes, at: float) -> None:
         """Look at the next chunk; ProtocolViolation when the server says what it may not."""
+        if not self._fragment and not self._left and self._is_reply(chunk, at):
+            return
         if self._fragment:
             chunk, self._fragment = self._fragment + chunk, b""
         pos, end = self._resume(chunk, at) if self._left else 0, len(chunk)
@@ -259,6 +276,15 @@ class ServerWalk:
                 self._kind, self._reply = kind, bytearray(head)
         self._left = max(0, pos - end)
         self._fragment = chunk[pos:]
+
+    def _is_reply(self, chunk: bytes, at: float) -> bool:
+        """True when this was the whole answer to all that is owed, and was told."""
+        step = self._account.lone()
+        if step is None:
+            return False
+        is_query = step.kind == _QUERY
+        reply = reply_of(chunk, is_bound=not is_query, is_described=is_query or step.is_described)
+        return reply is not None and self._account.replied(step, reply, at)
 
     def _resume(self, chunk: bytes, at: float) -> int:
         taken = min(self._left, len(chunk))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gateway.demo.processes import Processes
 from gateway.demo.programs import MissingProgramError, need, say
-from tests.bench import deploy, pipelines, postgres, report, servers, ssh, ssh_scale
+from tests.bench import deploy, pipelines, postgres, postgres_sessions, report, servers, ssh, ssh_scale
 
 
 def main() -> None:
@@ -121,9 +121,15 @@ def _bench_postgres(stage: servers.Stage, processes: Processes, directory: Path,
     rows = postgres.measure(paths, stage, work, scale, quick=quick)
     names = ["direct", "PgBouncer", "PgBouncer, TLS", "gateway, TLS"]
     print(report.table("PostgreSQL", rows, names), flush=True)
+    say("PostgreSQL, sessions …")
+    rows = postgres_sessions.measure(paths, stage, quick=quick)
+    print(report.table("PostgreSQL, sessions", rows, names), flush=True)
     say("PostgreSQL, memory …")
     rows = postgres.memory(paths, (10, 20) if quick else (50, 200))
     print(report.table("PostgreSQL, memory of the gateway", rows, ["gateway"]), flush=True)
+    say("PostgreSQL, revocation …")
+    rows = postgres_sessions.revocation(stage, (50,) if quick else (200,))
+    print(report.table("PostgreSQL, revocation", rows, ["gateway"]), flush=True)
 
 
 def _raise_connection_limit(stage: Path) -> None:

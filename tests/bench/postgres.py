@@ -70,10 +70,15 @@ def _tps_with_cpu(
     row.add(name, tps, one.cpu[name][0] / (tps * seconds) if name in one.cpu else None)
 
 
-def _pgbench(environment: dict[str, str], mode: str, seconds: int) -> float:
+def arrivals(environment: dict[str, str], seconds: int) -> float:
+    """New sessions per second, each for one statement."""
+    return _pgbench(environment, "simple", seconds, "-C")
+
+
+def _pgbench(environment: dict[str, str], mode: str, seconds: int, *more: str) -> float:
     program = find("pgbench")
     assert program is not None
-    argv = [program, "-n", "-S", "-c", "8", "-j", "2", "-M", mode, "-T", str(seconds)]
+    argv = [program, "-n", "-S", "-c", "8", "-j", "2", "-M", mode, "-T", str(seconds), *more]
     done = subprocess.run(argv, env={**os.environ, **environment}, capture_output=True, text=True, timeout=TIMEOUT_S)
     found = _TPS.search(done.stdout)
     if done.returncode or not found:
@@ -100,11 +105,12 @@ def _copy_in(environment: dict[str, str], dump: Path, stage: Stage) -> float:
 
 
 def _connect(environment: dict[str, str]) -> None:
-    with _connection(environment) as connection:
-        connection.execute("SELECT 1").fetchone()
+    with connection(environment) as held:
+        held.execute("SELECT 1").fetchone()
 
 
-def _connection(environment: dict[str, str]) -> psycopg.Connection:
+def connection(environment: dict[str, str]) -> psycopg.Connection:
+    """One that libpq would make of these variables."""
     names = {"PGHOST": "host", "PGPORT": "port", "PGUSER": "user", "PGPASSWORD": "password", "PGDATABASE": "dbname"}
     names |= {"PGSSLMODE": "sslmode", "PGSSLROOTCERT": "sslrootcert"}
     return psycopg.connect(**{names[key]: value for key, value in environment.items()}, connect_timeout=20)
@@ -119,7 +125,7 @@ def memory(paths: PostgresPaths, counts: tuple[int, ...]) -> list[Row]:
         held = 0
         for count in counts:
             while held < count:
-                _select_one(stack.enter_context(_connection(environment)))
+                select_one(stack.enter_context(connection(environment)))
                 held += 1
             row = Row(f"PostgreSQL, {count} idle sessions", "KiB each", is_rate=False)
             row.add("gateway", (memory_kib(pid) - before) / count)
@@ -127,6 +133,7 @@ def memory(paths: PostgresPaths, counts: tuple[int, ...]) -> list[Row]:
     return rows
 
 
-def _select_one(connection: psycopg.Connection) -> None:
-    connection.execute("SELECT 1").fetchone()
-    connection.commit()
+def select_one(held: psycopg.Connection) -> None:
+    """A statement, so that a session is whole."""
+    held.execute("SELECT 1").fetchone()
+    held.commit()

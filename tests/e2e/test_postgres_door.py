@@ -315,11 +315,17 @@ def test_a_record_that_cannot_be_made_durable_ends_the_session_unexecuted(stage:
         assert session.execute("SELECT to_regclass('never_made')").fetchone() == (None,)
 
 
+def ask_on(session: psycopg.Connection) -> None:
+    """Statements may be through before the recorder is asked."""
+    for _ in range(100_000):
+        session.execute("SELECT 1")
+
+
 def test_a_failing_recorder_ends_the_session(stage: Stage) -> None:
     with stage.connect() as session:
         stage.recording().fails = True
         with pytest.raises(psycopg.OperationalError, match="can no longer be recorded"):
-            session.execute("SELECT 1")
+            ask_on(session)
     assert stage.end_of() is EndReason.RECORDING_FAILED
 
 

@@ -190,7 +190,8 @@ def test_another_sessions_key_cancels_nothing(real: Stage) -> None:
         result: list[object] = []
         sleeping = threading.Thread(target=lambda: result.append(victim.execute("SELECT pg_sleep(1)").fetchone()))
         sleeping.start()
-        real.recording().wait(lambda: len(real.recording().of("statement")) == 1)
+        recording = real.recording()
+        recording.wait(lambda: len(recording.of("statement")) == 1)
         backend = victim.info.backend_pid
         for secret in (b"\0\0\0\0", b"\xff\xff\xff\xff", bytes(32)):
             with plain(real) as client:

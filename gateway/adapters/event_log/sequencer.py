@@ -70,7 +70,7 @@ class Sequencer:
         self._one_at_a_time = Lock()
         self._signed: Checkpoint | None = None
         self._changed = Condition()
-        self._poked = self._stopping = False
+        self._poked = self._was_poked = self._stopping = False
         self._failure = ""
         self._batches = 0
         self._thread = Thread(target=self._run, name="sequencer", daemon=True)
@@ -139,7 +139,7 @@ class Sequencer:
         pause = IDLE_SECONDS
         while self._sleep(pause):
             try:
-                count = self.sequence() if self._has_work() else 0
+                count = self.sequence() if self._was_poked or self._has_work() else 0
                 pause = BUSY_SECONDS if count else min(IDLE_SECONDS, pause * 1.5)
             except (Unavailable, OSError) as error:
                 _LOG.warning("sequencing is delayed: %s", error)
@@ -153,7 +153,7 @@ class Sequencer:
         """False when it is time to stop."""
         with self._changed:
             self._changed.wait_for(lambda: self._poked or self._stopping, seconds)
-            self._poked = False
+            self._was_poked, self._poked = self._poked, False
             return not self._stopping
 
     def _has_work(self) -> bool:

@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from threading import Lock
+from time import thread_time
 
 from gateway.adapters.recordings.spool import private_directory
 from gateway.app.search_statements import FoundStatement, StatementQuery
@@ -25,7 +26,8 @@ log = logging.getLogger(__name__)
 # What a database says, and what it cannot hold: lone surrogates, numbers beyond 64 bits.
 NOT_INDEXED = (sqlite3.Error, ValueError, OverflowError)
 FEED_BYTES = 16 * 1024 * 1024  # waiting for the next second
-FEED_RECORDS = 5000  # taken in per second, so that a busy session does not starve the proxy of this processor
+FEED_SECONDS = 0.05  # of processor time per second, so that a busy session does not starve the proxy of this processor
+FEED_RECORDS = 500  # of one transaction
 LONGEST_TEXT = 64 * 1024  # characters of a statement that are searchable
 _KINDS = frozenset({"session", "statement", "result"})
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -102,12 +104,18 @@ class StatementIndex:
 
     def store_fed(self) -> None:
         """Write down some of what was fed; called about once a second."""
+        until = thread_time() + FEED_SECONDS
+        while self._store_some() and thread_time() < until:
+            pass
+
+    def _store_some(self) -> bool:
+        """False when there was nothing."""
         with self._fed_lock:
             taken = [self._fed.popleft() for _ in range(min(len(self._fed), FEED_RECORDS))]
             self._fed_bytes -= sum(len(frame) for _, frame in taken)
         if not taken:
             self._read_older()
-            return
+            return False
         by_session: dict[str, list[Frame]] = {}
         for session_id, frame in taken:
             by_session.setdefault(session_id, []).append(decode(frame + _NO_LINK)[0])
@@ -119,6 +127,7 @@ class StatementIndex:
             log.exception("statements could not be indexed; their sessions are indexed when they are over")
             with self._fed_lock:
                 self._behind.update(by_session)
+        return True
 
     def is_behind(self, session_id: str) -> bool:
         """True when statements of this session were left out."""

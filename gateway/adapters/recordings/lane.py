@@ -2,10 +2,9 @@
 
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Condition, Lock
-from typing import Final
+from typing import Final, NamedTuple
 
 from gateway.adapters.recordings.gap import Gap
 from gateway.adapters.recordings.keys import SessionKey
@@ -79,8 +78,7 @@ class Lane:
             self.counts[kind if kind in self.counts or len(self.counts) < MAX_KINDS else "other"] += number
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     lane: Lane
     kind: str
     frame: bytes

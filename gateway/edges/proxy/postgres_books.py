@@ -9,7 +9,7 @@ from time import monotonic
 from gateway.audit.recording import unix_ns
 from gateway.wire.buffer import ProtocolViolation
 from gateway.wire.postgres_account import Entry, unread
-from gateway.wire.postgres_statements import StatementAccount
+from gateway.wire.postgres_rounds import RoundAccount
 from gateway.wire.postgres_walk import ClientWalk, ServerWalk
 
 _SOON_S = 0.005
@@ -50,7 +50,7 @@ class Books:
     """
 
     def __init__(self, now: Callable[[], datetime]) -> None:
-        self.account = StatementAccount()
+        self.account = RoundAccount()
         self.asks = ClientWalk(self.account)
         self.answers = ServerWalk(self.account)
         self.records: list[tuple[str, int, bytes]] = []  # for the caller to take

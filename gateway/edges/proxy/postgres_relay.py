@@ -118,10 +118,10 @@ class PostgresSession:
 
     def end(self, reason: EndReason, detail: str = "", *, report: Report | None = None) -> None:
         """Stop relaying; say why at the next message boundary; close. The first reason stands."""
-        self.settle()
         if self._ending is not None:
             return
         self._ending = (reason, detail)
+        self._books.catch_up()
         self._client.pause(Pause.ENDING)
         words = error_response(report or of_end(reason, detail))
         if self._target is None or self._target.is_lost or self._books.answers.is_at_boundary():

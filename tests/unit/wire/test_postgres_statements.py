@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from gateway.wire.buffer import ProtocolViolation
 from gateway.wire.postgres_account import KEEP, KEEP_REPEATED, MAX_STATEMENT
 from gateway.wire.postgres_messages import Report, error_response, message
-from gateway.wire.postgres_statements import MAX_NAMES, MAX_TEXT, StatementAccount
+from gateway.wire.postgres_rounds import RoundAccount
+from gateway.wire.postgres_statements import MAX_NAMES, MAX_TEXT
 from gateway.wire.postgres_walk import ClientWalk, ServerWalk, StatementTooLong
 
 SYNC = message(b"S")
@@ -55,7 +56,7 @@ class Session:
     """Both walks over one account, and the records so far."""
 
     def __init__(self) -> None:
-        self.account = StatementAccount()
+        self.account = RoundAccount()
         self.client = ClientWalk(self.account)
         self.server = ServerWalk(self.account)
 
@@ -460,6 +461,43 @@ def test_chunking_changes_nothing(out_cuts: list[int], back_cuts: list[int]) -> 
     assert cut.account.entries == whole.account.entries
     assert cut.server.is_at_boundary()
     assert len(whole.of("result")) == 5
+
+
+ROUNDS = st.sampled_from([
+    query("q"), query("COPY t FROM STDIN"), parse("a", "s") + SYNC, parse("a") + bind() + execute() + SYNC, SYNC,
+    *(bind(name) + described + execute() + SYNC for name in ("", "s") for described in (b"", message(b"D", b"P\0"))),
+    bind("s", "p") + execute("p") + SYNC, bind("s") + execute(), execute() + SYNC, message(b"d", b"x"), message(b"c"),
+])  # fmt: skip
+ENDS = st.sampled_from(
+    [tag("SELECT 1"), tag("DISCARD ALL"), tag("BEGIN"), message(b"I"), message(b"s"), failure(), COPY_IN, b""]
+)
+REPLIES = st.builds(
+    lambda *parts: b"".join(parts),
+    st.sampled_from([BOUND, PARSED + BOUND, PARSED, b""]), st.sampled_from([message(b"T", b"\0\0"), message(b"n"), b""]),
+    st.sampled_from([b"", ROW, 3 * ROW]), ENDS, st.sampled_from([READY, message(b"Z", b"T"), message(b"Z", b"E"), b""]),
+)  # fmt: skip
+
+
+@given(st.lists(st.one_of(ROUNDS.map(lambda m: (True, m)), REPLIES.map(lambda m: (False, m))), max_size=12))
+def test_round_trips_at_a_glance_are_those_of_byte_by_byte(chunks: list[tuple[bool, bytes]]) -> None:
+    """The rounds of `postgres_quick` against the walk that sees no whole message."""
+    quick, slow = Session(), Session()
+    for is_asking, chunk in chunks:
+        found = []
+        for session, size in ((quick, len(chunk) or 1), (slow, 1)):
+            try:
+                for start in range(0, len(chunk), size):
+                    (session.ask if is_asking else session.answer)(chunk[start : start + size])
+            except ProtocolViolation as why:
+                found.append(str(why))
+        assert quick.account.entries == slow.account.entries
+        if found:
+            assert found == 2 * [found[0]]
+            return
+    assert quick.account.owes_answers == slow.account.owes_answers
+    for session in (quick, slow):
+        session.account.close(0.0)
+    assert quick.account.entries == slow.account.entries
 
 
 @given(st.lists(st.tuples(st.booleans(), st.binary(max_size=60))))

@@ -1,0 +1,87 @@
+"""The statement account, quicker for round trips that come in one chunk either way (`postgres_quick`).
+
+A round is one step while nothing else is owed; as soon as anything else happens it is unrolled into the steps that it
+is made of, so that there is one set of rules only.
+"""
+
+from gateway.wire.postgres_account import Step, tag_of
+from gateway.wire.postgres_quick import Reply
+from gateway.wire.postgres_statements import NAME_BYTES, UNNAMING, StatementAccount
+
+_QUERY, _BIND, _EXECUTE, _DESCRIBE, _SYNC = b"QBEDS"
+_ROUND = 1  # Bind, perhaps Describe, Execute and Sync in one: no message has this number
+
+
+class RoundAccount(StatementAccount):
+    """Told of every message that matters, or of several at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rounds = 0  # of the steps owed
+
+    def rows(self, count: int, size: int) -> None:
+        """See `StatementAccount`."""
+        if self._rounds:
+            self._unroll()
+        super().rows(count, size)
+
+    def answered(self, kind: int, head: bytes, at: float) -> None:
+        """See `StatementAccount`."""
+        if self._rounds:
+            self._unroll()
+        super().answered(kind, head, at)
+
+    def close(self, at: float) -> None:
+        """See `StatementAccount`."""
+        self._unroll()
+        super().close(at)
+
+    def may_round(self) -> bool:
+        """True while a round (see `round`) is nothing special."""
+        return not self._skipping and self._copying is None
+
+    def round(self, source: bytes, values: bytes, at: float, *, is_described: bool) -> None:
+        """Bind to the unnamed portal, (Describe,) Execute and Sync: the same as telling each."""
+        step = self._bound(b"", source[:NAME_BYTES], values, at)
+        step.kind = _ROUND
+        step.is_described = is_described
+        self._owed.append(step)
+        self._rounds += 1
+
+    def lone(self) -> Step | None:
+        """The query or round that is all that is owed, if nothing was answered of it yet."""
+        if len(self._owed) != 1:
+            return None
+        step = self._owed[0]
+        is_fresh = step.kind == _ROUND or (step.kind == _QUERY and step.run is not None and step.run.is_fresh())
+        return step if is_fresh else None
+
+    def replied(self, step: Step, reply: Reply, at: float) -> bool:
+        """All that is owed for the lone step has come. False when it has to be told message by message."""
+        tag, number = tag_of(reply.tag)
+        run = step.run
+        if run is None or not tag or tag in UNNAMING:
+            return False
+        run.returned, run.bytes_out, run.tags = reply.rows, reply.size, (tag,)
+        run.returned_before = reply.rows
+        run.affected = reply.rows if number is None else number
+        self._owed.clear()
+        self._copying = None
+        if step.kind == _ROUND:
+            self._rounds = 0
+            self._portals.accept(b"", run)
+        self._finish(step, at, "done")
+        if reply.status == b"I":
+            self._portals.accepted.clear()
+        return True
+
+    def _unroll(self) -> None:
+        """Every round becomes its steps."""
+        self._rounds, rolled = 0, tuple(self._owed)
+        self._owed.clear()
+        for step in rolled:
+            self._owed.append(step)
+            if step.kind == _ROUND:
+                step.kind = _BIND
+                kinds = (_DESCRIBE, _EXECUTE, _SYNC) if step.is_described else (_EXECUTE, _SYNC)
+                self._owed.extend(Step(k, step.at, step.run if k == _EXECUTE else None) for k in kinds)
