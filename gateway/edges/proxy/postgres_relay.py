@@ -154,8 +154,6 @@ class PostgresSession:
         with suppress(RecordingFailed):
             self._recording.append_all(self._books.records)
 
-    # ------------------------------------------------------------ chunks that are accounted for later
-
     def _may_go_on(self, chunk: bytes) -> bool:
         is_waiting = self._is_strict or self._is_crowded or self._books.records or self._stalled
         return len(chunk) <= _LATER and not is_waiting
@@ -259,6 +257,8 @@ class PostgresSession:
             self._go_on(self._client, chunk, is_asking=False)
             return
         self.settle()
+        if self.over.done():
+            return
         try:
             if self._warnings or self._ending is not None:
                 chunk = self._cut_in(chunk, is_shown=is_shown)
