@@ -164,3 +164,47 @@ async def test_what_could_not_be_recorded_yet_is_recorded_when_the_session_is_ov
         relay.spool.queued = -100 * ROOM  # it may block now
         relay.session.record_rest()
         assert told < MANY <= len([r for r in relay.spool.records if r["kind"] == "statement"])
+
+
+@on_a_loop
+async def test_nothing_goes_on_before_its_record_is_on_disk_where_that_is_required() -> None:
+    async with Relay(is_strict=True) as relay:
+        asked = message(b"Q", b"DELETE\0")
+        relay.to_client.write(asked)
+        await relay.until(lambda: len(relay.spool.records) == 1)
+        reading = asyncio.create_task(relay.target.readexactly(len(asked)))
+        await asyncio.sleep(0)
+        assert not reading.done()
+        relay.spool.sync()
+        assert await asyncio.wait_for(reading, PATIENCE) == asked
+
+
+@on_a_loop
+async def test_small_statements_go_on_at_once_and_are_recorded_soon() -> None:
+    async with Relay(is_strict=False) as relay:
+        asked = message(b"Q", b"SELECT 1\0")
+        relay.to_client.write(asked)
+        assert await asyncio.wait_for(relay.target.readexactly(len(asked)), PATIENCE) == asked
+        await relay.until(lambda: len(relay.spool.records) == 1)
+
+
+@on_a_loop
+async def test_a_session_that_broke_the_protocol_ends_and_all_that_went_on_is_recorded() -> None:
+    async with Relay(is_strict=False) as relay:
+        odd, behind = b"Q" + bytes(9), message(b"Q", b"DROP TABLE t\0")
+        relay.to_client.write(odd + behind)
+        reason, _ = await asyncio.wait_for(relay.session.wait_over(), PATIENCE)
+        assert reason is EndReason.PROTOCOL_VIOLATION
+        relay.session.record_rest()
+        octets = [bytes.fromhex(str(r["hex"])) for r in relay.spool.records if r["kind"] == "unread"]
+        assert b"".join(octets) == odd + behind
+        assert (await relay.client.read())[:1] == b"E"
+
+
+@on_a_loop
+async def test_a_recorder_that_fails_ends_the_session_once() -> None:
+    async with Relay(is_strict=False) as relay:
+        relay.spool.is_broken = True
+        relay.to_client.write(message(b"Q", b"SELECT 1\0"))
+        reason, _ = await asyncio.wait_for(relay.session.wait_over(), PATIENCE)
+        assert reason is EndReason.RECORDING_FAILED
