@@ -61,5 +61,5 @@ def _rows_start(chunk: bytes, *, is_bound: bool, is_described: bool) -> int:
         return pos + 5
     kind, length = _HEAD(chunk, pos)
     if kind == _DESCRIPTION and length >= 4:
-        return pos + 1 + length
+        return pos + 1 + int(length)
     return -1 if is_bound else pos
