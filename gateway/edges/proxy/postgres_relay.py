@@ -188,8 +188,6 @@ class PostgresSession:
             self._is_crowded = False
             self._client.resume(Pause.CROWDED)
 
-    # ------------------------------------------------------------ what arrives
-
     def _from_client(self, chunk: bytes) -> None:
         if self._ending is not None or self._target is None:
             return
