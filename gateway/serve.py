@@ -39,6 +39,7 @@ from gateway.workers import shared_listener, stop_with_parent, supervise
 
 LOG = logging.getLogger("gateway")
 STOP_SECONDS = 10.0
+_LOOK_AGAIN_S = 0.02
 MOST_WORKERS = 64
 MOST_HTTP_CONNECTIONS = 8192  # per process, of all clients; each client has its own limit
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
@@ -132,9 +133,12 @@ async def _run(gateway: Gateway, *, as_json: bool, is_worker: bool) -> None:
         "ok",
         {"interrupted_sessions": interrupted, "interrupted_runs": interrupted_runs},
     )
-    _tell_ready(gateway, doors, as_json=as_json)
     serving = asyncio.create_task(doors.api.serve(sockets=doors.api_sockets))
     stopped = asyncio.create_task(stopping.wait())
+    while not (doors.api.started or serving.done() or stopped.done()):  # noqa: ASYNC110 - uvicorn has no event for it
+        await asyncio.sleep(_LOOK_AGAIN_S)
+    if doors.api.started:
+        _tell_ready(gateway, doors, as_json=as_json)
     await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
     await _close(gateway, doors, serving)
