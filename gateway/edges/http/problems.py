@@ -13,6 +13,7 @@ from starlette.responses import Response
 from gateway.app.identity import NotSignedIn
 from gateway.core.errors import Conflict, Denied, GatewayError, NotFound, Refusal, Unavailable
 from gateway.edges.http.live_views import TOO_MANY_VIEWS
+from gateway.edges.http.scim_answers import scim_problem
 from gateway.edges.web.views import error_page
 
 LOG = logging.getLogger("gateway.http")
@@ -84,6 +85,8 @@ def install(app: FastAPI) -> None:
 
 
 def _render(request: Request, status: int, refusal: Refusal, fields: Sequence[Mapping[str, str]] = ()) -> Response:
-    if request.url.path.startswith(("/api/", "/scim/")):
+    if request.url.path.startswith("/scim/"):
+        return scim_problem(status, refusal)
+    if request.url.path.startswith("/api/"):
         return problem(status, refusal, fields)
     return error_page(request, status, refusal)

@@ -89,6 +89,10 @@ def _one(resource: Any, status: HTTPStatus = HTTPStatus.OK) -> ScimAnswer:
     return ScimAnswer(resource.model_dump(scim_ctx=ScimContext.RESOURCE_QUERY_RESPONSE), status, headers)
 
 
+def _chosen(resource: Any, asked: Any) -> ScimAnswer:
+    return ScimAnswer(resource.model_dump(scim_ctx=ScimContext.RESOURCE_QUERY_RESPONSE, response_parameters=asked))
+
+
 def _page(kind: type[Any], asked: Any, found: Sequence[Any]) -> ScimAnswer:
     """One page (RFC 7644 §3.4.2.4): 1-based, a count of 0 asks for the total only."""
     start = max(1, asked.start_index or 1)
@@ -136,13 +140,14 @@ def add_user(ctx: Ctx, wired: Wired, machine: ScimClient, provider: Whose, body:
 
 
 @router.get("/Users/{id}")
-def show_user(ctx: Ctx, wired: Wired, provider: Whose, id: str) -> Response:
-    """One person."""
+def show_user(ctx: Ctx, wired: Wired, request: Request, provider: Whose, id: str) -> Response:
+    """One person; `attributes` and `excludedAttributes` choose what of them."""
+    asked = SearchRequest[resources.PersonResource].model_validate(dict(request.query_params))
     with ctx.store.read() as uow:
         row = uow.provisioning.user(provider.name, id)
     if row is None:
         raise _no_such()
-    return _one(resources.user_resource(row, _base(wired)))
+    return _chosen(resources.user_resource(row, _base(wired)), asked)
 
 
 @router.put("/Users/{id}")
@@ -197,8 +202,7 @@ def show_group(ctx: Ctx, wired: Wired, request: Request, provider: Whose, id: st
         row = uow.provisioning.group(provider.name, id)
     if row is None:
         raise _no_such()
-    made = resources.group_resource(row, _base(wired))
-    return ScimAnswer(made.model_dump(scim_ctx=ScimContext.RESOURCE_QUERY_RESPONSE, response_parameters=asked))
+    return _chosen(resources.group_resource(row, _base(wired)), asked)
 
 
 @router.put("/Groups/{id}")
