@@ -40,7 +40,10 @@ _REFETCH_AFTER = timedelta(seconds=30)
 _EXCHANGES = 4  # at a time: a provider that hangs keeps no more of the API's threads
 _WAITING = 8  # for one of those, and no longer than:
 _WAIT_S = 1.0
-_PROTOCOL_CLAIMS = frozenset({"iss", "sub", "aud", "exp", "iat", "nbf", "nonce", "azp", "at_hash", "acr", "amr"})
+# Only the signed token tells of these: `auth_time` proves that a sign-in is fresh, `sid` says which logout ends it.
+_PROTOCOL_CLAIMS = frozenset(
+    {"iss", "sub", "aud", "exp", "iat", "nbf", "nonce", "azp", "at_hash", "acr", "amr", "auth_time", "sid"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,31 +173,58 @@ class OidcProvider:
 
     def refresh(self, refresh_token: str) -> Refreshed:
         """See the port. Tried twice, as one lost answer would make the next check half a minute late."""
-        for attempt in stamina.retry_context(on=Unavailable, attempts=2, wait_initial=0.2, wait_max=1.0, timeout=20.0):
+        token = self._refreshed_token(refresh_token)
+        following = token.get("refresh_token")
+        if isinstance(token.get("access_token"), str):
+            told = self._told_with(token)
+        elif isinstance(following, str):
+            told = Refreshed(SignedClaims({}), tells_groups=False, flaw="it sent no access token")
+        else:
+            raise Unavailable(_unusable("it sent no token"))
+        return replace(
+            told, refresh_token=following if isinstance(following, str) and following != refresh_token else ""
+        )
+
+    def _refreshed_token(self, refresh_token: str) -> Mapping[str, Any]:
+        """What the token endpoint gives. After a 200 it is not asked again: the token may be spent (RFC 9700 §4.14)."""
+        is_spent = False
+
+        def note(answer: httpx2.Response) -> httpx2.Response:
+            nonlocal is_spent
+            is_spent = answer.status_code == 200
+            return answer
+
+        def is_worth_a_try(why: Exception) -> bool:
+            return isinstance(why, Unavailable) and not is_spent
+
+        for attempt in stamina.retry_context(
+            on=is_worth_a_try, attempts=2, wait_initial=0.2, wait_max=1.0, timeout=20.0
+        ):
             with attempt:
-                return self._refreshed(refresh_token)
+                url = self._discovered().token_endpoint
+                with self._reaching(_over_or_unavailable) as client:
+                    client.register_compliance_hook("access_token_response", note)
+                    answer: Mapping[str, Any] = client.fetch_token(
+                        url, grant_type="refresh_token", refresh_token=refresh_token
+                    )
+                if not is_spent:
+                    raise Unavailable(_unusable("it sent no token"))
+                return answer
         raise AssertionError("the last attempt returns or raises")
 
-    def _refreshed(self, refresh_token: str) -> Refreshed:
-        metadata = self._discovered()
-        with self._reaching(_over_or_unavailable) as client:
-            token = client.fetch_token(metadata.token_endpoint, grant_type="refresh_token", refresh_token=refresh_token)
-        id_token, access_token = token.get("id_token"), token.get("access_token")
-        if not isinstance(access_token, str):
-            raise Unavailable(_unusable("it sent no token"))
+    def _told_with(self, token: Mapping[str, Any]) -> Refreshed:
+        """What a refresh tells of the person. The next token is in hand, so what fails here is a flaw, no outage."""
+        id_token, access_token = token.get("id_token"), token["access_token"]
         claims: dict[str, Any] = {}
-        if isinstance(id_token, str):
-            try:
+        try:
+            if isinstance(id_token, str):
                 claims = self.verify_id_token(id_token, nonce=None, access_token=access_token)
-            except ForgedError as why:
-                raise Unavailable(_unusable("it sent an id_token that does not verify")) from why
-        told = self._with_userinfo(metadata, claims, access_token)
-        following = token.get("refresh_token")
-        return Refreshed(
-            told,
-            tells_groups=bool(claims) or self.names.groups in told,
-            refresh_token=following if isinstance(following, str) and following != refresh_token else "",
-        )
+            told = self._with_userinfo(self._discovered(), claims, access_token)
+        except ForgedError as why:
+            return Refreshed(SignedClaims({}), tells_groups=False, flaw=f"its id_token does not verify: {why}")
+        except (Unavailable, Denied) as why:
+            return Refreshed(SignedClaims({}), tells_groups=False, flaw=why.refusal.message)
+        return Refreshed(told, tells_groups=bool(claims) or self.names.groups in told)
 
     def verify_logout(self, token: str) -> SignedLogout:
         """See the port."""
@@ -278,7 +308,7 @@ class OidcProvider:
         if more.get("sub") != claims.get("sub", more.get("sub")):
             raise Denied(Refusal("userinfo-mismatch", "The identity provider told of two different people."))
         added = {key: value for key, value in more.items() if key not in _PROTOCOL_CLAIMS}
-        return SignedClaims({**added, **claims})
+        return SignedClaims({"sub": more.get("sub"), **added, **claims})
 
     # ------------------------------------------------------------ discovery and transport
 

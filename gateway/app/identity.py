@@ -53,12 +53,14 @@ class Redeemed:
 class Refreshed:
     """The provider still vouches. `refresh_token` is the next one, "" when the old one stays.
 
-    `tells_groups` is False when nothing that it sent was about groups: then they are as they were.
+    `tells_groups` is False when nothing that it sent was about groups: then they are as they were. `flaw` says why
+    nothing could be had of what it knows about the person, although it vouches, "" when that is not so.
     """
 
     claims: SignedClaims
     tells_groups: bool
     refresh_token: str = field(default="", repr=False)
+    flaw: str = ""
 
 
 @dataclass(frozen=True, slots=True)

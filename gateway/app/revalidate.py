@@ -2,6 +2,7 @@
 
 Three answers. Yes: the refresh token is replaced, groups follow. No (`invalid_grant`): that session is over. None (the
 provider is down, or its answer makes no sense): nothing changes, and it is asked again; an outage signs nobody out.
+A yes that tells of nobody, or of somebody else, replaces the token and changes nothing else: the old one may be spent.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from threading import Event
 from gateway.app import journal
 from gateway.app.context import Context
 from gateway.app.end_provider_session import close_provider_session, end_by_provider
-from gateway.app.identity import IdentityProvider, Refreshed, groups_of
+from gateway.app.identity import IdentityProvider, Refreshed, groups_of, user_id_of
 from gateway.app.ports import UnitOfWork
 from gateway.app.ports_people import ProviderSession
 from gateway.app.sign_ins import CHECK_EVERY, PREFIXES
@@ -28,6 +29,7 @@ class Revalidation:
         self._ctx = ctx
         self._provider = provider
         self._is_down = False  # as last told in an event
+        self._unclear: set[str] = set()  # sessions of which it told something unusable, as told in events
         self._gives_up = Event()  # for this round: the first that finds it down spares the others the wait
 
     def step(self) -> bool:
@@ -78,16 +80,30 @@ class Revalidation:
         sealed = session.sealed_token
         if refreshed.refresh_token:
             sealed = self._ctx.sealer.seal(refreshed.refresh_token, session.id)
-        checked = replace(session, sealed_token=sealed, checked_at=at, next_check_at=at + CHECK_EVERY, failures=0)
+        flaw = refreshed.flaw or self._mismatch(session, refreshed)
+        failures = session.failures + 1 if flaw else 0
+        checked = replace(
+            session, sealed_token=sealed, checked_at=at, next_check_at=at + CHECK_EVERY, failures=failures
+        )
         with self._ctx.store.begin() as uow:
             if not uow.provider_sessions.save(checked):
                 return False  # it was ended meanwhile
-            uow.users.confirm(session.user, at)
+            if flaw:
+                self._tell_unclear(uow, session, flaw)
+                return False
+            self._unclear.discard(session.id)
             return self._follow_groups(uow, session, refreshed)
+
+    def _mismatch(self, session: ProviderSession, refreshed: Refreshed) -> str:
+        """Why what was told is not about this person (Core §12.2: the same `sub`), "" when nothing says so."""
+        subject = refreshed.claims.get("sub")
+        is_other = isinstance(subject, str) and user_id_of(self._provider.issuer, subject) != session.user
+        return "it told of somebody else than who signed in" if is_other else ""
 
     def _follow_groups(self, uow: UnitOfWork, session: ProviderSession, refreshed: Refreshed) -> bool:
         user = uow.users.get(session.user)
-        groups = groups_of(refreshed.claims, self._provider.names) if refreshed.tells_groups else None
+        is_told = refreshed.tells_groups and isinstance(refreshed.claims.get("sub"), str)
+        groups = groups_of(refreshed.claims, self._provider.names) if is_told else None
         if groups is not None or self._provider.names.from_scim:
             uow.users.confirm(session.user, self._ctx.clock.now())
         if user is None or groups is None or self._provider.names.from_scim or groups == user.groups:
@@ -96,6 +112,14 @@ class Revalidation:
         data = {"provider": session.provider, "was": sorted(user.groups), "is": sorted(groups)}
         journal.append(self._ctx, uow, "user:groups-changed", principal=user.name, data=data)
         return True
+
+    def _tell_unclear(self, uow: UnitOfWork, session: ProviderSession, flaw: str) -> None:
+        if session.id not in self._unclear:
+            self._unclear.add(session.id)
+            user = uow.users.get(session.user)
+            data = {"provider": session.provider, "message": flaw}
+            name = user.name if user else ""
+            journal.append(self._ctx, uow, "provider:unclear", "failed", principal=name, data=data)
 
     def _tell_down(self, why: Refusal) -> None:
         if not self._is_down:

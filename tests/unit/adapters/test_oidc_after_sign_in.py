@@ -9,7 +9,7 @@ import stamina
 
 from gateway.core.errors import Denied, Unavailable
 from tests.fakes import FakeClock
-from tests.unit.adapters.test_oidc import ISSUER, NOW, Idp, claims, provider_of
+from tests.unit.adapters.test_oidc import ISSUER, NOW, Idp, claims, provider_of, redeem
 
 EVENT = "http://schemas.openid.net/event/backchannel-logout"
 LOGOUT = {"typ": "logout+jwt", "alg": "RS256", "kid": "r1"}
@@ -55,6 +55,7 @@ def test_a_refresh_without_a_word_about_groups_changes_none(idp: Idp, moving: Fa
     idp.userinfo = {"sub": "s1", "groups": ["leads"]}
     told = provider_of(idp, moving).refresh("rt1")
     assert told.tells_groups
+    assert told.claims["sub"] == "s1"
     assert told.refresh_token == ""
 
 
@@ -68,8 +69,7 @@ def test_only_invalid_grant_is_about_the_person(idp: Idp, moving: FakeClock) -> 
     ("status", "body"),
     [
         (400, {"error": "invalid_client"}), (401, {"error": "invalid_client"}), (400, {"error": "unauthorized_client"}),
-        (400, {"error": "temporarily_unavailable"}), (500, {"error": "invalid_grant"}), (503, {}), (200, {}),
-        (200, {"access_token": "at", "token_type": "Bearer", "id_token": "x.y.z"}), (404, {}), (302, {}),
+        (400, {"error": "temporarily_unavailable"}), (500, {"error": "invalid_grant"}), (503, {}), (404, {}), (302, {}),
     ],
 )  # fmt: skip
 def test_everything_else_is_an_outage_and_signs_nobody_out(
@@ -80,6 +80,41 @@ def test_everything_else_is_an_outage_and_signs_nobody_out(
         provider_of(idp, moving).refresh("rt1")
     asked = [call for call in idp.calls if call.url.path == "/token"]
     assert len(asked) == 2  # one lost answer is not half a minute of delay
+
+
+@pytest.mark.parametrize("body", [{}, {"access_token": 7}, {"error": "slow_down"}, {"refresh_token": ["rt2"]}])
+def test_after_a_200_the_old_token_is_not_sent_again(idp: Idp, moving: FakeClock, body: dict[str, object]) -> None:
+    answers(idp, 200, **body)
+    with pytest.raises(Unavailable):
+        provider_of(idp, moving).refresh("rt1")
+    assert len([call for call in idp.calls if call.url.path == "/token"]) == 1
+
+
+@pytest.mark.parametrize("broken", ["/userinfo", "/jwks", "forged", "other", "no-access-token"])
+def test_a_token_that_came_is_never_thrown_away(idp: Idp, moving: FakeClock, broken: str) -> None:
+    """The provider replaces refresh tokens, and what it knows of the person cannot be had for a moment."""
+    idp.userinfo = {"sub": "s2" if broken == "other" else "s1", "groups": ["leads"]}
+    token = "x.y.z" if broken == "forged" else idp.sign(claims(nonce=None))
+    access = {} if broken == "no-access-token" else {"access_token": "at"}
+    body = {**access, "token_type": "Bearer", "id_token": token, "refresh_token": "rt2"}
+
+    def bend(request: httpx2.Request) -> httpx2.Response | None:
+        if request.url.path == "/token":
+            return httpx2.Response(200, json=body)
+        return httpx2.Response(503) if request.url.path == broken else None
+
+    idp.bend = bend
+    told = provider_of(idp, moving).refresh("rt1")
+    assert (told.refresh_token, told.tells_groups, dict(told.claims)) == ("rt2", False, {})
+    assert told.flaw
+    assert len([call for call in idp.calls if call.url.path == "/token"]) == 1
+
+
+def test_what_only_the_signed_token_may_say_is_not_taken_from_userinfo(idp: Idp, moving: FakeClock) -> None:
+    idp.userinfo = {"sub": "s1", "auth_time": int(NOW.timestamp()), "sid": "sid-of-another", "amr": ["mfa"]}
+    assert not {"auth_time", "sid", "amr"} & set(redeem(idp, moving, idp.sign(claims())))
+    told = redeem(idp, moving, idp.sign(claims(auth_time=7, sid="mine")))
+    assert (told["auth_time"], told["sid"]) == (7, "mine")
 
 
 def logout_claims(**more: Any) -> dict[str, Any]:

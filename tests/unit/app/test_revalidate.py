@@ -94,7 +94,7 @@ def test_who_is_disabled_at_the_provider_is_out_within_a_minute(stage: Stage, pr
     revalidation = Revalidation(stage.ctx, provider)
     assert later(stage, revalidation) is False
     assert authenticate(stage.ctx, token).id == web.user.id
-    assert confirmed_at(stage, web.user) == stage.clock.now()
+    assert confirmed_at(stage, web.user) is not None
     provider.answers = [OVER]
     began = stage.clock.now()
     assert later(stage, revalidation) is True
@@ -162,16 +162,52 @@ def test_groups_follow_the_provider(stage: Stage, provider: TrustingProvider) ->
     provider.claims = {"groups": ["engineers", "leads"]}
     web = sign_in(stage, provider)
     revalidation = Revalidation(stage.ctx, provider)
-    provider.answers = [Refreshed(SignedClaims({"groups": ["engineers"]}), tells_groups=True)]
+    provider.answers = [Refreshed(SignedClaims({"sub": "sub-oncall", "groups": ["engineers"]}), tells_groups=True)]
     assert later(stage, revalidation) is True  # policy is asked again about every live session
     assert authenticate_web(stage.ctx, web.secret).groups == {"engineers"}
     assert ("user:groups-changed", "ok") in stage.events()
     assert later(stage, revalidation) is False
-    provider.answers = [Refreshed(SignedClaims({"groups": 7}), tells_groups=True)]
+    told_at = confirmed_at(stage, web.user)
+    assert told_at == stage.clock.now()
+    provider.answers = [Refreshed(SignedClaims({"sub": "sub-oncall", "groups": 7}), tells_groups=True)]
     assert later(stage, revalidation) is False
     provider.answers = [STILL_WELCOME]
     assert later(stage, revalidation) is False
+    provider.answers = [Refreshed(SignedClaims({"groups": ["leads"]}), tells_groups=True)]  # about whom?
+    assert later(stage, revalidation) is False
     assert authenticate_web(stage.ctx, web.secret).groups == {"engineers"}
+    assert confirmed_at(stage, web.user) == told_at  # what was not told again grows old
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Refreshed(SignedClaims({"sub": "sub-mallory", "groups": ["leads"]}), tells_groups=True, refresh_token="rt-2"),
+        Refreshed(SignedClaims({}), tells_groups=False, refresh_token="rt-2", flaw="userinfo is down"),
+    ],
+)
+def test_an_answer_that_is_not_about_the_person_replaces_the_token_and_nothing_else(
+    stage: Stage, provider: TrustingProvider, answer: Refreshed
+) -> None:
+    provider.claims = {"groups": ["engineers"]}
+    web = sign_in(stage, provider)
+    told_at = confirmed_at(stage, web.user)
+    provider.answers = [answer]
+    revalidation = Revalidation(stage.ctx, provider)
+    for _ in range(3):
+        assert later(stage, revalidation) is False
+    assert provider.asked == [PLANTED, "rt-2", "rt-2"]
+    assert authenticate_web(stage.ctx, web.secret).groups == {"engineers"}
+    assert confirmed_at(stage, web.user) == told_at
+    assert stage.events().count(("provider:unclear", "failed")) == 1
+    with stage.store.read() as uow:
+        (kept,) = uow.provider_sessions.alive(user=web.user.id)
+    assert kept.failures == 3
+    good = Refreshed(SignedClaims({"sub": "sub-oncall", "groups": ["leads"]}), tells_groups=True)
+    provider.answers = [good, good, good, good, answer]
+    assert later(stage, revalidation) is True
+    later(stage, revalidation)
+    assert stage.events().count(("provider:unclear", "failed")) == 2  # told again once it had been well
 
 
 def test_groups_of_scim_are_not_read_from_claims(stage: Stage, provider: TrustingProvider) -> None:
