@@ -190,3 +190,56 @@ def test_a_cancelled_migration_ends_and_its_role_goes(db: Migrations) -> None:
 def test_input_is_needed_and_bounded(db: Migrations) -> None:
     db.run("", status=3)
     db.run("-- " + "x" * 300_000, status=3)
+
+
+# ---------------------------------------------------------------- ends and bounds
+
+UNENDING = (
+    "SET statement_timeout = 0; DO $$ BEGIN LOOP BEGIN PERFORM pg_sleep(3600); "
+    "EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP; END $$"
+)
+
+
+def test_a_script_that_catches_its_cancelling_is_terminated(db: Migrations) -> None:
+    token = db.stage.job(targets=("orders-db",), verbs=("migrate",))
+    script = db.stage.directory / "unending.sql"
+    script.write_text(UNENDING)
+    caller = db.stage.begin(token, "deploy", "migrate", "orders-db", "--file", str(script))
+    mine = "SELECT 1 FROM pg_stat_activity WHERE usename LIKE 'gw\\_migrate%' AND wait_event = 'PgSleep'"
+    wait_for("the script to run", lambda: db.ask(mine))
+    run = db.stage.json("oncall", "deploy", "history")[0]
+    db.stage.gw("lead", "deploy", "cancel", run["run"])
+    caller.communicate(timeout=40)
+    shown = db.stage.json("oncall", "deploy", "show", run["run"])
+    assert shown["state"] == "cancelled"
+    assert not db.ask(mine)
+    assert db.roles_left() == []
+    assert "CREATE TABLE" in db.run("CREATE TABLE t (id int)", run="2.1")  # the lock is free
+
+
+def test_rows_are_not_kept_in_memory(db: Migrations) -> None:
+    """A quarter of a gigabyte of rows passes through; the gateway's highest use of memory stays where it was."""
+    db.run("SELECT 1")
+    assert db.stage.process is not None
+    before = _peak_mib(db.stage.process.pid)
+    said = db.run("SELECT repeat('x', 1000000) FROM generate_series(1, 250)", run="2.1")
+    assert "(250 rows, not shown)" in said
+    assert _peak_mib(db.stage.process.pid) - before < 60
+
+
+def _peak_mib(pid: int) -> int:
+    """The highest of the process and its children."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    status = [Path(f"/proc/{each}/status").read_text() for each in (str(pid), *children)]
+    return sum(int(text.partition("VmHWM:")[2].split()[0]) for text in status) // 1024
+
+
+def test_copy_gives_and_takes_nothing_and_notices_are_bounded(db: Migrations) -> None:
+    said = db.run("CREATE TABLE n (t text); INSERT INTO n VALUES ('for my eyes'); COPY n TO STDOUT")
+    assert "COPY 1 (1 rows, not shown)" in said
+    assert "for my eyes" not in said
+    assert "brings no data" in db.run("CREATE TABLE m (t text); COPY m FROM STDIN", run="2.1", status=3)
+    said = db.run("DO $$ BEGIN FOR i IN 1..10050 LOOP RAISE NOTICE 'n'; END LOOP; END $$", run="3.1")
+    assert said.count("NOTICE: n") == 10_000
+    assert "the rest is left out" in said
+    assert len(db.run("DO $$ BEGIN RAISE NOTICE '%', repeat('x', 50000); END $$", run="4.1")) < 6000

@@ -81,6 +81,15 @@ class PostgresRoles:
             if _exists(admin, role):
                 raise _unavailable(target, "the role is still there after DROP ROLE")
 
+    def shut_out(self, target: Target, role: str) -> None:
+        """End the role's sessions for good: no new one either. The role stays."""
+        name = sql.Identifier(_checked(role))
+        with self._admin(target) as admin:
+            if _exists(admin, role):
+                admin.execute(sql.SQL("ALTER ROLE {} NOLOGIN CONNECTION LIMIT 0").format(name))
+                _become_member(admin, name)
+                _terminate(admin, role, target)
+
     def roles_of(self, target: Target, prefix: str) -> Sequence[str]:
         """Names of existing roles that begin with `prefix`."""
         with self._admin(target) as admin:

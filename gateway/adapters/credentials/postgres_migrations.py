@@ -3,20 +3,26 @@
 Rows that a script returns are counted and thrown away: they reach neither the caller nor the recording.
 """
 
+import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from gateway.adapters.credentials.postgres import Connection, PostgresRoles
+from gateway.adapters.credentials.postgres_script import LONGEST_NOTICE, bounded_notices, run_script
 from gateway.app.deploy_ports import Ended, Job
 from gateway.core.errors import Refusal, Unavailable
 from gateway.core.target import Target
 
+LOG = logging.getLogger(__name__)
+GRACE_S = 5.0  # from cancelling a script to ending its session
 FAILED = 3  # as psql with ON_ERROR_STOP
 _CONNECT_S = 10
+_QUIET_S = 20  # a server that is gone is noticed after about a minute
 _MOST_NAMED = 20
 _READABLE = """
     SELECT c.oid::pg_catalog.regclass::pg_catalog.text FROM pg_catalog.pg_class c
@@ -61,14 +67,18 @@ class PostgresMigrations(PostgresRoles):
     ) -> Ended:
         """See `Runner`. One transaction, unless the verb says otherwise: then the script is one statement."""
         try:
-            connection = psycopg.connect(_conninfo(job), autocommit=not job.in_transaction)
+            connection = psycopg.connect(_conninfo(job), autocommit=True)
         except psycopg.Error as why:
             message = f"{job.target.name} does not let the migration's role in ({why.sqlstate or 'no answer'})."
             raise Unavailable(Refusal("target-unreachable", message, (job.target.name,))) from None
-        with connection:
-            connection.add_notice_handler(lambda notice: output("err", _said(notice)))
-            on_start(connection.cancel)
+        stop = _Stop(connection, lambda: self.shut_out(job.target, job.account))
+        try:
+            connection.add_notice_handler(bounded_notices(output))
+            on_start(stop)
             return _run(connection, job, output)
+        finally:
+            stop.over.set()
+            connection.close()  # what is not committed by now is rolled back
 
 
 @contextmanager
@@ -97,31 +107,46 @@ def _hand_over(admin: Connection, account: sql.Identifier, owner: sql.Identifier
 
 def _run(connection: Connection, job: Job, output: Callable[[str, bytes], None]) -> Ended:
     try:
-        for line in _results(connection.execute(job.stdin)):
+        if job.in_transaction:
+            connection.execute("BEGIN")
+        for line in run_script(connection, job.stdin):
             output("out", f"{line}\n".encode())
         if job.in_transaction:
             connection.commit()
             output("out", b"COMMIT\n")
     except psycopg.Error as why:
         detail = f"{why.diag.message_primary or 'the connection broke'} (SQLSTATE {why.sqlstate or 'none'})"
+        detail = detail[:LONGEST_NOTICE]
         output("err", f"ERROR: {detail}\n".encode())
-        if not connection.closed:
-            connection.rollback()
         return Ended(FAILED, detail)
     return Ended(0)
 
 
-def _results(cursor: "psycopg.Cursor[tuple[object, ...]]") -> Iterator[str]:
-    """What the server says of each statement; rows are counted, never read."""
-    while True:
-        rows = f" ({cursor.rowcount} rows, not shown)" if cursor.description else ""
-        yield f"{cursor.statusmessage or ''}{rows}"
-        if not cursor.nextset():
-            return
+class _Stop:
+    """Cancel; a script may catch that, so 5 s later its session is terminated, again and again until it is over."""
 
+    def __init__(self, connection: Connection, terminate: Callable[[], None]) -> None:
+        self._connection = connection
+        self._terminate = terminate
+        self._lock = threading.Lock()
+        self._is_stopping = False
+        self.over = threading.Event()
 
-def _said(notice: psycopg.errors.Diagnostic) -> bytes:
-    return f"{notice.severity}: {notice.message_primary}\n".encode()
+    def __call__(self) -> None:
+        with self._lock:
+            if self._is_stopping or self.over.is_set():
+                return
+            self._is_stopping = True
+        threading.Thread(target=self._end, name="migration-stop", daemon=True).start()
+
+    def _end(self) -> None:
+        with suppress(psycopg.Error):
+            self._connection.cancel_safe(timeout=_CONNECT_S)
+        while not self.over.wait(GRACE_S):
+            try:
+                self._terminate()
+            except Unavailable as why:
+                LOG.warning("a migration's session is terminated later: %s", why.refusal.message)
 
 
 def _conninfo(job: Job) -> str:
@@ -135,6 +160,10 @@ def _conninfo(job: Job) -> str:
         password=job.password,
         sslmode=target.tls,
         connect_timeout=_CONNECT_S,
+        keepalives_idle=_QUIET_S,
+        keepalives_interval=_QUIET_S,
+        keepalives_count=3,
+        tcp_user_timeout=3 * _QUIET_S * 1000,
         application_name="gateway-migration",
         **files,
     )
