@@ -75,7 +75,7 @@ class Processes:
                 user=owner.uid if owner else None,
                 group=owner.gid if owner else None,
                 extra_groups=[] if owner else None,
-                preexec_fn=_dies_with(os.getpid(), stop_signal),  # noqa: PLW1509  one prctl; the stage has no threads
+                preexec_fn=_dies_with(os.getpid(), stop_signal),  # noqa: PLW1509  short; the stage has no threads
             )
         self._children.append(_Child(name, process, stop_signal, log))
         return process.pid
@@ -124,6 +124,7 @@ def _dies_with(parent: int, death_signal: signal.Signals) -> Callable[[], None] 
         return None
 
     def set_death_signal() -> None:
+        signal.signal(death_signal, signal.SIG_DFL)  # `gw demo &` in a script ignores SIGINT, and so would its parts
         _LIBC.prctl(_PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0)
         if os.getppid() != parent:  # the stage died before the call took hold
             os._exit(1)

@@ -50,8 +50,15 @@ print(len(before) >= 4, descendants(os.getpid()))
     assert done.stdout.strip() == "True []", done.stderr
 
 
-def test_parts_die_with_a_stage_that_is_killed(tmp_path: Path) -> None:
-    body = 'start("one", "exec sleep 300"); start("two", "exec sleep 300", stop_signal=signal.SIGINT); print("up", flush=True); time.sleep(300)'
+@pytest.mark.parametrize(
+    "begun", ["", "signal.signal(signal.SIGINT, signal.SIG_IGN); "], ids=["plain", "in the background"]
+)
+def test_parts_die_with_a_stage_that_is_killed(tmp_path: Path, begun: str) -> None:
+    """A shell without job control starts what is in the background with SIGINT ignored (POSIX, 2.11)."""
+    body = (
+        begun
+        + 'start("one", "exec sleep 300"); start("two", "exec sleep 300", stop_signal=signal.SIGINT); print("up", flush=True); time.sleep(300)'
+    )
     stage = subprocess.Popen([sys.executable, "-c", _PRELUDE + body, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert stage.stdout is not None
     assert stage.stdout.readline() == "up\n"
