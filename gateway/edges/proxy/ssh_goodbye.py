@@ -1,8 +1,8 @@
 """How many sessions end at once: everybody is told and cut first, the books are closed afterwards, a few at a time.
 
-A revocation may end hundreds. One thread says goodbye to all of them, without waiting for anybody; then it closes the
-targets' legs; who stays is cut by the same thread's clock. What is slow at an end (sealing, storing) waits its turn, so
-that it does not hold up the goodbyes that are still due.
+A revocation may end hundreds. One thread says goodbye to all of them, without waiting for anybody; when no goodbye is
+due it closes the targets' legs, one by one; who stays is cut by the same thread's clock. What is slow at an end
+(sealing, storing) waits its turn, so that it does not hold up the goodbyes that are still due.
 """
 
 import logging
@@ -41,6 +41,7 @@ class Goodbyes:
     def __init__(self) -> None:
         self._changed = Condition()
         self._due: deque[tuple[Leaving, str]] = deque()
+        self._to_leave: deque[Leaving] = deque()  # this and the next are the thread's own
         self._to_cut: deque[tuple[float, Leaving]] = deque()  # in the order of their time
         self._is_busy = False
         self._thread: Thread | None = None
@@ -70,19 +71,23 @@ class Goodbyes:
 
     def _work(self) -> None:
         while True:
-            with self._changed:
-                self._is_busy = bool(self._due)
-                if not self._is_busy:
-                    self._changed.notify_all()
-                    self._changed.wait_for(lambda: self._due, self._until_next_cut())
-                batch = list(self._due)
-                self._due.clear()
-            for leaving, sentence in batch:
+            self._wait()
+            if self._due:
+                leaving, sentence = self._due.popleft()
                 _guarded(lambda leaving=leaving, sentence=sentence: leaving.say_goodbye(sentence))  # type: ignore[misc]
+                self._to_leave.append(leaving)
                 self._to_cut.append((monotonic() + LAST_WORDS_TIME, leaving))
-            for leaving, _sentence in batch:
-                _guarded(leaving.leave_target)
-            self._cut_who_stayed()
+            elif self._to_leave:
+                _guarded(self._to_leave.popleft().leave_target)
+            else:
+                self._cut_who_stayed()
+
+    def _wait(self) -> None:
+        with self._changed:
+            self._is_busy = bool(self._due or self._to_leave)
+            if not self._is_busy:
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._due, self._until_next_cut())
 
     def _until_next_cut(self) -> float | None:
         return max(0.0, self._to_cut[0][0] - monotonic()) if self._to_cut else None
