@@ -16,6 +16,7 @@ import pytest
 from gateway.adapters.credentials.ssh_ca import SshAuthorities
 from gateway.core.session import EndReason
 from gateway.core.target import FileRule, SshRules
+from gateway.edges.proxy.ssh_openings import OpeningTransport
 from tests.e2e.ssh_stage import Stage, make_stage
 from tests.e2e.ssh_stage import authorities as authorities
 from tests.e2e.ssh_stage import sshd as sshd
@@ -200,6 +201,19 @@ def test_a_destination_that_is_not_listed_is_refused_with_a_sentence(stage: Stag
     assert b"Level shell of web-1 does not allow a forward to 127.0.0.1" in done.stderr
     stage.wait(lambda: stage.events_of("forward:refused"))
     assert upper.met == 0
+
+
+def test_a_refusal_is_in_the_log_also_when_the_person_leaves_while_they_are_told(
+    stage: Stage, upper: Upper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_args: object) -> None:
+        raise EOFError
+
+    monkeypatch.setattr(OpeningTransport, "turn_down", gone)
+    allow(stage, forwards=("127.0.0.1:1",))
+    with running(stage, "-W", f"127.0.0.1:{port_of(upper)}"):
+        stage.wait(lambda: stage.events_of("forward:refused"))
+    stage.wait(lambda: stage.ended)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.1", "::1", "0.0.0.0", "127.0.0.7"])

@@ -151,8 +151,8 @@ class Forwards:
         try:
             opened, record = self._host.session()
             if not self._may_dial(opened, place):
+                self._tell_refused(f"{kind} {place}", record)  # before the person, who may leave while they are told
                 self._host.door().turn_down(person, _no(opened, f"forward to {place}"))
-                self._tell_refused(f"{kind} {place}", record)
                 return
             if not self._enter():
                 self._host.door().turn_down(person, f"At most {MOST_FORWARDS} forwards at once.", RESOURCE_SHORTAGE)

@@ -67,6 +67,21 @@ def audited(serve: Callable[[DoorFacts], str], stage: Stage, tmp_path: Path) -> 
     sequencer.stop()
 
 
+def test_whoever_writes_names_commands_no_terminal(audited: Audited):
+    forged = "on\x1b[2Jcall\r\n9 now grant:issued \x9b31m\u202e"
+    ctx = audited.gw.stage.ctx
+    event = record(ctx, "grant:issued", data={"path": forged}, principal=forged, target=f"{forged}-db")
+    confirm_logged(ctx, event)
+    shown = r"on\x1b[2Jcall\r\n9 now grant:issued \x9b31m\u202e"
+    for args in (["search", "--type", "grant:issued"], ["show", event]):
+        for as_json in ([], ["--json"]):
+            output = audited.gw("audit", *args, *as_json).output
+            assert set("\x1b\r\x9b\u202e").isdisjoint(output)
+            assert shown in output or as_json
+            assert not any(line.startswith("9 now") for line in output.splitlines())
+    assert audited.gw.json("audit", "show", event)["principal"] == forged  # shown harmlessly, and kept as it is
+
+
 def test_search_and_show(audited: Audited):
     ids = audited.record(3)
     found = audited.gw.json("audit", "search", "--target", "orders-db", "--since", "1h", "--limit", "2")

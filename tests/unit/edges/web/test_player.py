@@ -1,13 +1,16 @@
+import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, timedelta
 from hashlib import sha256
 from pathlib import Path
 
 from gateway.app.replay_session import Replay
-from gateway.audit.recording import Frame
+from gateway.audit.recording import Frame, unix_ns
 from gateway.core.session import EndReason, Session
+from gateway.edges.cli.playback import transcript
 from gateway.edges.web.player import CSP, MOST_LINES, replay_page
 from tests.unit.adapters.recordings.stage import AT, session
 
@@ -62,3 +65,16 @@ def test_vendored_files_are_as_published():
     written = (STATIC / "VENDORED.md").read_text()
     for name in STATIC.glob("asciinema-player*"):
         assert f"{sha256(name.read_bytes()).hexdigest()} |" in written
+
+
+def test_a_hostile_file_name_is_one_harmless_line_of_the_page():
+    name = os.fsdecode(b"new\nline \r\x1b[2J\xff\xe2\x80\xae<b>")
+    told = json.dumps({"op": "transfer", "path": name, "direction": "upload", "bytes": 1, "outcome": "ok"}).encode()
+    out = b"\0\0\0\0" + os.fsencode(name)
+    lines = list(transcript([Frame(0, unix_ns(AT), "file", told), Frame(1, unix_ns(AT), "out", out)], UTC))
+    page = replay_page(found(), "auditor", lines)
+    page.encode()  # what was invalid UTF-8 is shown, and can be sent
+    assert r"new\nline \r\x1b[2J\udcff\u202e&lt;b&gt;" in page
+    assert r"line \r\x1b[2J\xff\u202e&lt;b&gt;" in page
+    assert set("\x1b\r\u202e\udcff").isdisjoint(page)
+    assert "<b>" not in page
