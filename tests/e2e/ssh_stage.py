@@ -154,9 +154,11 @@ class Stage:
 
     # ------------------------------------------------------------ the person
 
-    def open_door(self, limits: DoorLimits | None = None, *, post_quantum_only: bool = False) -> SshDoor:
+    def open_door(
+        self, limits: DoorLimits | None = None, *, host: str = "127.0.0.1", post_quantum_only: bool = False
+    ) -> SshDoor:
         self.door = serve_ssh(
-            self.keeper(), "127.0.0.1", 0, self.authorities, self.authorities.host_key(), limits,
+            self.keeper(), host, 0, self.authorities, self.authorities.host_key(), limits,
             post_quantum_only=post_quantum_only,
         )  # fmt: skip
         (self.directory / "known_hosts").write_text(f"web-1.gw {self.authorities.host_key_public}\n")

@@ -292,8 +292,9 @@ class Relay:
         self._files.end()
         self.record.end()
         if self._target_closed:
-            with suppress(*CONNECTION_GONE):
-                self.person.close()
+            for end in (self.target, self.person):  # so the target has room for what the person opens next
+                with suppress(*CONNECTION_GONE):
+                    end.close()
 
     def _pass_out(self, item: Item) -> bool:
         """One message; False when it was the last."""
