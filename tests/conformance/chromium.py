@@ -54,7 +54,7 @@ class Browser:
 
     def wait(self, condition: str) -> None:
         end = time.monotonic() + WITHIN_S
-        while not self.run(condition):
+        while not self.run(f"document.body !== null && ({condition})"):  # between two pages there is none
             assert time.monotonic() < end, (
                 f"not within {WITHIN_S:.0f} s: {condition}\n{self.run('document.body.innerText')}"
             )
