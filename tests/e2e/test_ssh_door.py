@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -266,6 +267,33 @@ def test_a_slow_reader_slows_the_target_and_costs_no_memory(stage: Stage) -> Non
     process.wait(10)
     process.stdout.close()
     stage.wait(lambda: stage.ended)
+
+
+def test_a_slow_target_slows_the_person_and_costs_no_memory(stage: Stage, tmp_path: Path) -> None:
+    pieces, begun = 200, threading.Event()
+    sent: list[int] = []
+    command = f"until test -e {tmp_path / 'go'}; do sleep 0.05; done; wc -c"
+    with subprocess.Popen(stage.ssh_args("web-1.gw", command), stdin=-1, stdout=-1) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+
+        def upload(into: IO[bytes]) -> None:
+            with into:
+                for _ in range(pieces):
+                    sent.append(into.write(bytes(1_000_000)))
+                    begun.set()
+
+        stage.wait(lambda: stage.live)
+        before = _resident()
+        uploading = threading.Thread(target=upload, args=(process.stdin,))
+        uploading.start()
+        assert begun.wait(20)
+        _settle(lambda: len(sent))
+        assert len(sent) < pieces / 2, "nobody read, and nobody was slowed down"
+        assert _resident() - before < 60_000  # KiB; one channel may hold 8 MiB each way
+        (tmp_path / "go").touch()
+        assert process.stdout.read() == b"%d\n" % (pieces * 1_000_000)
+        uploading.join(20)
 
 
 def _resident() -> int:
