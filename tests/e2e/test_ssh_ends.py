@@ -159,7 +159,7 @@ def test_both_legs_are_probed_while_nothing_is_said(stage: Stage) -> None:
 def test_a_peer_that_vanished_with_data_on_its_way_ends_the_session(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, vanished: str
 ) -> None:
-    """The kernel's own word for it is made up here: no test can unplug a loopback interface."""
+    """The kernel's own word for it is made up here; `tests/conformance/ssh_vanished.py` cuts a wire."""
     process = subprocess.Popen(
         stage.ssh_args("web-1.gw", "echo ready; sleep 60"), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
     )
@@ -172,6 +172,7 @@ def test_a_peer_that_vanished_with_data_on_its_way_ends_the_session(
     stage.wait(lambda: stage.ended)
     process.wait(10)
     process.stdout.close()
+    assert stage.ended[0][1] is (EndReason.TARGET_CLOSED if vanished == "target" else EndReason.CLIENT_CLOSED)
 
 
 # ---------------------------------------------------------------- keys and certificates

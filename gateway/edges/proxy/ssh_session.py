@@ -121,7 +121,8 @@ class Connection:
         self._transport.serve()
 
     def cut(self) -> None:
-        """End both legs without a word."""
+        """End both legs without a word. Unless another reason stands, it is the person who has left."""
+        self._ends(self._natural_end(), "")
         with self._lock:
             leg = self._is.leg
         if leg is not None:
@@ -137,15 +138,20 @@ class Connection:
         return self._is.opened is not None
 
     def look(self, now: float) -> None:
-        """Open the session of who only waits (`ssh -N -L`): a no is told at once, and a yes need not hurry."""
+        """Open the session of who only waits (`ssh -N -L`): a no is told at once, and a yes need not hurry.
+
+        Also notice that the target has vanished, with data on its way to it.
+        """
+        leg = self._is.leg
+        if leg is not None and leg.is_stalled(now):
+            self.terminate(EndReason.TARGET_CLOSED, "it does not answer any more")
         if now - self._is.since > SILENT_FOR and not self._is.asked:
             self._is.asked = True
             self.start(self._open_early)
 
     def is_stalled(self, now: float) -> bool:
-        """True when either peer has vanished with data on its way to it."""
-        leg = self._is.leg
-        return self._transport.is_stalled(now) or (leg is not None and leg.is_stalled(now))
+        """True when the person has vanished with data on its way to them."""
+        return self._transport.is_stalled(now)
 
     def is_overdue(self, now: float) -> bool:
         """True when it should have ended by now (`now` is monotonic): the client was told and stays."""
