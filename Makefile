@@ -40,13 +40,14 @@ test: venv $(IDP) ## Everything that proves something: unit, contract and end-to
 	@$(BIN)/python -m gateway.demo.programs psql ssh scp sftp sshd rsync git plink psftp puttygen dbclient sshpass
 	@$(BIN)/python -m pytest $(TESTS)
 
-conformance: venv ## Every SSH client at the door (Ansible, asyncssh installed apart), 10 GB to a slow reader, ssh-audit; a SCIM tester; passkeys in Chromium
+conformance: venv ## Every SSH client at the door (Ansible, asyncssh installed apart), 10 GB to a slow reader, peers that vanish (as root), ssh-audit; a SCIM tester; passkeys in Chromium
 	@$(BIN)/python -m gateway.demo.programs ssh scp sftp sshd rsync git plink psftp puttygen dbclient sshpass chromium
 	@$(BIN)/python -m venv .venv-conformance
 	@.venv-conformance/bin/python -m pip --disable-pip-version-check --quiet install ansible-core==2.19.14 asyncssh==2.24.1 \
 	  scim2-tester==0.5.2 scim2-client==0.13.2 httpx2
 	@CONFORMANCE_BIN=$(CURDIR)/.venv-conformance/bin $(BIN)/python -m pytest -m client --client-table \
 	  tests/conformance/ssh_clients.py tests/conformance/ssh_slow_reader.py tests/e2e/test_ssh_*.py
+	@$(BIN)/python -m pytest tests/conformance/ssh_vanished.py
 	@$(BIN)/python -m pytest -s tests/e2e/test_ssh_audit.py
 	@CONFORMANCE_BIN=$(CURDIR)/.venv-conformance/bin $(BIN)/python -m pytest tests/conformance/scim_peer.py
 	@$(BIN)/python -m pytest tests/conformance/browser_passkeys.py
