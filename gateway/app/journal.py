@@ -1,6 +1,6 @@
 """The only way to act: attempt event → effect → outcome event. What cannot be stored does not happen."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypedDict, TypeVar, Unpack
 
 from gateway.app.context import Context
@@ -61,6 +61,13 @@ def append(
     entry = event(ctx, type, outcome, data, **about)
     uow.events.append(entry)
     return entry.id
+
+
+def append_each(
+    ctx: Context, uow: UnitOfWork, type: str, told: Iterable[Facts], outcome: str = "ok", **about: Unpack[About]
+) -> None:
+    """Store an event for each of many facts, in one go: for what changes many people at once."""
+    uow.events.append_each([event(ctx, type, outcome, data, **about) for data in told])
 
 
 def act(ctx: Context, type: str, effect: Callable[[], T], data: Facts = NOTHING, **about: Unpack[About]) -> T:

@@ -1,6 +1,6 @@
 """What the use cases about people and their machines need stored, beside `ports`. Adapters and fakes implement it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
@@ -130,7 +130,13 @@ class Provisioning(Protocol):
         ...
 
     def user(self, provider: str, id: str) -> ProvisionedUser | None: ...
-    def user_by(self, provider: str, *, user_name: str = "", external_id: str = "") -> ProvisionedUser | None: ...
+    def user_by(
+        self, provider: str, *, user_name: str = "", external_id: str = "", user: str = ""
+    ) -> ProvisionedUser | None: ...
+    def several(self, provider: str, ids: Collection[str]) -> Sequence[ProvisionedUser]:
+        """Those of them that there are, in few questions."""
+        ...
+
     def users(self, provider: str) -> Sequence[ProvisionedUser]:
         """The oldest first."""
         ...

@@ -5,7 +5,7 @@ sign-in (`sub`, or `oid` for Entra ID). Never by user name or e-mail address: bo
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -146,11 +146,15 @@ def _follow(
 
 
 def _user_of(uow: UnitOfWork, provider: IdentityProvider, row: ProvisionedUser) -> User | None:
+    return uow.users.get(_user_id_of(provider, row))
+
+
+def _user_id_of(provider: IdentityProvider, row: ProvisionedUser) -> str:
     if row.user:
-        return uow.users.get(row.user)
+        return row.user
     if provider.names.external_id == "sub" and row.external_id:
-        return uow.users.get(user_id_of(provider.issuer, row.external_id))
-    return None  # known at their next sign-in
+        return user_id_of(provider.issuer, row.external_id)
+    return ""  # known at their next sign-in
 
 
 def _shut_out(ctx: Context, uow: UnitOfWork, machine: Machine, user: User, at: datetime) -> None:
@@ -218,7 +222,7 @@ def delete_group(ctx: Context, machine: Machine, provider: IdentityProvider, id:
         before = uow.provisioning.group(provider.name, id)
         if before is None or not uow.provisioning.remove_group(provider.name, id):
             raise _no_such()
-        _follow_groups(ctx, uow, machine, provider, _rows(uow, provider, before.members))
+        _follow_groups(ctx, uow, machine, provider, uow.provisioning.several(provider.name, before.members))
         data = {"group": before.display_name, "provider": provider.name, "members": len(before.members)}
         journal.append(ctx, uow, "group:unprovisioned", principal=machine.name, data=data)
     ctx.rejudge()
@@ -238,12 +242,12 @@ def _keep_group(
         raise UnusableValue(Refusal("group-too-large", f"A group has at most {MOST_MEMBERS} members."))
     were = before.members if before else frozenset()
     joined = after.members - were
-    if len(_rows(uow, provider, joined)) < len(joined):
+    if len(uow.provisioning.several(provider.name, joined)) < len(joined):
         raise UnusableValue(Refusal("no-such-member", "A member of the group is not a user of this provider."))
     uow.provisioning.save_group(after)
     is_renamed = before is not None and before.display_name != after.display_name
     concerned = were | after.members if is_renamed else were ^ after.members
-    _follow_groups(ctx, uow, machine, provider, _rows(uow, provider, concerned))
+    _follow_groups(ctx, uow, machine, provider, uow.provisioning.several(provider.name, concerned))
     data = {
         "group": after.display_name,
         "provider": provider.name,
@@ -253,29 +257,28 @@ def _keep_group(
     journal.append(ctx, uow, "group:provisioned", principal=machine.name, data=data)
 
 
-def _rows(uow: UnitOfWork, provider: IdentityProvider, ids: Iterable[str]) -> list[ProvisionedUser]:
-    found = (uow.provisioning.user(provider.name, each) for each in sorted(ids))
-    return [row for row in found if row is not None]
-
-
 def _follow_groups(
-    ctx: Context, uow: UnitOfWork, machine: Machine, provider: IdentityProvider, rows: Iterable[ProvisionedUser]
+    ctx: Context, uow: UnitOfWork, machine: Machine, provider: IdentityProvider, rows: Sequence[ProvisionedUser]
 ) -> None:
+    """Everybody at once: meanwhile nobody else writes."""
     if not provider.names.from_scim:
         return
-    for row in rows:
-        user = _user_of(uow, provider, row)
-        groups = groups_of_row(uow, provider, row)
-        if user is not None and user.groups != groups:
-            uow.users.upsert(replace(user, groups=groups))
-            data = {"user": user.name, "was": sorted(user.groups), "is": sorted(groups)}
-            journal.append(ctx, uow, "user:groups-changed", principal=machine.name, data=data)
+    groups = groups_by_row(uow, provider, {row.id for row in rows})
+    held_by = {_user_id_of(provider, row): groups[row.id] for row in rows}
+    users = uow.users.several(held_by)
+    now = [(user, held_by[user.id]) for user in users if user.groups != held_by[user.id]]
+    uow.users.regroup([replace(user, groups=held) for user, held in now])
+    told = [{"user": user.name, "was": sorted(user.groups), "is": sorted(held)} for user, held in now]
+    journal.append_each(ctx, uow, "user:groups-changed", told, principal=machine.name)
 
 
-def groups_of_row(uow: UnitOfWork, provider: IdentityProvider, row: ProvisionedUser) -> frozenset[str]:
-    """The groups of a provisioned user, as they are called here."""
-    held = (group for group in uow.provisioning.groups(provider.name) if row.id in group.members)
-    return frozenset(provider.names.group_prefix + group.display_name for group in held)
+def groups_by_row(uow: UnitOfWork, provider: IdentityProvider, ids: Collection[str]) -> Mapping[str, frozenset[str]]:
+    """The groups of provisioned users, as they are called here."""
+    held: dict[str, set[str]] = {row: set() for row in ids}
+    for group in uow.provisioning.groups(provider.name):
+        for row in held.keys() & group.members:
+            held[row].add(provider.names.group_prefix + group.display_name)
+    return {row: frozenset(names) for row, names in held.items()}
 
 
 # ---------------------------------------------------------------- at sign-in
@@ -298,7 +301,9 @@ def admit(uow: UnitOfWork, provider: IdentityProvider, claims: SignedClaims, per
         )
     if row.user != person.id:
         uow.provisioning.save_user(replace(row, user=person.id))
-    return replace(person, groups=groups_of_row(uow, provider, row)) if provider.names.from_scim else person
+    return (
+        replace(person, groups=groups_by_row(uow, provider, [row.id])[row.id]) if provider.names.from_scim else person
+    )
 
 
 # ---------------------------------------------------------------- small things

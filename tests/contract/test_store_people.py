@@ -173,3 +173,26 @@ def test_credentials_of_a_person_are_listed_and_removed_one_by_one(store: SqlSto
         assert uow.credentials.remove(TICKET.digest, "cli") == 0
         assert uow.credentials.remove(TICKET.digest, "ticket") == 1
         assert len(uow.credentials.of_subject(ONCALL.id, "ticket")) == 1
+
+
+def test_many_are_found_and_regrouped_at_once(store: SqlStore) -> None:
+    ids = [f"scu_{number:04}" for number in range(510)]
+    with store.begin() as uow:
+        for number, row in enumerate(ids):
+            uow.provisioning.save_user(replace(USER, id=row, user_name=f"u{number}", external_id=f"e{number}"))
+        found = uow.provisioning.several("oidc", [*ids, "scu_unknown"])
+        assert [each.id for each in found] == ids
+        assert uow.provisioning.several("partner", ids) == uow.provisioning.several("oidc", []) == []
+        uow.users.regroup([replace(ONCALL, groups=frozenset({"b", "a"}), email="not this")])
+        uow.users.regroup([])
+    with store.read() as uow:
+        known = {user.id: user for user in uow.users.several([ONCALL.id, LEAD.id, "usr_unknown"])}
+    assert known == {ONCALL.id: replace(ONCALL, groups=frozenset({"a", "b"})), LEAD.id: LEAD}
+
+
+def test_who_is_provisioned_is_found_by_user_id(store: SqlStore) -> None:
+    with store.begin() as uow:
+        uow.provisioning.save_user(USER)
+        assert uow.provisioning.user_by("oidc", user=ONCALL.id) == USER
+        assert uow.provisioning.user_by("partner", user=ONCALL.id) is None
+        assert uow.provisioning.user_by("oidc", user=LEAD.id) is None

@@ -1,5 +1,6 @@
 """The outbox of the log: an event is stored in the transaction of the state that it tells about."""
 
+from collections.abc import Sequence
 from typing import Final
 
 from sqlalchemy import Table, insert
@@ -20,4 +21,8 @@ class SqlEvents:
 
     def append(self, event: Event) -> None:
         """ValueError when the event does not fit into a leaf. Its place in the tree comes later, from the sequencer."""
-        self._tx.insert(_APPEND, [event_columns(event)])
+        self.append_each([event])
+
+    def append_each(self, events: Sequence[Event]) -> None:
+        """As `append`, in one go."""
+        self._tx.insert(_APPEND, [event_columns(event) for event in events])

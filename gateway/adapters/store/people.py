@@ -1,6 +1,6 @@
 """The repositories of `app.ports_people` over one transaction."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import RowMapping, Table, delete, insert, or_, select, update
 
 from gateway.adapters.store.people_tables import API_TOKENS, PROVIDER_SESSIONS, PROVISIONED_GROUPS, PROVISIONED_USERS
-from gateway.adapters.store.transaction import Transaction
+from gateway.adapters.store.transaction import Transaction, in_parts
 from gateway.app.ports_people import ApiToken, ProviderSession, ProvisionedGroup, ProvisionedUser
 from gateway.core.errors import Conflict, Refusal
 
@@ -102,12 +102,20 @@ class SqlProvisioning:
         row = self._tx.first(select(PROVISIONED_USERS).where(c.provider == provider, c.id == id))
         return _user_of(row) if row else None
 
-    def user_by(self, provider: str, *, user_name: str = "", external_id: str = "") -> ProvisionedUser | None:
+    def several(self, provider: str, ids: Collection[str]) -> Sequence[ProvisionedUser]:
+        c = PROVISIONED_USERS.c
+        query = select(PROVISIONED_USERS).where(c.provider == provider).order_by(c.id)
+        return [_user_of(row) for part in in_parts(ids) for row in self._tx.rows(query.where(c.id.in_(part)))]
+
+    def user_by(
+        self, provider: str, *, user_name: str = "", external_id: str = "", user: str = ""
+    ) -> ProvisionedUser | None:
         c = PROVISIONED_USERS.c
         query = select(PROVISIONED_USERS).where(c.provider == provider)
         query = query.where(c.user_name_folded == user_name.casefold()) if user_name else query
         query = query.where(c.external_id == external_id) if external_id else query
-        row = self._tx.first(query) if user_name or external_id else None
+        query = query.where(c.user == user) if user else query
+        row = self._tx.first(query.order_by(c.id)) if user_name or external_id or user else None
         return _user_of(row) if row else None
 
     def users(self, provider: str) -> Sequence[ProvisionedUser]:

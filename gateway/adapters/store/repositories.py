@@ -8,12 +8,12 @@ from datetime import datetime
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import Select, exists, insert, or_, select, type_coerce, update
+from sqlalchemy import Select, bindparam, exists, insert, or_, select, type_coerce, update
 from sqlalchemy.types import NullType
 
 from gateway.adapters.store import rows
 from gateway.adapters.store.tables import APPROVALS, GRANTS, REQUESTS, REVIEWS, SESSIONS, USERS
-from gateway.adapters.store.transaction import Transaction
+from gateway.adapters.store.transaction import Transaction, in_parts
 from gateway.app.ports import LiveView
 from gateway.core.errors import Conflict, Refusal
 from gateway.core.grant import Grant, Review
@@ -42,6 +42,15 @@ class SqlUsers:
         columns = rows.user_columns(user)
         if not self._tx.change(update(USERS).where(USERS.c.id == user.id).values(columns)):
             self._tx.insert(insert(USERS), [columns])
+
+    def several(self, ids: Collection[str]) -> Sequence[User]:
+        query = select(USERS).order_by(USERS.c.id)
+        return [rows.user_of(row) for part in in_parts(ids) for row in self._tx.rows(query.where(USERS.c.id.in_(part)))]
+
+    def regroup(self, users: Sequence[User]) -> None:
+        told = [{"of": user.id, "now": sorted(user.groups)} for user in users]
+        values = {"groups": bindparam("now", type_=USERS.c.groups.type)}
+        self._tx.change_each(update(USERS).where(USERS.c.id == bindparam("of")).values(values), told)
 
     def confirm(self, user_id: str, at: datetime | None) -> None:
         self._tx.change(update(USERS).where(USERS.c.id == user_id).values(confirmed_at=at))

@@ -1,12 +1,20 @@
 """One transaction on one connection, as the repositories see it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Self
 
 from sqlalchemy import Connection, CursorResult, Delete, Executable, Insert, Row, RowMapping, Update
 from sqlalchemy.exc import IntegrityError
 
 from gateway.adapters.store.failures import outages_as_unavailable
+
+_MOST_VALUES = 500  # in one IN (…): every database takes that many
+
+
+def in_parts(values: Collection[str]) -> Iterator[Sequence[str]]:
+    """Values for a few questions with IN (…)."""
+    every = sorted(values)
+    return (every[start : start + _MOST_VALUES] for start in range(0, len(every), _MOST_VALUES))
 
 
 class InconsistentError(RuntimeError):
@@ -44,6 +52,11 @@ class Transaction:
     def change(self, statement: Update | Delete) -> int:
         """Run an update or a delete; the number of rows that it matched."""
         return self._run(statement).rowcount
+
+    def change_each(self, statement: Update, rows: Sequence[dict[str, Any]]) -> None:
+        """Run an update with bind parameters for each of the rows."""
+        if rows:
+            self._run(statement, rows)
 
     def insert(self, statement: Insert, rows: Sequence[dict[str, Any]]) -> None:
         """Insert any number of rows."""
