@@ -59,6 +59,27 @@ def test_everybody_is_told_before_anything_else_and_cut_in_the_end() -> None:
     assert crowd[98:] == [("cut", number) for number in range(1, 50)]
 
 
+def test_a_goodbye_that_comes_late_goes_before_the_targets_legs() -> None:
+    told, goodbyes = Told(), Goodbyes()
+    gathered = threading.Event()
+
+    class First(Leaver):
+        def say_goodbye(self, sentence: str) -> None:
+            assert gathered.wait(WITHIN)
+            super().say_goodbye(sentence)
+
+        def leave_target(self) -> None:
+            super().leave_target()
+            goodbyes.add(Leaver(told, 3), "bye")
+
+    goodbyes.add(First(told, 1), "bye")
+    goodbyes.add(Leaver(told, 2), "bye")
+    gathered.set()
+    told.wait(lambda: ("left", 3) in told.done)
+    done = [each for each in told.done if each[0] != "cut"]
+    assert done == [("bye", 1), ("bye", 2), ("left", 1), ("bye", 3), ("left", 2), ("left", 3)]
+
+
 def test_books_are_closed_after_the_goodbyes_that_are_due() -> None:
     told, goodbyes = Told(), Goodbyes()
     said = threading.Event()
