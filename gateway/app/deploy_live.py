@@ -146,6 +146,11 @@ class LiveRuns:
         with self._lock:
             return frozenset(self._runs)
 
+    def begun(self) -> frozenset[str]:
+        """What runs here and was stored: a place is taken before that, and storing may have to wait."""
+        with self._lock:
+            return frozenset(run_id for run_id, live in self._runs.items() if live.thread is not None)
+
     def expect_end(self, run_id: str, deadline: datetime) -> None:
         """When what a run does now must be over."""
         with self._lock:

@@ -22,12 +22,13 @@ class RunWatch:
 
     def tick(self, ctx: Context) -> None:
         """Call it every second or so. Cheap while nothing runs."""
-        held = ctx.deploys.live.ids()
+        held, begun = ctx.deploys.live.ids(), ctx.deploys.live.begun()
         for run_id in ctx.deploys.live.overdue(ctx.clock.now()):  # from memory: the store may be away
             ctx.deploys.live.stop(run_id, "its time was up", is_cancelled=False)
         with ctx.store.read() as uow:
             stored = {run.id: run for run in uow.deploys.running(ctx.gateway)}
-        for run_id in held - set(stored):
+        lost = begun - set(stored)
+        for run_id in lost:
             # Another gateway took this one for dead and freed its locks: whatever still runs here must end.
             if run_id not in self._missing:
                 continue
@@ -38,7 +39,7 @@ class RunWatch:
         gone = frozenset(stored) - held
         for run_id in gone & self._missing:
             interrupt(ctx, stored[run_id], "its end could not be stored when it happened")
-        self._missing = (frozenset(stored) ^ held) - (gone & self._missing)
+        self._missing = lost | (gone - self._missing)
 
 
 def recover_deploys(ctx: Context) -> int:

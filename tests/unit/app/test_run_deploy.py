@@ -24,6 +24,7 @@ from gateway.core.rollout import Run, RunState, StepState, is_held
 from gateway.core.target import Catalogue, Kind, Level, Service, Target
 from gateway.core.verb import Parameter, Type, Verb
 from gateway.core.window import Window
+from tests.unit.adapters.recordings.stage import eventually
 from tests.unit.app.house import INCIDENT, FixedCatalogue, House
 
 WITHIN = 15.0
@@ -275,6 +276,27 @@ def test_a_gateway_taken_for_dead_ends_its_command_and_changes_nothing_more(depl
     assert [name for name, _ in deploys.way.commands] == ["web-1"]
     finished = [e.data["run"] for e in deploys.house.events("deploy:finished")]
     assert sorted(map(str, finished)) == sorted([first.run.id, second.run.id])  # one end each
+
+
+def test_a_run_that_waits_to_be_stored_is_not_lost(deploys: Deploys) -> None:
+    """The place is taken before the store's one writer is waited for; the watch looks every second meanwhile."""
+    deploys.way.hold = True
+    watch = RunWatch()
+    live = deploys.ctx.deploys.live
+    with ThreadPoolExecutor(1) as asking:
+        with deploys.ctx.store.begin() as uow:
+            uow.gateways.beat("busy", deploys.house.clock.now())  # holds the writer
+            asked = asking.submit(deploys.ask, "deploy", "web", version="1.0")
+            eventually(lambda: bool(live.ids()))
+            for _ in range(3):
+                watch.tick(deploys.ctx)
+        planned = asked.result(WITHIN)
+    assert live.stopped(planned.run.id) == ("", False)
+    watch.tick(deploys.ctx)
+    feed = start_run(deploys.ctx, planned)
+    assert feed is not None
+    deploys.way.go.set()
+    assert deploys.end_of(planned, feed).state is RunState.SUCCEEDED
 
 
 def test_a_command_is_not_sent_once_the_lock_is_lost(deploys: Deploys) -> None:
