@@ -1,7 +1,8 @@
 """Token exchange (RFC 8693): a pipeline's own token for a deploy token that can only run the verbs it names.
 
-INVARIANT: a token is claimed in the store, with the event that tells of it, before anything is minted for it; of two
-exchanges of one token at once, one finds it used. The claim outlives the token.
+INVARIANT: what was minted leaves this module only after the token was claimed in the store, with the event that tells
+of it; of two exchanges of one token at once, one finds it used. The claim outlives the token. It is minted before it
+is claimed, in memory: what cannot be minted uses no token up, and the log tells of none that never was.
 
 As with a ticket, nobody waits here until the log is signed: that is done before the token has any effect, when a run
 starts.
@@ -11,13 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from gateway.app import attempts, journal
+from gateway.app import journal
 from gateway.app.context import Context
 from gateway.app.judge_job_token import Judged, judge
 from gateway.app.ports import Credential, UnitOfWork
+from gateway.app.refuse_stranger import refuse_stranger
 from gateway.app.verify_deploy_token import LONGEST_LIFE, is_our_own
 from gateway.core.deploy_token import Right, mint
-from gateway.core.errors import Denied, Refusal, Unavailable
+from gateway.core.errors import Denied, GatewayError, Refusal, Unavailable
 from gateway.core.job_token import LEEWAY, ends_at, single_use_mark
 from gateway.core.principal import Workload
 from gateway.core.trust import Issuer, RuleResult
@@ -26,7 +28,6 @@ from gateway.core.trust_match import knows, workload_of
 
 _USED = "exchange"
 _RUN_KEPT = timedelta(days=35)  # the longest that GitHub lets a run wait and go on
-_REFUSALS_TOLD = 100  # of one address within `attempts.WINDOW`; strangers could fill the log
 _SHOWN = 200
 
 
@@ -64,7 +65,7 @@ def exchange_token(ctx: Context, subject_token: str, scope: Sequence[Right] = ()
     rights = frozenset(scope) or usable
     if not rights or not rights <= usable:
         raise _refused(ctx, judged, _not_allowed(rule, usable, rights), client, workload, BadScope)
-    return _claimed_and_minted(ctx, judged, judged.issuer, mark, workload, rights, at, client)
+    return _minted_and_claimed(ctx, judged, judged.issuer, mark, workload, rights, at, client)
 
 
 def _judged(ctx: Context, text: str, at: datetime, client: str) -> Judged:
@@ -74,8 +75,7 @@ def _judged(ctx: Context, text: str, at: datetime, client: str) -> Judged:
     try:
         return judge(ctx.trust.current(), ctx.job_tokens, text, at)
     except Unavailable as no:
-        journal.record(ctx, "token:refused", "failed", {"code": no.refusal.code, "message": no.refusal.message})
-        raise
+        raise refuse_stranger(ctx, client, "token:refused", no.refusal, Unavailable, outcome="failed") from no
 
 
 def _usable(ctx: Context, issuer: Issuer, rule: RuleResult) -> frozenset[Right]:
@@ -91,7 +91,7 @@ def _usable(ctx: Context, issuer: Issuer, rule: RuleResult) -> frozenset[Right]:
     )
 
 
-def _claimed_and_minted(
+def _minted_and_claimed(
     ctx: Context,
     judged: Judged,
     issuer: Issuer,
@@ -105,6 +105,11 @@ def _claimed_and_minted(
     life = issuer.token_life
     not_after = min(until if life is None else at + life, at + LONGEST_LIFE).replace(microsecond=0)
     token_id = ctx.ids.new("dtk")
+    key = ctx.deploy_keys.root_keys()[0]
+    try:
+        token = mint(key, id=token_id, workload=workload, rights=rights, issued_at=at, not_after=not_after)
+    except ValueError as why:
+        raise _refused(ctx, judged, Refusal("token-too-large", f"{why}."), client, workload, BadScope) from why
     with ctx.store.begin() as uow:
         no = _claim(uow, issuer, mark, workload.run, at, until)
         if no is None:
@@ -113,17 +118,6 @@ def _claimed_and_minted(
             journal.append(ctx, uow, "token:exchanged", data=data, principal=workload.name)
     if no is not None:
         raise _refused(ctx, judged, no, client, workload)
-    try:
-        token = mint(
-            ctx.deploy_keys.root_keys()[0],
-            id=token_id,
-            workload=workload,
-            rights=rights,
-            issued_at=at,
-            not_after=not_after,
-        )
-    except ValueError as why:
-        raise _refused(ctx, judged, Refusal("token-too-large", f"{why}."), client, workload, BadScope) from why
     return Exchanged(token, token_id, workload, rights, at, not_after)
 
 
@@ -156,21 +150,16 @@ def _refused(
     client: str,
     workload: Workload | None = None,
     kind: type[Denied] = Denied,
-) -> Denied:
+) -> GatewayError:
     """Store the refusal, naming the claims that failed and never the token; the exception to raise."""
-    data: dict[str, object] = {"code": refusal.code, "message": refusal.message, "client": client[:_SHOWN]}
+    data: dict[str, object]
     if workload is not None:
-        data |= _about(workload, client)
+        data = _about(workload, client)
     else:
-        data |= {"failed": list(judged.failed()), "issuer": _said(judged, "iss"), "subject": _said(judged, "sub")}
+        data = {"failed": list(judged.failed()), "issuer": _said(judged, "iss"), "subject": _said(judged, "sub")}
         data |= {"signed": judged.is_signed, "trust_policy": judged.rules[0].rule.name if judged.rules else ""}
-    with ctx.store.begin() as uow:
-        times = attempts.count(uow, f"exchange:{client}", ctx.clock.now())
-        if times <= _REFUSALS_TOLD:
-            data["is_last_told"] = times == _REFUSALS_TOLD  # those after it, within the window, are not
-            principal = workload.name if workload is not None else ""
-            journal.append(ctx, uow, "token:refused", "denied", data, principal=principal)
-    return kind(refusal)
+    about: journal.About = {"principal": workload.name if workload is not None else ""}
+    return refuse_stranger(ctx, client, "token:refused", refusal, kind, data, about=about)
 
 
 def _said(judged: Judged, name: str) -> str:

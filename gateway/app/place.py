@@ -14,11 +14,13 @@ ELSEWHERE = Refusal(
 
 def is_elsewhere(terminal: str, browser: str) -> bool:
     """True unless both are the same IPv4 address or in the same IPv6 /64 (what one subscriber has); unknown is true."""
-    here = _network(browser)
-    return here == "" or _network(terminal) != here
+    here = origin_of(browser)
+    return here == "" or origin_of(terminal) != here
 
 
-def _network(address: str) -> str:
+def origin_of(client: str) -> str:
+    """What one person can come from, of an address with a port or without: an IPv4 address, or a /64 of IPv6."""
+    address = _without_port(client)
     try:
         read = ip_address(address)
     except ValueError:
@@ -28,3 +30,10 @@ def _network(address: str) -> str:
     if read.is_loopback:
         return "loopback"
     return str(ip_network((read, 64), strict=False)) if isinstance(read, IPv6Address) else str(read)
+
+
+def _without_port(client: str) -> str:
+    if client.startswith("["):
+        return client[1:].partition("]")[0]
+    host, colon, _ = client.partition(":")
+    return host if colon and client.count(":") == 1 else client

@@ -18,10 +18,11 @@ from joserfc.jwk import ECKey, RSAKey
 
 from gateway.app.exchange_token import Exchanged, exchange_token
 from gateway.app.verify_deploy_token import authenticate_workload
+from gateway.core.deploy_token import Right
 from gateway.core.errors import Denied
 from gateway.core.job_token import LEEWAY, LONGEST_TOKEN
 from gateway.demo.ci_issuer import AUDIENCE
-from tests.pipelines import GITHUB, GITLAB, Pipelines, pipelines
+from tests.pipelines import CATALOGUE, GITHUB, GITLAB, Pipelines, pipelines, target
 
 MAIN = "refs/heads/main"
 
@@ -532,3 +533,18 @@ def test_gitlab_of_an_age_without_fork_claims_has_to_be_declared(ci: Pipelines):
     assert ci.rewrite("gitlab.yaml", text.format(url=ci.gitlab.url, audience=AUDIENCE)) is None
     assert exchanged(ci, ci.gitlab.gitlab(**old))
     assert refused(ci, ci.gitlab.gitlab(job_project_id="99"), "job_project_id") == "not-trusted"
+
+
+def test_what_is_too_large_to_mint_uses_no_token_up_and_the_log_tells_of_none(ci: Pipelines):
+    names = [f"web-with-quite-a-long-name-{number:03}" for number in range(200)]
+    ci.stage.ctx.catalogue.catalogue = replace(CATALOGUE, targets={name: target(name) for name in names})  # type: ignore[attr-defined]
+    rules = GITHUB.replace("[web-1, web-2]", f"[{', '.join(names)}]").format(url=ci.github.url, audience=AUDIENCE)
+    assert ci.rewrite("github.yaml", rules) is None
+    token = ci.github.github()
+    assert refused(ci, token) == "token-too-large"
+    assert "token:exchanged" not in dict(ci.stage.events())
+    found = exchange_token(ci.stage.ctx, token, [Right(names[0], "deploy")])
+    assert found.rights == {Right(names[0], "deploy")}
+    assert refused(ci, token) == "token-too-large"
+    with pytest.raises(Denied, match="already"):
+        exchange_token(ci.stage.ctx, token, [Right(names[0], "deploy")])
