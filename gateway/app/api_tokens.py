@@ -16,6 +16,7 @@ from gateway.app.context import Context
 from gateway.app.credentials import digest_of
 from gateway.app.identity import NotSignedIn
 from gateway.app.ports_people import ApiToken
+from gateway.app.refuse_stranger import refuse_stranger
 from gateway.core.decision import Action, Facts, Permit, Query
 from gateway.core.errors import Conflict, Denied, NotFound, Refusal
 from gateway.core.principal import Machine, User
@@ -117,7 +118,7 @@ def authenticate_machine(ctx: Context, secret: str, scope: str, client: str) -> 
         raise NotSignedIn(_UNKNOWN)
     if scope not in token.scopes:
         wrong = Refusal("token-scope", f"The token {token.name} is not for this: it has no scope {scope}.", (scope,))
-        raise journal.refuse(ctx, "token:denied", wrong, principal=_principal(token), data={"client": client[:100]})
+        raise refuse_stranger(ctx, client, "token:denied", wrong, about={"principal": _principal(token)})
     if token.last_used_at is None or at - token.last_used_at >= _NOTE_EVERY or token.last_used_from != client:
         with ctx.store.begin() as uow:
             uow.api_tokens.used(token.id, at, client[:100])

@@ -4,7 +4,6 @@ A challenge is stored by its digest, so whoever reads the store cannot answer it
 looked at only after its challenge was used up: trying twice needs a second challenge.
 """
 
-from collections.abc import Callable
 from datetime import timedelta
 
 from gateway.app import journal
@@ -12,7 +11,8 @@ from gateway.app.context import Context
 from gateway.app.credentials import digest_of
 from gateway.app.passkey_ports import Answer, ForgedAnswerError, NewKey, Passkey, RelyingParty
 from gateway.app.ports import Credential
-from gateway.core.errors import Denied, GatewayError, Refusal
+from gateway.app.refuse_stranger import refuse_stranger
+from gateway.core.errors import GatewayError, Refusal
 from gateway.core.principal import User
 
 LIFETIME = timedelta(minutes=5)
@@ -35,25 +35,26 @@ def verified_creation(ctx: Context, party: RelyingParty, answer: Answer, purpose
     try:
         return party.verify_creation(answer, _claimed(ctx, party, answer, purpose, user.id))
     except ForgedAnswerError as why:
-        raise refused(ctx, str(why), purpose, user.name) from why
+        raise _refused(ctx, str(why), purpose, user.id, user.name) from why
 
 
 def verified_assertion(
-    ctx: Context, party: RelyingParty, answer: Answer, purpose: str, subject: str = ""
+    ctx: Context, party: RelyingParty, answer: Answer, purpose: str, subject: str = "", client: str = ""
 ) -> tuple[User, Passkey]:
     """The person, and which key of theirs has answered; Denied, with its event, otherwise.
 
-    `subject` "" lets the key say who it is: then, and only then, anybody's key will do.
+    `subject` "" lets the key say who it is: then, and only then, anybody's key will do. `client` is the address of a
+    browser that has not signed in.
     """
     try:
         challenge = _claimed(ctx, party, answer, purpose, subject)
         passkey, user = _key_of(ctx, answer, subject)
     except ForgedAnswerError as why:
-        raise refused(ctx, str(why), purpose) from why
+        raise _refused(ctx, str(why), purpose, client or subject) from why
     try:
         count = party.verify_assertion(answer, challenge, passkey)
     except ForgedAnswerError as why:
-        raise refused(ctx, str(why), purpose, user.name) from why
+        raise _refused(ctx, str(why), purpose, client or subject, user.name) from why
     _note_use(ctx, user, passkey, count)
     return user, passkey
 
@@ -101,10 +102,10 @@ def _note_use(ctx: Context, user: User, passkey: Passkey, count: int) -> None:
     raise journal.refuse(ctx, "passkey:copied", copied, data=data, principal=user.name)
 
 
-def refused(ctx: Context, why: str, purpose: str, principal: str = "") -> GatewayError:
-    """The exception for an answer that is not believed, after its event."""
+def _refused(ctx: Context, why: str, purpose: str, whence: str, principal: str = "") -> GatewayError:
+    """The exception for an answer that is not believed, after its event. `whence`: an address, or a person's id."""
     refusal = Refusal(
         "passkey-refused", f"The passkey's answer was not accepted: {why}.", ("a passkey",), ("Try once more.",)
     )
-    kind: Callable[[Refusal], GatewayError] = Denied
-    return journal.refuse(ctx, "passkey:refused", refusal, kind, {"for": purpose.split(":", 1)[0]}, principal=principal)
+    data = {"for": purpose.split(":", 1)[0]}
+    return refuse_stranger(ctx, whence, "passkey:refused", refusal, data=data, about={"principal": principal})

@@ -18,7 +18,7 @@ from gateway.app.credentials import digest_of
 from gateway.app.demand_proof import inherited_proof
 from gateway.app.emergency_credential import EMERGENCY, redeem_emergency
 from gateway.app.identity import IdentityProvider
-from gateway.app.place import ELSEWHERE, is_elsewhere
+from gateway.app.place import ELSEWHERE, is_elsewhere, origin_of
 from gateway.app.ports import Credential, UnitOfWork
 from gateway.app.sign_in import SignedIn
 from gateway.app.sign_ins import Device, open_sign_in
@@ -30,7 +30,7 @@ ALPHABET = "BCDFGHJKLMNPQRSTVWXZ"  # RFC 8628 §6.1: no vowels, no digits, nothi
 CODE_LENGTH = 8
 INTERVAL = timedelta(seconds=1)
 SLOW_DOWN_BY = timedelta(seconds=5)  # RFC 8628 §3.5
-_STARTS_PER_WINDOW = 120  # of one client address
+STARTS_PER_WINDOW = 120  # of one client address
 _GUESSES_PER_WINDOW = 10  # of one person: 10 out of 20^8
 _LONGEST_SECRET = 256
 _INHERITED = frozenset({"provider_at", "methods"})
@@ -76,7 +76,7 @@ def start_device(ctx: Context, client: str, provider: IdentityProvider | None = 
     at = ctx.clock.now()
     device_code = DEVICE_PREFIX + ctx.ids.secret()
     with ctx.store.begin() as uow:
-        if attempts.count(uow, f"device-start:{client}", at) > _STARTS_PER_WINDOW:
+        if attempts.count(uow, f"device-start:{origin_of(client)}", at) > STARTS_PER_WINDOW:
             raise Denied(_too_many("Too many sign-ins were begun from your address."))
         user_code = _free_user_code(ctx, uow, at)
         data = {

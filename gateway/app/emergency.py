@@ -17,9 +17,10 @@ from gateway.app.device_flow import DeviceView, device_view, normal_code
 from gateway.app.emergency_credential import EMERGENCY
 from gateway.app.identity import IdentityProvider
 from gateway.app.passkey_ports import Answer, Passkey, RelyingParty
-from gateway.app.place import ELSEWHERE
+from gateway.app.place import ELSEWHERE, origin_of
 from gateway.app.ports import Credential, UnitOfWork
 from gateway.app.providers import Providers
+from gateway.app.refuse_stranger import refuse_stranger
 from gateway.core.errors import Conflict, Denied, GatewayError, NotFound, Refusal
 from gateway.core.principal import User
 
@@ -45,7 +46,7 @@ def begin_emergency(
     """What the browser asks an authenticator. Denied, with its event, while every provider answers."""
     device = _waiting(ctx, code, browser)
     if _all_answer(providers):
-        raise _refuse(ctx, _PROVIDER_ANSWERS)
+        raise _refuse(ctx, browser, _PROVIDER_ANSWERS)
     return party.request_options(issue_challenge(ctx, _purpose(device)))
 
 
@@ -57,12 +58,12 @@ def finish_emergency(
     device = _waiting(ctx, code, browser)
     view = device_view(device, browser)
     if view.is_elsewhere and not knows_place:
-        raise _refuse(ctx, ELSEWHERE)
-    user, passkey = verified_assertion(ctx, party, answer, _purpose(device))
+        raise _refuse(ctx, browser, ELSEWHERE)
+    user, passkey = verified_assertion(ctx, party, answer, _purpose(device), client=browser)
     at = ctx.clock.now()
     no = _why_not(ctx, providers, user, at)
     if no is not None:
-        raise _refuse(ctx, no, user.name)
+        raise _refuse(ctx, browser, no, user.name)
     with ctx.store.begin() as uow:
         fresh = uow.credentials.find(device.digest, "device")
         if fresh is None or (fresh.data or {}).get("state") != "pending":
@@ -110,7 +111,7 @@ def _waiting(ctx: Context, code: str, browser: str) -> Credential:
     with ctx.store.begin() as uow:
         device = uow.credentials.find_by_data("device", "user_code", normal) if normal else None
         found = device is not None and at < device.expires_at and (device.data or {}).get("state") == "pending"
-        guesses = attempts.count(uow, f"emergency-code:{browser}", at, add=0 if found else 1)
+        guesses = attempts.count(uow, f"emergency-code:{origin_of(browser)}", at, add=0 if found else 1)
     if guesses > _GUESSES_PER_WINDOW:
         raise Denied(_TOO_MANY)
     if device is None or not found:
@@ -122,8 +123,8 @@ def _purpose(device: Credential) -> str:
     return f"{EMERGENCY}:{(device.data or {}).get('user_code', '')}"
 
 
-def _refuse(ctx: Context, refusal: Refusal, principal: str = "") -> GatewayError:
-    return journal.refuse(ctx, "emergency:denied", refusal, principal=principal)
+def _refuse(ctx: Context, browser: str, refusal: Refusal, principal: str = "") -> GatewayError:
+    return refuse_stranger(ctx, browser, "emergency:denied", refusal, about={"principal": principal})
 
 
 def _tell(ctx: Context, user: User, view: DeviceView) -> None:

@@ -11,6 +11,7 @@ from gateway.app.end_session import end_session as end_session
 from gateway.app.end_session import store_end
 from gateway.app.lease_role import lease_role
 from gateway.app.ports import DatabaseLogin, Recording, RecordingFailed
+from gateway.app.refuse_stranger import refuse_stranger
 from gateway.app.verify_deploy_token import misplaced
 from gateway.core.decision import Permit
 from gateway.core.errors import GatewayError, Refusal, Unavailable
@@ -43,14 +44,15 @@ class Opened:
 
 
 def user_of_ticket(
-    ctx: Context, user_name: str, ticket: str, target: str, door: Kind = Kind.POSTGRES
+    ctx: Context, user_name: str, ticket: str, target: str, door: Kind = Kind.POSTGRES, client: str = ""
 ) -> tuple[User, Grant]:
     """The person and grant behind a ticket presented at a door; Denied when it is worth nothing there.
 
-    One answer for every flaw, so that nothing can be learned by trying.
+    One answer for every flaw, so that nothing can be learned by trying. `client` is the peer's `address:port`.
     """
+    about: journal.About = {"principal": user_name, "target": target}
     if (no := misplaced(ticket)) is not None:
-        raise journal.refuse(ctx, "session:denied", no, principal=user_name, target=target)
+        raise refuse_stranger(ctx, client, "session:denied", no, about=about)
     at = ctx.clock.now()
     known = ctx.catalogue.current().targets.get(target)
     with ctx.store.read() as uow:
@@ -69,9 +71,9 @@ def user_of_ticket(
         and known.kind is door  # the other door would not know what to do with it
     )
     if not is_good or held is None or user is None or grant is None:
-        raise journal.refuse(ctx, "session:denied", _BAD_TICKET, principal=user_name, target=target)
+        raise refuse_stranger(ctx, client, "session:denied", _BAD_TICKET, about=about)
     if held.single_use and not _claimed(ctx, held.digest):
-        raise journal.refuse(ctx, "session:denied", _BAD_TICKET, principal=user_name, target=target, grant=grant.id)
+        raise refuse_stranger(ctx, client, "session:denied", _BAD_TICKET, about={**about, "grant": grant.id})
     return user, grant
 
 

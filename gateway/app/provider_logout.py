@@ -7,10 +7,12 @@ from gateway.app.context import Context
 from gateway.app.credentials import digest_of
 from gateway.app.end_provider_session import BY, close_provider_session
 from gateway.app.identity import IdentityProvider, SignedLogout, user_id_of
+from gateway.app.place import origin_of
 from gateway.app.ports import Credential, UnitOfWork
 from gateway.app.ports_people import ProviderSession
+from gateway.app.refuse_stranger import refuse_stranger
 from gateway.app.shut_out import put_out
-from gateway.core.errors import Denied, Refusal
+from gateway.core.errors import Denied, GatewayError, Refusal
 from gateway.core.principal import User
 
 _REMEMBERED = timedelta(hours=1)  # longer than a logout token may be old
@@ -22,12 +24,12 @@ def provider_logout(ctx: Context, provider: IdentityProvider, token: str, client
     """End what a logout token names; how many people that concerned. Denied when it does not verify or was used."""
     at = ctx.clock.now()
     with ctx.store.begin() as uow:
-        if attempts.count(uow, f"logout:{client}", at) > _TRIES_PER_WINDOW:
+        if attempts.count(uow, f"logout:{origin_of(client)}", at) > _TRIES_PER_WINDOW:
             raise Denied(Refusal("too-many-attempts", "Too many logout tokens came from your address."))
     try:
         logout = provider.verify_logout(token)
     except Denied as no:
-        raise journal.refuse(ctx, "logout:denied", no.refusal, data={"provider": provider.name}) from no
+        raise _denied(ctx, client, provider, no.refusal) from no
     with ctx.store.begin() as uow:
         digest = digest_of(f"{provider.issuer}\n{logout.jti}")
         is_used = uow.credentials.find(digest, "logout") is not None
@@ -36,10 +38,14 @@ def provider_logout(ctx: Context, provider: IdentityProvider, token: str, client
             noted = [_end(ctx, uow, provider, user, logout) for user in _people(uow, provider, logout)]
     if is_used:
         replayed = Refusal("logout-replayed", "This logout token was used already.")
-        raise journal.refuse(ctx, "logout:denied", replayed, data={"provider": provider.name})
+        raise _denied(ctx, client, provider, replayed)
     ctx.wake()
     journal.confirm_logged(ctx, *noted)
     return len(noted)
+
+
+def _denied(ctx: Context, client: str, provider: IdentityProvider, refusal: Refusal) -> GatewayError:
+    return refuse_stranger(ctx, client, "logout:denied", refusal, data={"provider": provider.name})
 
 
 def _people(uow: UnitOfWork, provider: IdentityProvider, logout: SignedLogout) -> list[User]:

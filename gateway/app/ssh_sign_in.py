@@ -4,12 +4,11 @@ The SSH user name is `TARGET`, `LEVEL%TARGET` or `PERSON%TARGET`. It proves noth
 ticket was issued to, at the level it was issued for, or the ticket is refused.
 """
 
-from ipaddress import IPv6Address, ip_address, ip_network
-
 from gateway.app.attempts import count
 from gateway.app.context import Context
 from gateway.app.credentials import digest_of
 from gateway.app.open_session import grant_for, user_of_ticket
+from gateway.app.place import origin_of
 from gateway.app.verify_deploy_token import misplaced
 from gateway.core.errors import GatewayError, Refusal
 from gateway.core.grant import Grant
@@ -34,13 +33,13 @@ def ticket_holder(ctx: Context, login: str, ticket: str, client: str) -> tuple[U
 
     `login` is the SSH user name, `client` the peer's `address:port`.
     """
-    tries = f"ssh-ticket {_network(client)}"
+    tries = f"ssh-ticket {origin_of(client)}"
     with ctx.store.read() as uow:
         if count(uow, tries, ctx.clock.now(), add=0) >= MOST_FAILURES:
             return _TOO_MANY
     left, _, target = login.rpartition("%")
     try:
-        user, grant = user_of_ticket(ctx, _person(ctx, left, ticket), ticket, target, Kind.SSH)
+        user, grant = user_of_ticket(ctx, _person(ctx, left, ticket), ticket, target, Kind.SSH, client)
     except GatewayError:
         with ctx.store.begin() as uow:
             count(uow, tries, ctx.clock.now())
@@ -69,13 +68,3 @@ def _person(ctx: Context, left: str, ticket: str) -> str:
     if not user.is_enabled():
         return ""
     return user.name if left in ("", grant.level) else left
-
-
-def _network(client: str) -> str:
-    """An IPv4 address, or the /64 that one IPv6 subscriber has."""
-    host = client.rpartition(":")[0].strip("[]")
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return host
-    return str(ip_network((address, 64), strict=False)) if isinstance(address, IPv6Address) else str(address)

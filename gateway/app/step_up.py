@@ -16,8 +16,9 @@ from gateway.app.context import Context
 from gateway.app.credentials import digest_of
 from gateway.app.demand_proof import passkey_proof
 from gateway.app.passkey_ports import Answer, RelyingParty
-from gateway.app.place import ELSEWHERE, is_elsewhere
+from gateway.app.place import ELSEWHERE, is_elsewhere, origin_of
 from gateway.app.ports import Credential, UnitOfWork
+from gateway.app.refuse_stranger import refuse_stranger
 from gateway.core.errors import Conflict, Denied, NotFound, Refusal
 from gateway.core.principal import User
 
@@ -110,8 +111,8 @@ def finish_proof(
     kept = _waiting(ctx, code, browser)
     data = kept.data or {}
     if is_elsewhere(data.get("client", ""), browser) and not knows_place:
-        raise journal.refuse(ctx, "step-up:denied", ELSEWHERE, data={"client": data.get("client", "")})
-    user, passkey = verified_assertion(ctx, party, answer, _purpose(kept), kept.subject)
+        raise refuse_stranger(ctx, browser, "step-up:denied", ELSEWHERE, data={"terminal": data.get("client", "")})
+    user, passkey = verified_assertion(ctx, party, answer, _purpose(kept), kept.subject, browser)
     at = ctx.clock.now()
     with ctx.store.begin() as uow:
         _settle(uow, kept, State.PROVED)
@@ -155,7 +156,7 @@ def _waiting(ctx: Context, code: str, browser: str) -> Credential:
     with ctx.store.begin() as uow:
         kept = uow.credentials.find(_digest(code), _PURPOSE)
         found = kept is not None and at < kept.expires_at and (kept.data or {}).get("state") == State.PENDING
-        guesses = attempts.count(uow, f"step-up-code:{browser}", at, add=0 if found else 1)
+        guesses = attempts.count(uow, f"step-up-code:{origin_of(browser)}", at, add=0 if found else 1)
     if guesses > _GUESSES_PER_WINDOW:
         raise Denied(Refusal("too-many-attempts", "Too many wrong codes.", (), ("Wait ten minutes.",)))
     if kept is None or not found:

@@ -12,6 +12,7 @@ from gateway.app.context import Context
 from gateway.app.credentials import digest_of
 from gateway.app.identity import NotSignedIn
 from gateway.app.ports import Credential
+from gateway.app.refuse_stranger import refuse_stranger
 from gateway.core.decision import Action, Facts
 from gateway.core.deploy_token import PREFIX, VerifiedDeployToken, verify
 from gateway.core.errors import Conflict, NotFound, Refusal
@@ -21,8 +22,11 @@ _REVOKED = "deploy-revoked"
 LONGEST_LIFE = timedelta(hours=24)  # of any deploy token, so a revocation need not be kept for longer
 
 
-def authenticate_workload(ctx: Context, text: str) -> VerifiedDeployToken:
-    """The workload behind a bearer token and what it may do; NotSignedIn when the token is worth nothing."""
+def authenticate_workload(ctx: Context, text: str, client: str = "") -> VerifiedDeployToken:
+    """The workload behind a bearer token and what it may do; NotSignedIn when the token is worth nothing.
+
+    `client` is where it comes from (address).
+    """
     if is_our_own(text) and not text.startswith(PREFIX):
         raise NotSignedIn(_A_PERSONS_TOKEN)
     token = verify(ctx.deploy_keys.root_keys(), text, ctx.clock.now())
@@ -32,9 +36,8 @@ def authenticate_workload(ctx: Context, text: str) -> VerifiedDeployToken:
         is_revoked = uow.credentials.find(digest_of(token.id), _REVOKED) is not None
     if is_revoked:
         data = {"token": token.id, "run": token.workload.run}
-        raise journal.refuse(
-            ctx, "deploy-token:refused", _WAS_REVOKED, NotSignedIn, data, principal=token.workload.name
-        )
+        about: journal.About = {"principal": token.workload.name}
+        raise refuse_stranger(ctx, client, "deploy-token:refused", _WAS_REVOKED, NotSignedIn, data, about=about)
     return token
 
 

@@ -16,12 +16,14 @@ from gateway.app.context import Context
 from gateway.app.credentials import digest_of
 from gateway.app.demand_proof import claimed_proof
 from gateway.app.identity import IdentityProvider, NotSignedIn, person_of, remember
+from gateway.app.place import origin_of
 from gateway.app.ports import Credential
 from gateway.app.provision import admit
+from gateway.app.refuse_stranger import refuse_stranger
 from gateway.app.sign_in import LONGEST_SECRET, SignedIn, b64, derived
 from gateway.app.sign_ins import Device, open_provider_session, open_sign_in
 from gateway.core.authentication import LEEWAY, proof_of
-from gateway.core.errors import Denied, Refusal
+from gateway.core.errors import Denied, GatewayError, Refusal
 from gateway.core.principal import User
 
 NOWHERE = Device()
@@ -57,7 +59,7 @@ def begin_web_login(
     data = {"next": local_path(next_path), "provider": provider.name} | ({"fresh": "yes"} if fresh else {})
     login = Credential(digest_of(secret), "login", "", at, at + LOGIN_LIFETIME, single_use=True, data=data)
     with ctx.store.begin() as uow:
-        if attempts.count(uow, f"login:{client}", at) > _STARTS_PER_WINDOW:
+        if attempts.count(uow, f"login:{origin_of(client)}", at) > _STARTS_PER_WINDOW:
             raise Denied(Refusal("too-many-attempts", "Too many sign-ins were begun from your address.", (), _WAIT))
         uow.credentials.add(login)
     return LoginStart(secret, url, login.expires_at)
@@ -77,19 +79,19 @@ def complete_web_login(
 
     `issuer` is the `iss` parameter of RFC 9207, "" when the provider sends none. Raises Denied or Unavailable.
     """
-    login = _claim_login(ctx, secret, state)
+    login = _claim_login(ctx, secret, state, device.address)
     mixed_up = _mixed_up(provider, login, issuer)
     if mixed_up is not None:
-        raise _failed(ctx, mixed_up)  # before the code is sent anywhere (RFC 9207 §2.4)
+        raise _failed(ctx, device.address, mixed_up)  # before the code is sent anywhere (RFC 9207 §2.4)
     try:
         redeemed = provider.redeem(code=code, verifier=derived(secret, "verifier"), nonce=derived(secret, "nonce"))
     except Denied as no:
-        raise _failed(ctx, no.refusal) from no
+        raise _failed(ctx, device.address, no.refusal) from no
     person = person_of(redeemed.claims, provider.names)
     if isinstance(person, Refusal):
-        raise _failed(ctx, person)
+        raise _failed(ctx, device.address, person)
     proof = claimed_proof(redeemed.claims)
-    _demand_asked_again(ctx, login, proof, person.name)
+    _demand_asked_again(ctx, login, proof, device.address, person.name)
     at = ctx.clock.now()
     with ctx.store.begin() as uow:
         admitted = admit(uow, provider, redeemed.claims, person)
@@ -101,7 +103,7 @@ def complete_web_login(
             told = {"via": "web", "issuer": user.issuer, "provider": provider.name, **device.told(), **proof}
             journal.append(ctx, uow, "login:succeeded", principal=user.name, data=told)
             return replace(signed_in, next=(login.data or {}).get("next", "/"))
-    raise _failed(ctx, user, principal=person.name)
+    raise _failed(ctx, device.address, user, person.name)
 
 
 def _mixed_up(provider: IdentityProvider, login: Credential, issuer: str) -> Refusal | None:
@@ -113,7 +115,7 @@ def _mixed_up(provider: IdentityProvider, login: Credential, issuer: str) -> Ref
     return None
 
 
-def _demand_asked_again(ctx: Context, login: Credential, proof: Mapping[str, str], name: str) -> None:
+def _demand_asked_again(ctx: Context, login: Credential, proof: Mapping[str, str], client: str, name: str) -> None:
     """A provider that was told to ask says when it did (`auth_time`, Core §3.1.2.1); what it does not say is no."""
     if "fresh" not in (login.data or {}):
         return
@@ -125,10 +127,10 @@ def _demand_asked_again(ctx: Context, login: Credential, proof: Mapping[str, str
             ("auth_time",),
             ("Sign in once more. If that does not help, the gateway's operators ask the provider's for auth_time.",),
         )
-        raise _failed(ctx, stale, principal=name)
+        raise _failed(ctx, client, stale, name)
 
 
-def _claim_login(ctx: Context, secret: str, state: str) -> Credential:
+def _claim_login(ctx: Context, secret: str, state: str, client: str) -> Credential:
     """The login in flight, used up; NotSignedIn when it is not this browser's, too old or used."""
     at = ctx.clock.now()
     stale = Refusal(
@@ -141,14 +143,15 @@ def _claim_login(ctx: Context, secret: str, state: str) -> Credential:
     with ctx.store.begin() as uow:
         login = uow.credentials.find(digest, "login")
         claimed = login is not None and at < login.expires_at and uow.credentials.claim(digest, "login", at)
-    if login is None or not claimed:
-        raise _failed(ctx, stale)
+    if login is None:
+        raise NotSignedIn(stale)  # nobody began it: a secret that was made up has its state as well
+    if not claimed:
+        raise _failed(ctx, client, stale)
     return login
 
 
-def _failed(ctx: Context, refusal: Refusal, principal: str = "") -> Denied:
-    no = journal.refuse(ctx, "login:failed", refusal, principal=principal)
-    return NotSignedIn(no.refusal)
+def _failed(ctx: Context, client: str, refusal: Refusal, principal: str = "") -> GatewayError:
+    return refuse_stranger(ctx, client, "login:failed", refusal, NotSignedIn, about={"principal": principal})
 
 
 def local_path(text: str) -> str:

@@ -152,7 +152,8 @@ class Stage:
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(WITHIN)
 
-    def _authenticate(self, user: str, ticket: str, target: str) -> tuple[User, Grant]:
+    def _authenticate(self, user: str, ticket: str, target: str, client: str) -> tuple[User, Grant]:
+        del client
         if (user, ticket, target) != (ONCALL.name, TICKET, self.target.name):
             raise Denied(Refusal("ticket-invalid", "This ticket is not valid.", (), ("gw connect prints a new one.",)))
         return ONCALL, self._grant()

@@ -6,7 +6,6 @@ from typing import Annotated
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from gateway.app import journal
 from gateway.app.api_tokens import API_PREFIX, READ_AUDIT, authenticate_machine
 from gateway.app.authenticate import authenticate, authenticate_web
 from gateway.app.context import Context
@@ -14,6 +13,7 @@ from gateway.app.emergency_credential import EMERGENCY_PREFIX, authenticate_emer
 from gateway.app.identity import NotSignedIn
 from gateway.app.passkey_ports import RelyingParty
 from gateway.app.providers import Providers
+from gateway.app.refuse_stranger import refuse_stranger
 from gateway.app.search_statements import StatementSearch
 from gateway.app.sign_in import CLI_PREFIX
 from gateway.app.verify_deploy_token import misplaced
@@ -89,7 +89,7 @@ def bearer(request: Request, credentials: Annotated[HTTPAuthorizationCredentials
     token = credentials.credentials if credentials else ""
     _demand_a_person(token)
     if token.startswith(EMERGENCY_PREFIX):
-        raise _only_for_breaking_the_glass(context(request), token)
+        raise _only_for_breaking_the_glass(context(request), token, client_address(request))
     if not token.startswith(CLI_PREFIX):
         raise NotSignedIn(Refusal("not-signed-in", "You are not signed in.", ("a bearer token",), ("Run gw login",)))
     return token
@@ -106,10 +106,10 @@ def current_user(request: Request, token: Annotated[str, Depends(bearer)]) -> Us
     return authenticate(context(request), token)
 
 
-def _only_for_breaking_the_glass(ctx: Context, token: str) -> GatewayError:
+def _only_for_breaking_the_glass(ctx: Context, token: str, client: str) -> GatewayError:
     """What such a sign-in is told on every route that was not opened to it on purpose."""
     who = authenticate_emergency(ctx, token)
-    return journal.refuse(ctx, "emergency:denied", REFUSAL, principal=who.user.name)
+    return refuse_stranger(ctx, client, "emergency:denied", REFUSAL, about={"principal": who.user.name})
 
 
 def glass_breaker(

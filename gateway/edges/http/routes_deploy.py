@@ -16,7 +16,7 @@ from gateway.core.deploy_token import PREFIX
 from gateway.core.errors import Refusal
 from gateway.core.verb import WhenGone
 from gateway.edges.http.deploy_stream import NDJSON, RunLines, follow, look
-from gateway.edges.http.deps import Client, Ctx, bearer, bearer_of, context, current_user
+from gateway.edges.http.deps import Client, Ctx, bearer, bearer_of, client_address, context, current_user
 from gateway.edges.http.schemas import Name, problems
 from gateway.edges.http.schemas_deploy import DeployIn, PlacedOut, RunOut, VerbOut
 
@@ -37,7 +37,7 @@ def deploy_caller(
     if not token:
         raise NotSignedIn(_NOBODY)
     if token.startswith(PREFIX):
-        return Caller.of(authenticate_workload(context(request), token))
+        return Caller.of(authenticate_workload(context(request), token, client_address(request)))
     return Caller.of(current_user(request, bearer(request, credentials)))
 
 

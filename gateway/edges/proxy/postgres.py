@@ -51,7 +51,7 @@ _T = TypeVar("_T")
 class Doorkeeper:
     """The use cases behind the door, as plain synchronous calls. They raise GatewayError."""
 
-    authenticate: Callable[[str, str, str], tuple[User, Grant]]
+    authenticate: Callable[[str, str, str, str], tuple[User, Grant]]
     open: Callable[[User, Grant, str], Opened]
     end: Callable[[Session, Recording, EndReason, str], None]
     live: LiveSessions
@@ -63,7 +63,7 @@ class Doorkeeper:
     def of(cls, ctx: Context) -> "Doorkeeper":
         """The real ones."""
         return cls(
-            partial(user_of_ticket, ctx),
+            lambda user, ticket, target, client: user_of_ticket(ctx, user, ticket, target, client=client),
             partial(open_session, ctx),
             partial(end_session, ctx),
             ctx.live,
@@ -169,7 +169,7 @@ class PostgresDoor:
 
     def _let_in(self, visitor: Visitor, client: str) -> Opened:
         """On a worker's thread, at one go: each change of threads costs a busy gateway more than the look-ups do."""
-        user, grant = self._keeper.authenticate(visitor.user, visitor.password, visitor.target)
+        user, grant = self._keeper.authenticate(visitor.user, visitor.password, visitor.target, client)
         if visitor.level and visitor.level != grant.level:
             raise Turned(_other_level(visitor, grant))
         return self._keeper.open(user, grant, client)
