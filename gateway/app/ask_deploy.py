@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from gateway.app import journal
 from gateway.app.context import Context
-from gateway.app.decide_deploy import Caller, about, decide_deploy, told
+from gateway.app.decide_deploy import Caller, about, decide_deploy, goes_back_on, told
 from gateway.app.demand_proof import missing_proof, spend_proof
 from gateway.app.override_freeze import announce, break_glass_in, wrong_reason
 from gateway.app.ports import UnitOfWork
@@ -78,6 +78,7 @@ def ask_deploy(ctx: Context, caller: Caller, ask: DeployAsk) -> Planned:
         known = _known_in(uow, run.key)
     if known is not None:
         return replace(known, caller=caller, bound=bound)
+    run = replace(run, goes_back_on=goes_back_on(ctx, run))
     permits = [
         decide_deploy(ctx, caller.principal, run, target, "deploy:denied", override=ask.override) for target in targets
     ]

@@ -49,7 +49,7 @@ def decide_deploy(
         freezes=freezes,
         override=override,
         is_rollback=run.is_rollback,
-        to_previous=run.is_rollback and _is_previous(ctx, run, target),
+        to_previous=run.is_rollback and target.name in run.goes_back_on,
         token_allows=not isinstance(principal, User),  # looked at before: see `_require_token`
     )
     facts = (
@@ -65,15 +65,17 @@ def decide_deploy(
     return decision
 
 
-def _is_previous(ctx: Context, run: Run, target: Target) -> bool:
-    """True when the version is where a rollback of these targets leads, as known now. A run under way does not ask."""
+def goes_back_on(ctx: Context, run: Run) -> tuple[str, ...]:
+    """The targets where the version of a run that is asked for is the one that a rollback leads to, as known now."""
     with ctx.store.read() as uow:
-        if uow.deploys.get(run.id) is not None:
-            return True  # it was, when the run was allowed; the run itself changes what is known
-        groups = [names for names in ctx.catalogue.current().groups.values() if target.name in names]
         placements = uow.deploys.placements()
-    ways = (way_back(names, placements) for names in (run.targets, (target.name,), *groups))
-    return any(isinstance(way, WayBack) and way.version == run.version for way in ways)
+    groups = ctx.catalogue.current().groups.values()
+
+    def is_previous(name: str) -> bool:
+        ways = (way_back(names, placements) for names in (run.targets, (name,), *(g for g in groups if name in g)))
+        return any(isinstance(way, WayBack) and way.version == run.version for way in ways)
+
+    return tuple(name for name in run.targets if run.is_rollback and is_previous(name))
 
 
 def told(run: Run) -> dict[str, object]:

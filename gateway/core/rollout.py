@@ -56,7 +56,8 @@ class Step:
 class Run:
     """`key` makes asking again harmless: the same key is the same run. `grant` is that of an override.
 
-    `pipeline` are the facts of a job (repository, ref, commit, run) as told by its token.
+    `pipeline` are the facts of a job (repository, ref, commit, run) as told by its token. `goes_back_on` are the
+    targets on which a rollback led, when it was asked for, to the version that ran before; the run itself changes that.
     """
 
     id: str
@@ -83,6 +84,7 @@ class Run:
     exit_status: int | None = None
     detail: str = ""
     cancelled_by: str = ""
+    goes_back_on: tuple[str, ...] = ()
 
     def is_over(self) -> bool:
         """True once nothing more happens."""

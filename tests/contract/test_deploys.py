@@ -24,7 +24,7 @@ def run(number: int = 1, *, gateway: str = "gw-1", key: str = "") -> Run:
         f"run_{number}", key or f"key-{number}", "wkl_1", "workload", "github:octo/shop", "deploy", ("web-1", "web-2"),
         {"version": "1.0"}, "1.0", is_rollback=False, gateway=gateway, started_at=AT, deadline=AT + timedelta(minutes=10),
         client="192.0.2.1", pipeline={"repository": "octo/shop"}, incident="INC-1", reason="because", grant="",
-        input_digest="ab" * 32,
+        input_digest="ab" * 32, goes_back_on=("web-2",),
     )  # fmt: skip
 
 

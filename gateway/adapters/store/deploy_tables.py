@@ -41,6 +41,7 @@ class DeployRunRow(SQLModel, table=True):
     exit_status: int | None
     detail: str = Field(sa_type=_TEXT)
     cancelled_by: str = Field(sa_type=_TEXT)
+    goes_back_on: list[str] = Field(sa_type=_JSON)
 
 
 class DeployStepRow(SQLModel, table=True):

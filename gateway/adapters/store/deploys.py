@@ -124,13 +124,15 @@ def _run_columns(run: Run) -> dict[str, Any]:
         "targets": list(run.targets),
         "parameters": dict(run.parameters),
         "pipeline": dict(run.pipeline),
+        "goes_back_on": list(run.goes_back_on),
         "state": run.state.value,
     }
 
 
 def _run_of(row: RowMapping) -> Run:
     named = _named(row, RUNS)
-    return Run(**{**named, "targets": tuple(named["targets"]), "state": RunState(named["state"])})
+    names = {name: tuple(named[name]) for name in ("targets", "goes_back_on")}
+    return Run(**{**named, **names, "state": RunState(named["state"])})
 
 
 def _step_columns(step: Step) -> dict[str, Any]:

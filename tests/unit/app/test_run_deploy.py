@@ -10,7 +10,7 @@ import pytest
 
 from gateway.app.ask_deploy import DeployAsk, Planned, ask_deploy
 from gateway.app.context import Context
-from gateway.app.decide_deploy import Caller
+from gateway.app.decide_deploy import Caller, decide_deploy
 from gateway.app.deploy_live import DeployMeans, Feed, LiveRuns
 from gateway.app.deploy_ports import Ended, Job, Stop
 from gateway.app.run_deploy import start_run
@@ -297,6 +297,20 @@ def test_a_run_that_waits_to_be_stored_is_not_lost(deploys: Deploys) -> None:
     assert feed is not None
     deploys.way.go.set()
     assert deploys.end_of(planned, feed).state is RunState.SUCCEEDED
+
+
+@pytest.mark.parametrize(("version", "is_previous"), [("1.0", True), ("0.9", False)])
+def test_what_a_rollback_leads_to_is_decided_once(deploys: Deploys, version: str, *, is_previous: bool) -> None:
+    """A rollback that a pipeline's policy allowed does not count as one to the version before when it is asked again,
+    and one that did still does when the run has changed what is known.
+    """
+    deploys.run("deploy", "web", run="1.1", version="1.0")
+    deploys.run("deploy", "web", run="1.2", version="2.0")
+    over = deploys.run("rollback", "web", run="1.3", version=version)
+    assert over.state is RunState.SUCCEEDED
+    token, web = deploys.token(run="1.3"), deploys.ctx.catalogue.current().targets["web-1"]
+    again = decide_deploy(deploys.ctx, token.workload, over, web, "deploy:denied", override=False)
+    assert again.facts["to_previous"] is is_previous
 
 
 def test_a_command_is_not_sent_once_the_lock_is_lost(deploys: Deploys) -> None:
