@@ -77,7 +77,7 @@ class Sshd:
         return [
             f"Port {self.port}",
             "ListenAddress 127.0.0.1",
-            "SetEnv SHLVL=2",  # else bash reads the account's .bashrc even for a command, which may take a minute
+            f"SetEnv SHLVL=2 HOME={self.directory}",  # else bash reads the account's .bashrc, which may take a minute
             f"HostKey {self.directory / 'host_key'}",
             f"TrustedUserCAKeys {self.directory / 'user_ca.pub'}",
             f"PidFile {self.directory / 'sshd.pid'}",
