@@ -8,7 +8,7 @@ from gateway.adapters.cedar_load import Rule
 from gateway.core.decision import DeployFacts, Query
 from gateway.core.errors import Refusal
 from gateway.core.principal import Principal, Workload
-from gateway.core.target import Target
+from gateway.core.target import Kind, Target
 
 _PIPELINE = "Deploys go through the pipeline: change the repository, and its job runs gw deploy."
 
@@ -58,6 +58,9 @@ def explain_deploy(query: Query, target: Target, deploy: DeployFacts, ask: Ask) 
         return Refusal("frozen", message, ("no freeze",), tuple(_around_a_freeze(query, target, deploy, ask)))
     if isinstance(query.principal, Workload):
         return _no_workload(query.principal, target, deploy)
+    if target.kind is Kind.POSTGRES:
+        message = f"{deploy.verb} runs SQL on {target.name}, which is for pipelines, in an emergency, too."
+        return Refusal("migrations-are-for-pipelines", message, ("a pipeline",), (_PIPELINE,))
     duty = query.facts.on_call
     if duty is None or not duty.is_on_call:
         others = " and ".join(duty.others) if duty and duty.others else "nobody that the rota knows"

@@ -103,15 +103,32 @@ class Runner(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class HandedOver:
+    """What became of what a migration made, by name."""
+
+    made: Sequence[str]  # belongs to the owner now
+    kept: Sequence[str] = ()  # stays with the account, and why
+    changed: Sequence[str] = ()  # was made to run with its caller's rights, not its owner's
+
+
 class SqlAccess(Protocol):
-    """What a role may see, and what becomes of what it made."""
+    """What a role may see and reach, and what becomes of what it made."""
 
     def readable(self, target: Target, account: str) -> Sequence[str]:
         """Relations of the database whose rows the role may read, a few of them by name."""
         ...
 
-    def hand_over(self, target: Target, account: str, owner: str) -> Sequence[str]:
-        """What the role owns becomes the owner's; what was handed over, by name."""
+    def reachable(self, target: Target, account: str) -> Sequence[str]:
+        """What would let the role act with somebody else's rights, in words."""
+        ...
+
+    def owned(self, target: Target, account: str, owner: str) -> Sequence[str]:
+        """What there is to hand over, a few of them by name."""
+        ...
+
+    def hand_over(self, target: Target, account: str, owner: str) -> HandedOver:
+        """What the role owns becomes the owner's, unless it could be used to act with the owner's rights."""
         ...
 
 

@@ -182,7 +182,9 @@ def _target(case: PolicyCase) -> Target | None:
         return None
     names = ("read", "write", "admin", "shell", "root")
     levels = {name: Level(name, name, rank) for rank, name in enumerate(names)}
-    return Target("target", Kind.POSTGRES, _SERVICE, case.environment, "127.0.0.1", 5432, levels)
+    # A deploy of the verb `migrate` is one of SQL; every other verb is a command on a server.
+    kind = Kind.SSH if case.deploy is not None and case.deploy.verb != "migrate" else Kind.POSTGRES
+    return Target("target", kind, _SERVICE, case.environment, "127.0.0.1", 5432, levels)
 
 
 def _duty(word: str) -> OnCall:

@@ -243,3 +243,125 @@ def test_copy_gives_and_takes_nothing_and_notices_are_bounded(db: Migrations) ->
     assert said.count("NOTICE: n") == 10_000
     assert "the rest is left out" in said
     assert len(db.run("DO $$ BEGIN RAISE NOTICE '%', repeat('x', 50000); END $$", run="4.1")) < 6000
+
+
+# ---------------------------------------------------------------- what one migration leaves for the next
+
+PEEK = (
+    "CREATE FUNCTION public.peek() RETURNS text LANGUAGE plpgsql SECURITY DEFINER AS "
+    "'BEGIN DELETE FROM public.customers WHERE false; RETURN (SELECT string_agg(email, chr(44)) FROM public.customers); END'"
+)
+SAY = "CREATE FUNCTION public.say(t text) RETURNS void LANGUAGE plpgsql AS 'BEGIN RAISE NOTICE ''%'', t; END'"
+RULED = (
+    f"CREATE TABLE public.tick (n int); {SAY}; CREATE RULE r AS ON INSERT TO public.tick "
+    "DO ALSO SELECT public.say(email) FROM public.customers; GRANT INSERT ON public.tick TO PUBLIC"
+)
+
+
+def test_a_definer_routine_does_not_run_as_the_owner(db: Migrations) -> None:
+    said = db.run(PEEK)
+    assert "peek() is SECURITY INVOKER now" in said
+    assert db.ask("SELECT prosecdef, pg_get_userbyid(proowner) FROM pg_proc WHERE proname = 'peek'") == [
+        (False, db.owner)
+    ]
+    said = db.run("DO $$ BEGIN RAISE NOTICE '%', public.peek(); END $$", run="2.1", status=3)
+    assert "permission denied" in said
+    assert SECRET not in said
+    handed = db.stage.events("deploy:handed-over")
+    assert [each["outcome"] for each in handed] == ["ok", "attempt"]  # newest first
+    assert handed[0]["data"]["changed"] == ["public.peek() is SECURITY INVOKER now"]
+
+
+def test_a_table_with_a_rule_is_not_handed_over(db: Migrations) -> None:
+    said = db.run(RULED, status=1)
+    assert "not handed over: public.tick (it has a rewrite rule)" in said
+    assert db.owner_of("tick") == db.migrate
+    said = db.run("INSERT INTO public.tick VALUES (1)", run="2.1", status=1)
+    assert "may read public.tick" in said
+    assert SECRET not in said
+    assert db.stage.events("deploy:handed-over")[0]["data"]["kept"] == ["public.tick (it has a rewrite rule)"]
+
+
+def test_a_view_works_for_who_may_and_lends_nobody_its_owners_rights(db: Migrations) -> None:
+    db.run(
+        "CREATE VIEW public.v AS SELECT * FROM public.customers; GRANT DELETE, SELECT ON public.v TO PUBLIC;"
+        "GRANT SELECT (email) ON public.v TO PUBLIC"
+    )
+    assert db.ask(f"SET ROLE {db.owner}; SELECT email FROM public.v") == [(SECRET,)]
+    for number, sql in enumerate(("DELETE FROM public.v", "SELECT email FROM public.v"), 2):
+        assert "permission denied" in db.run(sql, run=f"{number}.1", status=3)
+    db.do(f"GRANT DELETE ON v TO {db.migrate}")
+    assert "INSERT, UPDATE or DELETE on public.v" in db.run("DELETE FROM public.v", run="5.1", status=1)
+    assert db.ask("SELECT count(*) FROM customers") == [(1,)]
+
+
+def test_what_a_migration_grants_to_everybody_is_taken_back_and_to_others_stays(db: Migrations) -> None:
+    db.do(f"CREATE ROLE {db.database}_app")
+    try:
+        db.run(
+            f"CREATE TABLE public.t (id int); GRANT ALL ON public.t TO PUBLIC; GRANT INSERT ON public.t TO {db.database}_app;"
+            "ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO PUBLIC; CREATE TABLE public.u (id int)"
+        )
+        allowed = "SELECT has_table_privilege('{}', '{}', 'INSERT')"
+        assert db.ask(allowed.format(f"{db.database}_app", "public.t")) == [(True,)]
+        for table in ("public.t", "public.u"):
+            assert db.ask(allowed.format(db.migrate, table)) == [(False,)]
+    finally:
+        db.do(f"DROP OWNED BY {db.database}_app; DROP ROLE {db.database}_app")
+
+
+@pytest.mark.parametrize(
+    "tie",
+    [
+        "CREATE INDEX ON public.w (public.f(n))",
+        "CREATE INDEX ON public.w (n) WHERE public.f(n) > 0",
+        "CREATE STATISTICS public.st ON (public.f(n)), n FROM public.w",
+        "CREATE DOMAIN public.d AS int CHECK (public.f(VALUE) > 0); CREATE INDEX ON public.w ((n::public.d))",
+        "CREATE OPERATOR public.!! (RIGHTARG = int, FUNCTION = public.f); CREATE INDEX ON public.w ((!! n))",
+    ],
+)
+def test_analyze_runs_nothing_of_a_migration_as_the_owner(db: Migrations, tie: str) -> None:
+    """Autovacuum would, on its own."""
+    f = (
+        "CREATE FUNCTION public.f(n int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN IF current_user = "
+        f"''{db.owner}'' THEN RAISE EXCEPTION ''as the owner''; END IF; RETURN n; END'; CREATE TABLE public.w (n int); "
+        "INSERT INTO public.w SELECT generate_series(1, 100); "
+    )
+    said = db.run(f + tie, status=1)
+    assert "not handed over: public.w (ANALYZE" in said
+    db.do("ANALYZE public.w")
+
+
+def test_an_index_with_built_in_functions_is_handed_over(db: Migrations) -> None:
+    db.run("CREATE TABLE x (n text, g text GENERATED ALWAYS AS (lower(n)) STORED); CREATE INDEX ON x (lower(n))")
+    assert db.owner_of("x") == db.owner
+
+
+def test_a_range_with_a_function_of_its_own_bars_the_hand_over(db: Migrations) -> None:
+    said = db.run(
+        "CREATE FUNCTION public.df(a int, b int) RETURNS float8 IMMUTABLE LANGUAGE sql AS 'SELECT 1.0::float8';"
+        "CREATE TYPE public.r AS RANGE (SUBTYPE = int, SUBTYPE_DIFF = public.df); CREATE TABLE public.z (a public.r)",
+        status=1,
+    )
+    assert "not handed over: public.r (ANALYZE" in said
+    assert db.owner_of("z") == db.migrate
+
+
+@pytest.mark.parametrize(
+    ("planted", "named"),
+    [
+        (f"{PEEK}; ALTER FUNCTION peek() OWNER TO {{owner}}", "the SECURITY DEFINER function public.peek()"),
+        (f"{RULED}; ALTER TABLE tick OWNER TO {{owner}}", "INSERT, UPDATE or DELETE on public.tick"),
+        ("GRANT TRIGGER ON customers TO {migrate}", "TRIGGER, REFERENCES or MAINTAIN on public.customers"),
+        ("GRANT REFERENCES (id) ON customers TO PUBLIC", "TRIGGER, REFERENCES or MAINTAIN on public.customers"),
+        ("CREATE ROLE {migrate}_x; GRANT {migrate}_x TO {migrate} WITH INHERIT FALSE", "the rights of {migrate}_x"),
+    ],
+)
+def test_what_was_planted_earlier_is_named_before_anything_runs(db: Migrations, planted: str, named: str) -> None:
+    db.do(planted.format(owner=db.owner, migrate=db.migrate))
+    try:
+        said = db.run("CREATE TABLE t (id int)", status=1)
+        assert named.format(migrate=db.migrate) in said
+        assert not db.ask("SELECT 1 FROM pg_tables WHERE tablename = 't'")
+    finally:
+        db.do(f"DROP ROLE IF EXISTS {db.migrate}_x")

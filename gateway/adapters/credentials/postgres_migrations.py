@@ -12,9 +12,10 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from gateway.adapters.credentials import postgres_handover
 from gateway.adapters.credentials.postgres import Connection, PostgresRoles
 from gateway.adapters.credentials.postgres_script import LONGEST_NOTICE, bounded_notices, run_script
-from gateway.app.deploy_ports import Ended, Job
+from gateway.app.deploy_ports import Ended, HandedOver, Job
 from gateway.core.errors import Refusal, Unavailable
 from gateway.core.target import Target
 
@@ -33,16 +34,6 @@ _READABLE = """
            OR pg_catalog.has_any_column_privilege(%(role)s, c.oid, 'SELECT'))
     ORDER BY 1 LIMIT 20
 """
-_OWNED = """
-    SELECT o.what FROM (
-      SELECT c.oid::pg_catalog.regclass::pg_catalog.text AS what, c.relowner AS owner FROM pg_catalog.pg_class c
-        WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
-      UNION ALL SELECT p.oid::pg_catalog.regprocedure::pg_catalog.text, p.proowner FROM pg_catalog.pg_proc p
-      UNION ALL SELECT n.nspname::pg_catalog.text, n.nspowner FROM pg_catalog.pg_namespace n
-      UNION ALL SELECT t.oid::pg_catalog.regtype::pg_catalog.text, t.typowner FROM pg_catalog.pg_type t
-        WHERE t.typtype IN ('e', 'd')
-    ) o JOIN pg_catalog.pg_roles r ON r.oid = o.owner WHERE r.rolname = %(role)s ORDER BY 1
-"""
 
 
 class PostgresMigrations(PostgresRoles):
@@ -53,14 +44,27 @@ class PostgresMigrations(PostgresRoles):
         with self.administrator(target, target.database) as admin:
             return _names(admin, _READABLE, account)
 
-    def hand_over(self, target: Target, account: str, owner: str) -> Sequence[str]:
+    def reachable(self, target: Target, account: str) -> Sequence[str]:
+        """See `SqlAccess`. Definer routines, views and rules of others, and roles that it is a member of."""
+        with self.administrator(target, target.database) as admin:
+            return postgres_handover.reached(admin, account)
+
+    def owned(self, target: Target, account: str, owner: str) -> Sequence[str]:
+        """See `SqlAccess`. Where the account itself is the owner: what it may read."""
+        with self.administrator(target, target.database) as admin:
+            return _to_hand_over(admin, account, owner)[:_MOST_NAMED]
+
+    def hand_over(self, target: Target, account: str, owner: str) -> HandedOver:
         """See `SqlAccess`. Where the account itself is the owner it loses the right to read what it made."""
         with self.administrator(target, target.database) as admin:
-            made = _names(admin, _READABLE if account == owner else _OWNED, account)
-            if made:
-                with _holding(admin, account, owner):
-                    _hand_over(admin, sql.Identifier(account), sql.Identifier(owner), made)
-            return made[:_MOST_NAMED]
+            made = _to_hand_over(admin, account, owner)
+            if not made:
+                return HandedOver(())
+            with _holding(admin, account, owner):
+                if account != owner:
+                    return _few(postgres_handover.give(admin, account, owner))
+                _blind(admin, sql.Identifier(account), made)
+            return _few(HandedOver(made))
 
     def run(
         self, job: Job, output: Callable[[str, bytes], None], on_start: Callable[[Callable[[], None]], None]
@@ -97,12 +101,17 @@ def _holding(admin: Connection, *roles: str) -> Iterator[None]:
         admin.execute(sql.SQL("REVOKE {} FROM CURRENT_USER GRANTED BY CURRENT_USER").format(names))
 
 
-def _hand_over(admin: Connection, account: sql.Identifier, owner: sql.Identifier, made: Sequence[str]) -> None:
-    if account != owner:
-        admin.execute(sql.SQL("REASSIGN OWNED BY {} TO {}").format(account, owner))
-        return
+def _to_hand_over(admin: Connection, account: str, owner: str) -> list[str]:
+    return _names(admin, _READABLE, account) if account == owner else postgres_handover.owned(admin, account)
+
+
+def _blind(admin: Connection, account: sql.Identifier, made: Sequence[str]) -> None:
     for name in made:  # quoted by the server
         admin.execute(b"REVOKE SELECT ON " + name.encode() + b" FROM " + account.as_bytes(admin))
+
+
+def _few(handed: HandedOver) -> HandedOver:
+    return HandedOver(handed.made[:_MOST_NAMED], handed.kept[:_MOST_NAMED], handed.changed[:_MOST_NAMED])
 
 
 def _run(connection: Connection, job: Job, output: Callable[[str, bytes], None]) -> Ended:
