@@ -287,7 +287,7 @@ def test_a_view_works_for_who_may_and_lends_nobody_its_owners_rights(db: Migrati
         "CREATE VIEW public.v AS SELECT * FROM public.customers; GRANT DELETE, SELECT ON public.v TO PUBLIC;"
         "GRANT SELECT (email) ON public.v TO PUBLIC"
     )
-    assert db.ask(f"SET ROLE {db.owner}; SELECT email FROM public.v") == [(SECRET,)]
+    assert db.ask("SELECT email FROM public.v") == [(SECRET,)]
     for number, sql in enumerate(("DELETE FROM public.v", "SELECT email FROM public.v"), 2):
         assert "permission denied" in db.run(sql, run=f"{number}.1", status=3)
     db.do(f"GRANT DELETE ON v TO {db.migrate}")
