@@ -92,6 +92,7 @@ class Sshd:
             "PrintLastLog no",
             "AcceptEnv *",
             "MaxStartups 100",
+            "MaxSessions 20",  # one that has just ended may still count when the next is asked for
             "Subsystem sftp internal-sftp",
             *self._settings,
         ]

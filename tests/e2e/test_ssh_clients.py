@@ -11,23 +11,21 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import paramiko
 import pytest
 
-from gateway.adapters.credentials.ssh_ca import SshAuthorities
 from gateway.core.session import EndReason
 from gateway.core.target import SshRules
 from tests.e2e.ssh_clients import dropbear, git_over_ssh, need, putty, run, ticket_for
-from tests.e2e.ssh_stage import ONCALL, Stage, make_stage
+from tests.e2e.ssh_stage import ONCALL, Stage
 from tests.e2e.ssh_stage import authorities as authorities
 from tests.e2e.ssh_stage import sshd as sshd
 from tests.e2e.ssh_stage import stage as stage
 from tests.e2e.test_ssh_door import Terminal
-from tests.sshd import Sshd
 
 pytestmark = pytest.mark.servers
 BLOB = os.urandom(3 << 20)
@@ -76,20 +74,6 @@ def test_git_clones_and_pushes(stage: Stage, tmp_path: Path) -> None:
     assert git("rev-parse", "main", at=bare) == git("rev-parse", "HEAD", at=mine)
     commands = [json.loads(record)["command"] for recording in stage.recordings for record in recording.of("channel")]
     assert [command.split(" ")[0] for command in commands] == ["git-upload-pack", "git-receive-pack", "git-upload-pack"]
-
-
-def test_the_next_channel_finds_room_at_the_target(tmp_path: Path, authorities: SshAuthorities) -> None:
-    """The person hears of the end of a channel after the target has: ten at once are all that sshd takes by itself."""
-    with Sshd(tmp_path / "sshd", authorities.target_ca_public, settings=("MaxSessions 1",)) as own:
-        stage = make_stage(tmp_path, own, authorities)
-        with closing(stage.open_door()), by_paramiko(stage, ticket=False) as client:
-            transport = client.get_transport()
-            assert transport is not None
-            for number in range(40):
-                channel = transport.open_session()
-                channel.exec_command(f"echo {number}")
-                assert channel.makefile().read() == b"%d\n" % number, channel.makefile_stderr().read()
-                until(lambda channel=channel: channel.closed)  # type: ignore[misc]
 
 
 @pytest.mark.client("OpenSSH ssh with ControlMaster", "many")
