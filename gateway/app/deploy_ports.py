@@ -24,7 +24,7 @@ class Deploys(Protocol):
         """Mark for ending by the gateway that holds it; False when it is over or marked already."""
         ...
 
-    def list(self, *, target: str = "", limit: int = 50) -> Sequence[Run]:
+    def list(self, *, target: str = "", principal: str = "", limit: int = 50) -> Sequence[Run]:
         """Newest first."""
         ...
 

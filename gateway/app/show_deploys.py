@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gateway.app.context import Context
+from gateway.app.decide_deploy import Caller
 from gateway.app.watch_deploys import UNKNOWN_RUN
 from gateway.core.errors import NotFound, Refusal
 from gateway.core.freeze import Freeze, in_force
@@ -34,9 +35,10 @@ class TargetView:
     freezes: tuple[Freeze, ...]
 
 
-def verbs(ctx: Context) -> Sequence[VerbView]:
-    """Every verb, by target."""
+def verbs(ctx: Context, caller: Caller) -> Sequence[VerbView]:
+    """Every verb, by target; to a pipeline those of the targets that its token names."""
     catalogue, at = ctx.catalogue.current(), ctx.clock.now()
+    shown = _shown(ctx, caller)
     return [
         VerbView(
             target,
@@ -45,14 +47,18 @@ def verbs(ctx: Context) -> Sequence[VerbView]:
             in_force(catalogue.freezes, target.service, target.environment, verb.name, at),
         )
         for target in catalogue.targets.values()
+        if target.name in shown
         for verb in target.verbs.values()
     ]
 
 
-def status(ctx: Context, names: Sequence[str]) -> Sequence[TargetView]:
-    """What runs on these targets and groups; on all that have verbs when none is named."""
+def status(ctx: Context, caller: Caller, names: Sequence[str]) -> Sequence[TargetView]:
+    """What runs on these targets and groups; on all that have verbs when none is named. To a pipeline, of the targets
+    that its token names.
+    """
     catalogue, at = ctx.catalogue.current(), ctx.clock.now()
-    targets = _named(catalogue.targets, catalogue.groups, names)
+    shown = _shown(ctx, caller)
+    targets = [target for target in _named(catalogue.targets, catalogue.groups, names) if target.name in shown]
     with ctx.store.read() as uow:
         placements = uow.deploys.placements([target.name for target in targets])
         locks = {target.name: uow.deploys.lock(target.name) for target in targets}
@@ -81,17 +87,34 @@ def _named(
     return [targets[name] for name in dict.fromkeys(chosen)]
 
 
-def history(ctx: Context, target: str, limit: int) -> Sequence[Run]:
-    """Runs, newest first; of one target if it is named."""
+def history(ctx: Context, caller: Caller, target: str, limit: int) -> Sequence[Run]:
+    """Runs, newest first; of one target if it is named. To a pipeline, its own among them."""
     with ctx.store.read() as uow:
-        return uow.deploys.list(target=target, limit=min(limit, MOST_RUNS))
+        whose = caller.principal.id if caller.token else ""
+        runs = uow.deploys.list(target=target, principal=whose, limit=min(limit, MOST_RUNS))
+    return [run for run in runs if _may_see(caller, run)]
 
 
-def show_run(ctx: Context, run_id: str) -> tuple[Run, Sequence[Step]]:
-    """One run with its steps; NotFound."""
+def show_run(ctx: Context, caller: Caller, run_id: str) -> tuple[Run, Sequence[Step]]:
+    """One run with its steps; NotFound, to a pipeline for one that is not its own, too."""
     with ctx.store.read() as uow:
         run = uow.deploys.get(run_id)
         steps = uow.deploys.steps(run_id)
-    if run is None:
+    if run is None or not _may_see(caller, run):
         raise NotFound(UNKNOWN_RUN)
     return run, steps
+
+
+def _may_see(caller: Caller, run: Run) -> bool:
+    """People see every run. Others' parameters, reasons and addresses are nothing to a job, or to whoever took its
+    token: it sees its own, on the targets that the token names.
+    """
+    if caller.token is None:
+        return True
+    return run.principal == caller.principal.id and {right.target for right in caller.token.rights} >= set(run.targets)
+
+
+def _shown(ctx: Context, caller: Caller) -> frozenset[str]:
+    if caller.token is None:
+        return frozenset(ctx.catalogue.current().targets)
+    return frozenset(right.target for right in caller.token.rights)

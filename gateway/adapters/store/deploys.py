@@ -44,10 +44,12 @@ class SqlDeploys:
         is_unmarked = (RUNS.c.id == run_id) & RUNS.c.ended_at.is_(None) & (RUNS.c.cancelled_by == "")
         return self._tx.change(update(RUNS).where(is_unmarked).values(cancelled_by=by)) == 1
 
-    def list(self, *, target: str = "", limit: int = 50) -> Sequence[Run]:
+    def list(self, *, target: str = "", principal: str = "", limit: int = 50) -> Sequence[Run]:
         query = select(RUNS).order_by(RUNS.c.started_at.desc(), RUNS.c.id.desc()).limit(limit)
         if target:
             query = query.where(RUNS.c.id.in_(select(STEPS.c.run).where(STEPS.c.target == target)))
+        if principal:
+            query = query.where(RUNS.c.principal == principal)
         return [_run_of(row) for row in self._tx.rows(query)]
 
     def running(self, gateway: str = "") -> Sequence[Run]:

@@ -53,7 +53,7 @@ def deploy(ctx: Ctx, caller: WhoDeploys, client: Client, body: DeployIn) -> RunL
     planned = ask_deploy(ctx, caller, body.ask(client))
     feed, run = start_run(ctx, planned), planned.run
     if feed is None:
-        return RunLines(look(lambda: show_deploys.show_run(ctx, run.id)))
+        return RunLines(look(lambda: show_deploys.show_run(ctx, caller, run.id)))
     is_tied = any(bound.verb.when_gone is WhenGone.CANCEL for bound in planned.bound.values()) and planned.is_new
 
     def gone() -> None:  # of a run that is over, that is nothing
@@ -65,32 +65,28 @@ def deploy(ctx: Ctx, caller: WhoDeploys, client: Client, body: DeployIn) -> RunL
 
 @router.get("/verbs", responses=problems())
 def list_verbs(ctx: Ctx, caller: WhoDeploys) -> list[VerbOut]:
-    """What can be run where, with which parameters, and what is frozen."""
-    del caller
-    return [VerbOut.of(view) for view in show_deploys.verbs(ctx)]
+    """What can be run where, with which parameters, and what is frozen; to a pipeline, on its token's targets."""
+    return [VerbOut.of(view) for view in show_deploys.verbs(ctx, caller)]
 
 
 @router.get("/status", responses=problems(404))
 def status(ctx: Ctx, caller: WhoDeploys, target: Annotated[list[Name] | None, Query()] = None) -> list[PlacedOut]:
     """What runs where, who put it there, and who has a target to themselves now."""
-    del caller
-    return [PlacedOut.of(view) for view in show_deploys.status(ctx, target or ())]
+    return [PlacedOut.of(view) for view in show_deploys.status(ctx, caller, target or ())]
 
 
 @router.get("/runs", responses=problems())
 def list_runs(
     ctx: Ctx, caller: WhoDeploys, target: Name | None = None, limit: Annotated[int, Query(ge=1, le=200)] = 50
 ) -> list[RunOut]:
-    """Runs, newest first."""
-    del caller
-    return [RunOut.of(run) for run in show_deploys.history(ctx, target or "", limit)]
+    """Runs, newest first; to a pipeline, its own."""
+    return [RunOut.of(run) for run in show_deploys.history(ctx, caller, target or "", limit)]
 
 
 @router.get("/runs/{run_id}", responses=problems(404))
 def one_run(ctx: Ctx, caller: WhoDeploys, run_id: str) -> RunOut:
     """One run with its steps."""
-    del caller
-    run, steps = show_deploys.show_run(ctx, run_id)
+    run, steps = show_deploys.show_run(ctx, caller, run_id)
     return RunOut.of(run, list(steps))
 
 

@@ -14,6 +14,7 @@ from gateway.app.decide_deploy import Caller, decide_deploy
 from gateway.app.deploy_live import DeployMeans, Feed, LiveRuns
 from gateway.app.deploy_ports import Ended, Job, Stop
 from gateway.app.run_deploy import start_run
+from gateway.app.show_deploys import history, show_run, status, verbs
 from gateway.app.verify_deploy_token import revoke_deploy_token
 from gateway.app.watch_deploys import RunWatch, end_runs_of_the_silent, recover_deploys
 from gateway.core.deploy_token import Right, VerifiedDeployToken
@@ -311,6 +312,30 @@ def test_what_a_rollback_leads_to_is_decided_once(deploys: Deploys, version: str
     token, web = deploys.token(run="1.3"), deploys.ctx.catalogue.current().targets["web-1"]
     again = decide_deploy(deploys.ctx, token.workload, over, web, "deploy:denied", override=False)
     assert again.facts["to_previous"] is is_previous
+
+
+def test_a_pipeline_sees_its_tokens_targets_and_its_own_runs(deploys: Deploys) -> None:
+    mine = deploys.run("deploy", "web-1", run="1.1", version="1.0")
+    both = deploys.run("deploy", "web", run="1.2", version="2.0")
+    narrow = Caller.of(deploys.token(run="9.1", targets=("web-1",)))
+    wide = Caller.of(deploys.token(run="9.1"))
+    other = Caller.of(replace(deploys.token(), workload=replace(JOB, id="wkl_2")))
+    person = Caller.of(deploys.house.people["oncall"])
+    ctx = deploys.ctx
+
+    def seen(caller: Caller) -> list[str]:
+        return [run.id for run in history(ctx, caller, "", 50)]
+
+    assert seen(person) == seen(wide) == [both.id, mine.id]
+    assert (seen(narrow), seen(other)) == ([mine.id], [])
+    assert show_run(ctx, narrow, mine.id)[0].id == show_run(ctx, person, mine.id)[0].id == mine.id
+    for caller, run in ((narrow, both), (other, mine), (other, both)):
+        with pytest.raises(NotFound):
+            show_run(ctx, caller, run.id)
+    assert [view.target.name for view in status(ctx, narrow, ())] == ["web-1"]
+    assert list(status(ctx, narrow, ("web-2",))) == []
+    assert {view.target.name for view in verbs(ctx, narrow)} == {"web-1"}
+    assert {view.target.name for view in verbs(ctx, person)} == {"web-1", "web-2"}
 
 
 def test_a_command_is_not_sent_once_the_lock_is_lost(deploys: Deploys) -> None:
