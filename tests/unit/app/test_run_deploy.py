@@ -316,6 +316,7 @@ def test_what_a_rollback_leads_to_is_decided_once(deploys: Deploys, version: str
 
 def test_a_pipeline_sees_its_tokens_targets_and_its_own_runs(deploys: Deploys) -> None:
     mine = deploys.run("deploy", "web-1", run="1.1", version="1.0")
+    deploys.house.clock.advance(timedelta(seconds=1))  # which of the two is the newer
     both = deploys.run("deploy", "web", run="1.2", version="2.0")
     narrow = Caller.of(deploys.token(run="9.1", targets=("web-1",)))
     wide = Caller.of(deploys.token(run="9.1"))
