@@ -9,7 +9,7 @@ from gateway.app.credentials import digest_of
 from gateway.app.demand_proof import kept_proof
 from gateway.app.identity import NotSignedIn, disabled
 from gateway.app.ports import Credential
-from gateway.app.rotate_sign_in import REUSED, end_reused, is_due, is_in_grace, rotate
+from gateway.app.rotate_sign_in import REUSED, claim_renewed, end_reused, is_current, rotate_when_due
 from gateway.app.sign_in import LONGEST_SECRET, WEB_PREFIX, SignedIn
 from gateway.app.sign_ins import end_credentials, login_id
 from gateway.core.errors import Refusal
@@ -40,7 +40,7 @@ def authenticate_web(ctx: Context, secret: str) -> User:
 def renewed_web(ctx: Context, secret: str) -> SignedIn | None:
     """A new secret for a browser session whose secret is old enough, None for one that stays. Not for a form's POST."""
     session, user = bearer_of(ctx, secret, "web")
-    return rotate(ctx, session, user) if is_due(session, ctx.clock.now()) else None
+    return rotate_when_due(ctx, session, user)
 
 
 def _seen_at(credential: Credential) -> datetime:
@@ -49,7 +49,7 @@ def _seen_at(credential: Credential) -> datetime:
 
 def _touch(ctx: Context, credential: Credential) -> None:
     at = ctx.clock.now()
-    if at - _seen_at(credential) <= _TOUCH_EVERY or credential.used_at is not None:
+    if at - _seen_at(credential) <= _TOUCH_EVERY:
         return
     with ctx.store.begin() as uow:
         fresh = uow.credentials.find(credential.digest, credential.purpose)
@@ -70,14 +70,16 @@ def bearer_of(ctx: Context, secret: str, purpose: str) -> tuple[Credential, User
     with ctx.store.read() as uow:
         credential = uow.credentials.find(digest_of(secret), purpose)
         user = uow.users.get(credential.subject) if credential else None
-    at = ctx.clock.now()
+        at = ctx.clock.now()
+        is_ours = credential is None or is_current(uow, credential, at)
     if credential is None or user is None or at >= credential.expires_at:
         raise NotSignedIn(_NOT_SIGNED_IN)
-    if not is_in_grace(credential, at):
+    if not is_ours:
         end_reused(ctx, credential, user)
         raise NotSignedIn(REUSED)
     if not user.is_enabled():
         raise NotSignedIn(disabled(user))
+    claim_renewed(ctx, credential)
     return credential, replace(user, proof=kept_proof(credential))
 
 

@@ -1,9 +1,9 @@
 """Renew the secret of a sign-in while it is used, and find out when two have it.
 
-The old secret still opens for a minute: a command may be under way, or the answer with the new one was lost. Then a
-renewal is repeated, which takes the secret of the lost answer out of use. Whoever comes with a replaced secret later
-has a copy, or is robbed of one: nobody can tell which of the two is the thief, so the sign-in ends for both
-(RFC 9700 §4.14.2).
+The answer with a new secret can be lost on its way, so the old one goes on until the new one was used for the first
+time, and a minute longer, as a command may be under way. Until then a renewal is repeated, which takes the secret of
+the lost answer out of use. Whoever comes with a replaced secret later has a copy, or is robbed of one: nobody can tell
+which of the two is the thief, so the sign-in ends for both (RFC 9700 §4.14.2).
 """
 
 from dataclasses import replace
@@ -16,11 +16,19 @@ from gateway.app.identity import NotSignedIn
 from gateway.app.ports import Credential, UnitOfWork
 from gateway.app.sign_in import SignedIn
 from gateway.app.sign_ins import PREFIXES, end_credentials, login_id
-from gateway.core.errors import Refusal
+from gateway.core.errors import Conflict, Refusal
 from gateway.core.principal import User
 
 GRACE = timedelta(minutes=1)
 ROTATE_AFTER = timedelta(hours=1)
+_SUCCESSOR, _REPLACED_AT = "successor", "replaced_at"  # what a replaced secret keeps in its data
+_UNCLAIMED, _CLAIMED_AT = "unclaimed", "claimed_at"  # and its successor: not used yet, or since when
+_OF_ONE_SECRET = frozenset({_SUCCESSOR, _REPLACED_AT, _UNCLAIMED, _CLAIMED_AT})
+RENEWED_ALREADY = Refusal(
+    "renewed-already",
+    "This secret was renewed, and the new one is in use.",
+    next_steps=("Use the new one. The old one is good for less than a minute.",),
+)
 REUSED = Refusal(
     "sign-in-copied",
     "This sign-in was used from two places, so it is over in both.",
@@ -29,44 +37,99 @@ REUSED = Refusal(
 
 
 def rotate(ctx: Context, credential: Credential, user: User) -> SignedIn:
-    """A new secret for the same sign-in, which ends when it always did; the old one is good for a minute more.
+    """A new secret for the same sign-in, which ends when it always did; the old one is good for a while more.
 
-    NotSignedIn when the sign-in is over, or is ended now because two have its secret.
+    NotSignedIn when the sign-in is over, or is ended now because two have its secret; Conflict when a newer one is in
+    use already.
     """
-    secret = PREFIXES[credential.purpose] + ctx.ids.secret()
+    renewed = _renewed(ctx, credential, user, only_when_due=False)
+    if renewed is None:
+        raise Conflict(RENEWED_ALREADY)
+    return renewed
+
+
+def rotate_when_due(ctx: Context, credential: Credential, user: User) -> SignedIn | None:
+    """As `rotate`, for a secret that has been around for long enough; None for one that stays, or that was replaced
+    a moment ago: of two tabs that are opened at once one gets the new secret, and the browser has it for both.
+    """
+    at = ctx.clock.now()
+    return _renewed(ctx, credential, user, only_when_due=True) if _is_due(credential, at) else None
+
+
+def claim_renewed(ctx: Context, credential: Credential) -> None:
+    """Note the first use of a new secret: from now on the one before it is on its way out."""
+    if _UNCLAIMED not in (credential.data or {}):
+        return
     with ctx.store.begin() as uow:
-        is_copied = not _replace(uow, credential, digest_of(secret), ctx.clock.now())
+        fresh = uow.credentials.find(credential.digest, credential.purpose)
+        data = dict(fresh.data or {}) if fresh else {}
+        if fresh is not None and data.pop(_UNCLAIMED, ""):  # not one that signed out meanwhile
+            uow.credentials.save(replace(fresh, data={**data, _CLAIMED_AT: ctx.clock.now().isoformat()}))
+
+
+def is_current(uow: UnitOfWork, credential: Credential, at: datetime) -> bool:
+    """True for one in use, and for one whose successor is not, or since less than a minute."""
+    if credential.used_at is None:
+        return True
+    successor = _successor_of(uow, credential)
+    if successor is None:
+        return False  # its answer was lost, and another took its place
+    claimed_at = _claimed_at(successor, credential.used_at)
+    return claimed_at is None or at - claimed_at < GRACE
+
+
+def _renewed(ctx: Context, credential: Credential, user: User, *, only_when_due: bool) -> SignedIn | None:
+    secret, at = PREFIXES[credential.purpose] + ctx.ids.secret(), ctx.clock.now()
+    with ctx.store.begin() as uow:
+        current = uow.credentials.find(credential.digest, credential.purpose)  # as others have left it
+        successor = _successor_of(uow, current) if current else None
+        is_copied = _is_copied(current, successor)
+        is_newer_in_use = successor is not None and _UNCLAIMED not in (successor.data or {})
+        if current is not None and not is_copied:
+            if is_newer_in_use or (only_when_due and not _is_due(current, at)):
+                return None
+            _replace(uow, current, successor, digest_of(secret), at)
     if is_copied:
         end_reused(ctx, credential, user)
         raise NotSignedIn(REUSED)
     return SignedIn(user, secret, credential.expires_at)
 
 
-def _replace(uow: UnitOfWork, credential: Credential, digest: str, at: datetime) -> bool:
-    """False when the secret that took this one's place was replaced itself: then its holder is not who asks now."""
-    current = uow.credentials.find(credential.digest, credential.purpose)  # as others have left it
-    if current is None:
-        return False
-    data = {**(current.data or {}), "login": login_id(current)}
-    lost = data.pop("successor", "")
-    unclaimed = uow.credentials.find(lost, current.purpose) if lost else None
-    if unclaimed is not None and unclaimed.used_at is not None:
-        return False
-    if unclaimed is not None:
-        uow.credentials.save(replace(unclaimed, used_at=at - GRACE))
-    uow.credentials.save(replace(current, used_at=current.used_at or at, data={**data, "successor": digest}))
-    uow.credentials.add(replace(current, digest=digest, issued_at=at, used_at=None, data=data))
-    return True
+def _is_copied(current: Credential | None, successor: Credential | None) -> bool:
+    """True when it is over, its answer was lost, or the secret that took its place was replaced itself."""
+    if current is None or current.used_at is None:
+        return current is None
+    return successor is None or successor.used_at is not None
 
 
-def is_due(credential: Credential, at: datetime) -> bool:
-    """True when its secret has been around for long enough."""
-    return credential.used_at is None and at - credential.issued_at >= ROTATE_AFTER
+def _replace(uow: UnitOfWork, current: Credential, lost: Credential | None, digest: str, at: datetime) -> None:
+    data = {key: value for key, value in (current.data or {}).items() if key not in _OF_ONE_SECRET}
+    data["login"] = login_id(current)
+    if lost is not None:
+        uow.credentials.save(replace(lost, used_at=at))
+    replaced = {**(current.data or {}), "login": data["login"], _SUCCESSOR: digest, _REPLACED_AT: at.isoformat()}
+    uow.credentials.save(replace(current, used_at=at, data=replaced))
+    uow.credentials.add(replace(current, digest=digest, issued_at=at, used_at=None, data={**data, _UNCLAIMED: "yes"}))
 
 
-def is_in_grace(credential: Credential, at: datetime) -> bool:
-    """True for one in use, or replaced a moment ago."""
-    return credential.used_at is None or at - credential.used_at < GRACE
+def _is_due(credential: Credential, at: datetime) -> bool:
+    """One that was replaced a while ago and still comes has not got the answer."""
+    if credential.used_at is None:
+        return at - credential.issued_at >= ROTATE_AFTER
+    replaced_at = (credential.data or {}).get(_REPLACED_AT, credential.used_at.isoformat())
+    return at - datetime.fromisoformat(replaced_at) >= GRACE
+
+
+def _successor_of(uow: UnitOfWork, credential: Credential) -> Credential | None:
+    digest = (credential.data or {}).get(_SUCCESSOR, "")
+    return uow.credentials.find(digest, credential.purpose) if digest else None
+
+
+def _claimed_at(successor: Credential, replaced_at: datetime) -> datetime | None:
+    """When it was used first, None when it never was; what an older gateway has renewed counts from the renewal."""
+    data = successor.data or {}
+    told = data.get(_CLAIMED_AT, replaced_at.isoformat())
+    return None if _UNCLAIMED in data else datetime.fromisoformat(told)
 
 
 def end_reused(ctx: Context, credential: Credential, user: User) -> None:

@@ -1,21 +1,25 @@
 """Sign-ins are listed, ended one by one, and their secrets renewed: whoever copied one is found out."""
 
 from collections.abc import Iterator
-from datetime import timedelta
+from contextlib import suppress
+from datetime import datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from gateway.app.authenticate import authenticate, authenticate_web, bearer_of, renewed_web, sign_out
+from gateway.app.credentials import digest_of
 from gateway.app.identity import NotSignedIn
 from gateway.app.list_sign_ins import list_sign_ins, revoke_sign_in
-from gateway.app.rotate_sign_in import GRACE, ROTATE_AFTER, rotate
+from gateway.app.ports import Credential
+from gateway.app.rotate_sign_in import GRACE, ROTATE_AFTER, is_current, rotate, rotate_when_due
 from gateway.app.sign_in import SignedIn
 from gateway.app.sign_ins import Device, open_sign_in
-from gateway.core.errors import NotFound
+from gateway.core.errors import Conflict, NotFound
 from gateway.core.principal import User
 from tests.unit.edges.stage import Stage, make_stage
 
@@ -64,18 +68,49 @@ def test_a_renewed_sign_in_is_the_same_one_and_ends_when_it_always_did(stage: St
 
 
 def test_a_copied_secret_is_found_out_whoever_renews_first(stage: Stage) -> None:
+    """Nobody can tell which of the two is the thief."""
     user = stage.user("oncall")
-    for thief_first in (False, True):
-        copied = sign_in(stage, user).secret
-        renewed = renew(stage, copied)
-        stage.clock.advance(GRACE)
-        late, early = (renewed, copied) if thief_first else (copied, renewed)
-        assert not is_good(stage, copied)
-        assert not is_good(stage, renewed)
-        assert not is_good(stage, late)
-        assert not is_good(stage, early)
-    assert stage.events().count(("login:reused", "denied")) == 2
+    copied = sign_in(stage, user).secret
+    renewed = renew(stage, copied)
+    assert is_good(stage, renewed)
+    stage.clock.advance(GRACE - SECOND)
+    assert is_good(stage, copied)  # a command may be under way
+    stage.clock.advance(SECOND)
+    assert not is_good(stage, copied)
+    assert not is_good(stage, renewed)
+    assert stage.events().count(("login:reused", "denied")) == 1
     assert list_sign_ins(stage.ctx, user) == []
+
+
+def test_a_thief_who_renews_and_waits_is_found_out(stage: Stage) -> None:
+    copied = sign_in(stage, stage.user("oncall")).secret
+    of_thief = renew(stage, copied)
+    stage.clock.advance(3 * ROTATE_AFTER)
+    mine = renew(stage, copied)
+    assert is_good(stage, mine)
+    assert not is_good(stage, of_thief)
+    assert not is_good(stage, mine)
+    assert ("login:reused", "denied") in stage.events()
+
+
+def test_who_renews_a_secret_whose_successor_was_renewed_has_a_copy(stage: Stage) -> None:
+    copied = sign_in(stage, stage.user("oncall")).secret
+    read = bearer_of(stage.ctx, copied, "cli")
+    second = renew(stage, copied)
+    third = renew(stage, second)
+    with pytest.raises(NotSignedIn):
+        rotate(stage.ctx, *read)
+    assert not is_good(stage, third)
+
+
+def test_a_command_under_way_does_not_renew_what_is_renewed_and_in_use(stage: Stage) -> None:
+    old = sign_in(stage, stage.user("oncall")).secret
+    renewed = renew(stage, old)
+    assert is_good(stage, renewed)
+    with pytest.raises(Conflict) as no:
+        renew(stage, old)
+    assert no.value.refusal.code == "renewed-already"
+    assert is_good(stage, renewed)
 
 
 def test_a_lost_answer_is_no_theft(stage: Stage) -> None:
@@ -86,6 +121,48 @@ def test_a_lost_answer_is_no_theft(stage: Stage) -> None:
     assert is_good(stage, again)
     assert not is_good(stage, lost)  # and whoever holds that one is a thief
     assert not is_good(stage, again)
+
+
+def test_who_never_got_the_new_secret_goes_on_with_the_old_one(stage: Stage) -> None:
+    mine = sign_in(stage, stage.user("oncall")).secret
+    renew(stage, mine)
+    for _ in range(5):
+        stage.clock.advance(ROTATE_AFTER)
+        assert is_good(stage, mine)
+    again = renew(stage, mine)
+    assert is_good(stage, again)
+    stage.clock.advance(GRACE + SECOND)
+    assert is_good(stage, again)
+    assert ("login:reused", "denied") not in stage.events()
+
+
+def test_a_browser_that_never_got_its_cookie_is_given_another(stage: Stage) -> None:
+    old = sign_in(stage, stage.user("oncall"), "web").secret
+    stage.clock.advance(ROTATE_AFTER)
+    authenticate_web(stage.ctx, old)
+    assert renewed_web(stage.ctx, old) is not None  # and lost
+    for _ in range(3):
+        stage.clock.advance(timedelta(minutes=40))
+        authenticate_web(stage.ctx, old)
+    got = renewed_web(stage.ctx, old)
+    assert got is not None
+    authenticate_web(stage.ctx, got.secret)
+    stage.clock.advance(GRACE + SECOND)
+    authenticate_web(stage.ctx, got.secret)
+
+
+def test_of_two_tabs_at_once_one_renews_and_the_other_waits_for_its_cookie(stage: Stage) -> None:
+    old = sign_in(stage, stage.user("oncall"), "web").secret
+    stage.clock.advance(ROTATE_AFTER)
+    read = [bearer_of(stage.ctx, old, "web") for _ in range(2)]  # before either has renewed it
+    first, second = (rotate_when_due(stage.ctx, *each) for each in read)
+    assert first is not None
+    assert second is None
+    assert authenticate_web(stage.ctx, old)
+    assert authenticate_web(stage.ctx, first.secret)
+    stage.clock.advance(GRACE + SECOND)
+    assert authenticate_web(stage.ctx, first.secret)
+    assert ("login:reused", "denied") not in stage.events()
 
 
 def test_ending_one_leaves_the_others(stage: Stage) -> None:
@@ -135,45 +212,109 @@ def test_last_use_is_noted_to_five_minutes(stage: Stage) -> None:
     assert list_sign_ins(stage.ctx, user)[0].seen_at == stage.clock.now()
 
 
-class Renewals(RuleBasedStateMachine):
-    """However renewals, uses and time interleave: of one sign-in at most one secret is in use for longer than a minute."""
+class Life(RuleBasedStateMachine):
+    """A sign-in in somebody's hands, on a stage of its own."""
 
     def __init__(self) -> None:
         super().__init__()
-        import tempfile
-
-        self.folder = tempfile.TemporaryDirectory()
+        self.folder = TemporaryDirectory()
         self.stage = make_stage(Path(self.folder.name))
-
-    @initialize()
-    def begin(self) -> None:
         self.user = self.stage.user("oncall")
-        self.secrets = [sign_in(self.stage, self.user).secret]
 
-    @rule(place=st.integers(0, 5))
-    def renew_one(self, place: int) -> None:
-        try:
-            self.secrets.append(renew(self.stage, self.secrets[place % len(self.secrets)]))
-        except NotSignedIn:
-            return
-
-    @rule(seconds=st.sampled_from([1, 30, 61]))
-    def wait(self, seconds: int) -> None:
-        self.stage.clock.advance(seconds * SECOND)
-
-    @rule(place=st.integers(0, 5))
-    def use(self, place: int) -> None:
-        is_good(self.stage, self.secrets[place % len(self.secrets)])
-
-    @invariant()
-    def at_most_one_is_in_use(self) -> None:
-        if hasattr(self, "secrets"):
-            assert len(list_sign_ins(self.stage.ctx, self.user)) <= 1
+    def is_over(self) -> bool:
+        return not list_sign_ins(self.stage.ctx, self.user)
 
     def teardown(self) -> None:
         self.stage.store.close()
         self.folder.cleanup()
 
 
+class Renewals(Life):
+    """However many hold secrets of one sign-in, and whatever they do with them: it is in use under one at most, and a
+    minute after the first use of a secret nothing before it is worth anything.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.secrets = [sign_in(self.stage, self.user).secret]
+        self.came_from = {self.secrets[0]: ""}
+        self.used_at: dict[str, datetime] = {}
+
+    def _use(self, secret: str) -> bool:
+        at = self.stage.clock.now()
+        if is_good(self.stage, secret):
+            self.used_at.setdefault(secret, at)
+            return True
+        assert self.is_over()  # never a no that leaves the sign-in to the other one
+        return False
+
+    @rule(place=st.integers(0, 5))
+    def renew_one(self, place: int) -> None:
+        old = self.secrets[place % len(self.secrets)]
+        if self._use(old):
+            with suppress(Conflict, NotSignedIn):
+                self.secrets.append(renew(self.stage, old))
+                self.came_from[self.secrets[-1]] = old
+
+    @rule(place=st.integers(0, 5))
+    def use(self, place: int) -> None:
+        self._use(self.secrets[place % len(self.secrets)])
+
+    @rule(seconds=st.sampled_from([1, 30, 61, 4000]))
+    def wait(self, seconds: int) -> None:
+        self.stage.clock.advance(seconds * SECOND)
+
+    @invariant()
+    def at_most_one_is_in_use(self) -> None:
+        assert len(list_sign_ins(self.stage.ctx, self.user)) <= 1
+
+    @invariant()
+    def what_came_before_one_in_use_is_worth_nothing_after_a_minute(self) -> None:
+        at = self.stage.clock.now()
+        for secret, used_at in self.used_at.items():
+            before = self.came_from[secret]
+            if before and at - used_at >= GRACE:
+                with self.stage.store.read() as uow:
+                    kept = uow.credentials.find(digest_of(before), "cli")
+                    assert kept is None or not is_current(uow, kept, at)
+
+
+class OnePerson(Life):
+    """A person whom nobody has robbed, with a browser in many tabs on a bad network: never called a thief."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cookie = sign_in(self.stage, self.user, "web").secret
+        self.ends_at = self.stage.clock.now() + self.stage.ctx.limits.web_session_lifetime
+        self.tabs: list[tuple[Credential, User]] = []
+
+    @rule()
+    def begin_to_load(self) -> None:
+        authenticate_web(self.stage.ctx, self.cookie)
+        self.tabs.append(bearer_of(self.stage.ctx, self.cookie, "web"))
+
+    @precondition(lambda self: self.tabs)
+    @rule(is_lost=st.booleans(), tab=st.integers(0, 3))
+    def go_on_loading(self, is_lost: bool, tab: int) -> None:
+        renewed = rotate_when_due(self.stage.ctx, *self.tabs.pop(tab % len(self.tabs)))
+        if renewed is not None and not is_lost:
+            self.cookie = renewed.secret
+
+    @rule(seconds=st.sampled_from([1, 30, 61, 600, 2000]))
+    def wait(self, seconds: int) -> None:
+        self.tabs.clear()  # no page takes that long
+        if self.stage.clock.now() + seconds * SECOND < self.ends_at:
+            self.stage.clock.advance(seconds * SECOND)
+            authenticate_web(self.stage.ctx, self.cookie)
+
+    @invariant()
+    def is_signed_in(self) -> None:
+        assert authenticate_web(self.stage.ctx, self.cookie)
+        assert ("login:reused", "denied") not in self.stage.events()
+
+
 TestRenewals = Renewals.TestCase
-TestRenewals.settings = hypothesis_settings(max_examples=15, stateful_step_count=12, deadline=None)
+TestOnePerson = OnePerson.TestCase
+TestRenewals.settings = TestOnePerson.settings = hypothesis_settings(
+    max_examples=15, stateful_step_count=15, deadline=None
+)
