@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from gateway.core.client_encoding import may_change_encoding
 from gateway.core.statement_facts import StatementFacts, StatementKind
 
 # With standard_conforming_strings off, which a session may set, a string goes on behind \' where the grammar that is
@@ -41,6 +42,12 @@ class Broken:
 
 def judge(rules: StatementRules, facts: StatementFacts, sql: bytes) -> Broken | None:
     """The first rule that a text breaks; None lets it pass. Of several statements in a text every one counts."""
+    if rules.is_set() and may_change_encoding(sql, facts.settings, facts.functions):
+        return Broken(
+            "client-encoding",
+            "The encoding of the session stays UTF8 (or SQL_ASCII): in others the rules would read another text.",
+            "Convert on your side. set_config takes a constant name here.",
+        )
     if not rules.forward_unparsed:
         opaque = _opaque(facts, sql)
         if opaque:

@@ -42,6 +42,18 @@ def relayed(parameters: Mapping[str, str]) -> dict[str, str] | ParameterRefused:
     return kept
 
 
+def client_encodings(parameters: Mapping[str, str]) -> list[str]:
+    """Every value that is given for client_encoding, in `options`, too. For parameters that `relayed` let through."""
+    found = []
+    for name, value in parameters.items():
+        if _setting(name) == "client_encoding":
+            found.append(value)
+        elif _setting(name) == "options":
+            settings = (word.removeprefix("-c").removeprefix("--").partition("=") for word in _split(value))
+            found += [each for setting, _, each in settings if _setting(setting) == "client_encoding"]
+    return found
+
+
 def _wrong_option(text: str) -> ParameterRefused | None:
     """Only settings (-c name=value, --name=value) may be given, and none that names an identity."""
     if len(text) > MAX_OPTIONS:

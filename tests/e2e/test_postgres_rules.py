@@ -336,3 +336,32 @@ def test_a_warning_while_a_cut_is_under_way_breaks_nothing(stage: GuardedStage) 
         finally:
             stop.set()
             thread.join(WITHIN)
+
+
+@pytest.mark.parametrize("how", [{"client_encoding": "SJIS"}, {"options": "-c client_encoding=GBK"}])
+def test_an_encoding_that_the_rules_would_misread_is_refused_at_connecting(
+    stage: GuardedStage, how: dict[str, str]
+) -> None:
+    with pytest.raises(psycopg.OperationalError, match=r"client_encoding .* is not accepted at level"):
+        stage.connect(**how)
+    with stage.connect(client_encoding="SQL_ASCII") as session:
+        assert session.execute(b"SELECT 1").fetchone() is not None
+
+
+@pytest.mark.parametrize("prepared", [False, True], ids=["simple", "extended"])
+def test_the_encoding_stays_what_the_rules_read(stage: GuardedStage, *, prepared: bool) -> None:
+    with stage.connect() as session:
+        run = lambda sql: session.execute(sql.encode(), () if prepared else None)  # noqa: E731
+        for sql in (
+            "SET client_encoding = 'SJIS'", "SET NAMES 'GBK'", "set local client_encoding to big5",
+            "SELECT set_config('client_encoding', 'SJIS', false)",
+            "SELECT set_config('client_' || 'encoding', 'SJIS', false)",
+            "UPDATE pg_settings SET setting = 'SJIS' WHERE name = 'client_encoding'",
+        ):  # fmt: skip
+            with pytest.raises(Errors, match="encoding of the session stays"):
+                run(sql)
+        for sql in ("SET NAMES 'UTF8'", "SET client_encoding TO utf8", "RESET client_encoding"):
+            run(sql)
+        run("SELECT set_config('application_name', 'me', false)")
+        shown = session.execute("SHOW client_encoding").fetchone()
+    assert shown == ("UTF8",)

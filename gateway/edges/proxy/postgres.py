@@ -18,12 +18,13 @@ from gateway.app.note_statement import note_statement
 from gateway.app.open_session import Opened, end_session, open_session, user_of_ticket
 from gateway.app.ports import Recording
 from gateway.app.statement_ports import ReadsNothing, StatementReader
+from gateway.core.client_encoding import is_safe_encoding
 from gateway.core.errors import GatewayError
 from gateway.core.grant import Grant
 from gateway.core.obligation import Record
 from gateway.core.principal import User
 from gateway.core.session import EndReason, Session
-from gateway.core.target import Target
+from gateway.core.target import Level, Target
 from gateway.edges.proxy import postgres_refusals as refuse
 from gateway.edges.proxy.listener import MAX_STRANGERS, Admission, Listener
 from gateway.edges.proxy.postgres_books import Backlog
@@ -38,7 +39,7 @@ from gateway.wire import postgres_messages as pg
 from gateway.wire.buffer import ProtocolViolation
 from gateway.wire.postgres_machine import TargetLogin, TargetRefused
 from gateway.wire.postgres_messages import CancelRequest
-from gateway.wire.postgres_parameters import ParameterRefused, relayed
+from gateway.wire.postgres_parameters import ParameterRefused, client_encodings, relayed
 
 HANDSHAKE_S = 10.0
 STOP_S = 5.0
@@ -185,6 +186,7 @@ class PostgresDoor:
             if self._is_stopping:
                 session.end(EndReason.GATEWAY_STOPPED)
             session.note("startup", _startup_record(visitor, parameters))
+            _demand_safe_encoding(session, opened.level, parameters)
             await self._run(visitor, opened, parameters, session)
             reason, detail = await session.over
         finally:
@@ -302,6 +304,14 @@ async def serve_postgres(
 def _address(sock: socket.socket) -> str:
     host, port, *_ = sock.getpeername()
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _demand_safe_encoding(session: PostgresSession, level: Level, parameters: dict[str, str]) -> None:
+    """With statement rules, no session in which the server could read another text than was judged."""
+    wrong = [name for name in client_encodings(parameters) if not is_safe_encoding(name)]
+    if wrong and level.rules.is_set():
+        report = refuse.of_encoding(wrong[0], level)
+        session.end(EndReason.PROTOCOL_VIOLATION, "client_encoding", report=report)
 
 
 def _other_level(visitor: Visitor, grant: Grant) -> pg.Report:

@@ -119,6 +119,15 @@ def of_parameter(refused: ParameterRefused) -> Report:
     )
 
 
+def of_encoding(name: str, level: Level) -> Report:
+    return fatal(
+        NOT_SUPPORTED,
+        f"The client_encoding {name[:63]} is not accepted at level {level.name}, which has statement rules.",
+        "In it the database would read another text than the rules do.",
+        "Connect with client_encoding UTF8: PGCLIENTENCODING=UTF8.",
+    )
+
+
 def of_unreachable(why: TargetUnreachable, target: Target) -> Report:
     return fatal(
         CANNOT_CONNECT,

@@ -1,0 +1,36 @@
+"""Which client encodings a session with statement rules may have.
+
+The rules read a text as UTF-8. In SJIS, BIG5, GBK, GB18030, UHC and JOHAB the second byte of a character may be a quote
+or a backslash of ASCII, so that the server would find other statements in the same bytes (CVE-2006-2313, -2314).
+"""
+
+import re
+
+_SAFE = frozenset({"utf8", "unicode", "sqlascii", "default"})
+_SET = re.compile(
+    rb"\s*set\s+(?:(?:session|local)\s+)?(?:client_encoding\s*(?:=|\bto\b)|names\b)\s*(?:'([\w-]+)'|([\w-]+))\s*;?\s*",
+    re.IGNORECASE,
+)
+_RESET = re.compile(rb"\s*reset\s+client_encoding\s*;?\s*", re.IGNORECASE)
+_CALLS = re.compile(rb"set_config", re.IGNORECASE)
+_CONSTANT = re.compile(rb"set_config\s*\(\s*'(?!client_encoding)[a-z_.]+'\s*,", re.IGNORECASE)
+_ESCAPED_NAME = re.compile(rb"u&\"", re.IGNORECASE)
+
+
+def is_safe_encoding(name: str) -> bool:
+    """True for those in which a byte of ASCII is always that character; names are compared as PostgreSQL does."""
+    return "".join(c for c in name.lower() if c.isalnum()) in _SAFE
+
+
+def may_change_encoding(sql: bytes, settings: frozenset[str], functions: frozenset[str]) -> bool:
+    """True when a text, which sets `settings` and calls `functions`, could make the encoding an unsafe one."""
+    if "client_encoding" in settings and not _RESET.fullmatch(sql):
+        found = _SET.fullmatch(sql)
+        if found is None or not is_safe_encoding((found[1] or found[2]).decode("ascii", "replace")):
+            return True
+    if "set_config" in functions:
+        named = len(_CONSTANT.findall(sql))
+        if not named or named != len(_CALLS.findall(sql)) or _ESCAPED_NAME.search(sql):
+            return True
+    lower = sql.lower()
+    return b"pg_settings" in lower and b"update" in lower
