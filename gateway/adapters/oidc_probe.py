@@ -8,11 +8,19 @@ from authlib.oidc.discovery import get_well_known_url
 
 from gateway.adapters.oidc_transport import Borrowed
 from gateway.app.ports import Clock
+from gateway.core.errors import Refusal, Unavailable
 
 _TRIES = 2  # before a provider is said to be down, each of at most:
 _TIMEOUT = httpx2.Timeout(5.0)
 _GOOD_FOR = timedelta(seconds=1)  # so that many who ask at once ask once
-_AT_ONCE = 8  # who ask or wait for the answer; everybody else is told that it is there, which lets nobody in
+_DOWN_FOR = timedelta(minutes=1)  # longer than one probe of a provider that hangs: meanwhile its last result stands
+_AT_ONCE = 8  # who ask or wait for the answer; everybody else reads the last one
+
+_NOT_KNOWN = Refusal(
+    "provider-not-known",
+    "Whether the identity provider answers is being found out.",
+    next_steps=("Try again in half a minute.",),
+)
 
 
 class Probe:
@@ -27,9 +35,9 @@ class Probe:
         self._known: tuple[datetime, bool] | None = None
 
     def is_reachable(self) -> bool:
-        """True when it answers as a provider does, or when too many people ask."""
+        """True when it answers as a provider does. Unavailable when too many people ask and nobody knows."""
         if not self._places.acquire(blocking=False):
-            return True
+            return self._last()
         try:
             with self._lock:
                 if self._known is None or not timedelta(0) <= self._clock.now() - self._known[0] <= _GOOD_FOR:
@@ -38,6 +46,14 @@ class Probe:
                 return self._known[1]
         finally:
             self._places.release()
+
+    def _last(self) -> bool:
+        """A stranger who keeps all places must not hold the door shut, and a result of long ago must not open it."""
+        known = self._known
+        good_for = _GOOD_FOR if known is None or known[1] else _DOWN_FOR
+        if known is None or not timedelta(0) <= self._clock.now() - known[0] <= good_for:
+            raise Unavailable(_NOT_KNOWN)
+        return known[1]
 
     def _answers(self) -> bool:
         lent = Borrowed(self._transport)

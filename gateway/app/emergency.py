@@ -20,8 +20,9 @@ from gateway.app.passkey_ports import Answer, Passkey, RelyingParty
 from gateway.app.place import ELSEWHERE, origin_of
 from gateway.app.ports import Credential, UnitOfWork
 from gateway.app.providers import Providers
+from gateway.app.provision import not_provisioned
 from gateway.app.refuse_stranger import refuse_stranger
-from gateway.core.errors import Conflict, Denied, GatewayError, NotFound, Refusal
+from gateway.core.errors import Conflict, Denied, GatewayError, NotFound, Refusal, Unavailable
 from gateway.core.principal import User
 
 _GUESSES_PER_WINDOW = 20  # of one browser's address
@@ -87,10 +88,16 @@ def _why_not(ctx: Context, providers: Providers, user: User, at: datetime) -> Re
     provider = providers.of_issuer(user.issuer)
     if provider is None:
         return Refusal("unknown-provider", "Your identity provider is no longer one of this gateway's.")
-    if provider.is_reachable():
-        return _PROVIDER_ANSWERS
+    try:
+        if provider.is_reachable():
+            return _PROVIDER_ANSWERS
+    except Unavailable as not_known:
+        return not_known.refusal
     with ctx.store.read() as uow:
         confirmed_at = uow.users.confirmed_at(user.id)
+        no = not_provisioned(uow, provider, user)
+    if no is not None:
+        return no
     limit = ctx.limits.emergency_groups_age
     if confirmed_at is None or at - confirmed_at > limit:
         return Refusal(
@@ -103,7 +110,11 @@ def _why_not(ctx: Context, providers: Providers, user: User, at: datetime) -> Re
 
 
 def _all_answer(providers: Iterable[IdentityProvider]) -> bool:
-    return all(provider.is_reachable() for provider in providers)
+    """False also when it is not known of one: whose provider that is, is found out after the touch."""
+    try:
+        return all(provider.is_reachable() for provider in providers)
+    except Unavailable:
+        return False
 
 
 def _waiting(ctx: Context, code: str, browser: str) -> Credential:

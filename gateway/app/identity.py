@@ -107,7 +107,10 @@ class IdentityProvider(Protocol):
         ...
 
     def is_reachable(self) -> bool:
-        """Ask the provider now: False when it does not answer as a provider does. What is remembered does not count."""
+        """Ask the provider now: False when it does not answer as one does. Unavailable when that is not known yet.
+
+        Nothing is remembered, but that it was down a moment ago while it is being asked again.
+        """
         ...
 
 

@@ -293,16 +293,31 @@ def admit(uow: UnitOfWork, provider: IdentityProvider, claims: SignedClaims, per
     if isinstance(external_id, str) and external_id:
         row = uow.provisioning.user_by(provider.name, external_id=external_id)
     if row is None or not row.active or (row.user and row.user != person.id):
-        return Refusal(
-            "not-provisioned",
-            f"{person.name} is not among the people whom {provider.label} has given access to this gateway.",
-            ("provisioning (SCIM)",),
-            (f"Ask those who run {provider.label} to assign you to this application.",),
-        )
+        return _not_provisioned(provider, person)
     if row.user != person.id:
         uow.provisioning.save_user(replace(row, user=person.id))
     return (
         replace(person, groups=groups_by_row(uow, provider, [row.id])[row.id]) if provider.names.from_scim else person
+    )
+
+
+def not_provisioned(uow: UnitOfWork, provider: IdentityProvider, user: User) -> Refusal | None:
+    """As `admit`, for somebody known of whom the provider, being down, tells nothing now; None for who may come."""
+    if not provider.names.provisioned:
+        return None
+    row = uow.provisioning.user_by(provider.name, user=user.id)
+    if row is None and provider.names.external_id == "sub":
+        row = uow.provisioning.user_by(provider.name, external_id=user.subject)
+    is_theirs = row is not None and row.active and row.user in ("", user.id)
+    return None if is_theirs else _not_provisioned(provider, user)
+
+
+def _not_provisioned(provider: IdentityProvider, person: User) -> Refusal:
+    return Refusal(
+        "not-provisioned",
+        f"{person.name} is not among the people whom {provider.label} has given access to this gateway.",
+        ("provisioning (SCIM)",),
+        (f"Ask those who run {provider.label} to assign you to this application.",),
     )
 
 

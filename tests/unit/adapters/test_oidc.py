@@ -493,7 +493,7 @@ def test_one_failure_is_no_outage(idp: Idp, moving: FakeClock) -> None:
     assert provider_of(idp, moving).is_reachable()
 
 
-def test_many_who_ask_while_it_hangs_keep_few_threads_and_let_nobody_in(idp: Idp, moving: FakeClock) -> None:
+def test_many_who_ask_while_it_hangs_keep_few_threads_and_hold_no_door_shut(idp: Idp, moving: FakeClock) -> None:
     release, began = Event(), Event()
 
     def hang(_: httpx2.Request) -> httpx2.Response:
@@ -507,11 +507,31 @@ def test_many_who_ask_while_it_hangs_keep_few_threads_and_let_nobody_in(idp: Idp
         answers = [pool.submit(asked.is_reachable) for _ in range(24)]
         assert began.wait(10)
         done, _ = wait(answers, 5, return_when=FIRST_COMPLETED)
-        assert all(answer.result() for answer in done)
+        assert done
+        assert all(isinstance(answer.exception(), Unavailable) for answer in done)  # not known is not "it answers"
         release.set()
-        told = [answer.result(30) for answer in answers]
-    assert told.count(False) <= 8
-    assert told.count(False) >= 1
+        wait(answers, 30)
+    told = [answer.result() for answer in answers if answer.exception() is None]
+    assert 1 <= len(told) <= 8
+    assert not any(told)
+
+
+def test_while_all_places_are_taken_its_last_result_stands_for_a_moment(idp: Idp, moving: FakeClock) -> None:
+    down = [True]
+    idp.bend = lambda _: httpx2.Response(503) if down[0] else None
+    probe = provider_of(idp, moving)._probe
+    for is_there, good_for in ((False, timedelta(minutes=1)), (True, timedelta(seconds=1))):
+        down[0] = not is_there
+        moving.advance(timedelta(seconds=2))
+        assert probe.is_reachable() is is_there
+        for _ in range(8):
+            assert probe._places.acquire(blocking=False)
+        moving.advance(good_for)
+        assert probe.is_reachable() is is_there
+        moving.advance(timedelta(seconds=1))
+        with pytest.raises(Unavailable):
+            probe.is_reachable()
+        probe._places.release(8)
 
 
 def test_asking_anew_is_said_to_the_provider(idp: Idp, moving: FakeClock) -> None:
