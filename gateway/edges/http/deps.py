@@ -78,10 +78,7 @@ def client_address(request: Request) -> str:
 
 
 _bearer = HTTPBearer(auto_error=False, scheme_name="bearer", description="A token from `gw login` (`gwc_…`).")
-bearer_of = _bearer  # for routes that take other tokens than a person's
-
-
-bearer_credentials = _bearer
+bearer_credentials = _bearer  # for routes that take other tokens than a person's
 
 
 def bearer(request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> str:

@@ -16,7 +16,7 @@ from gateway.core.deploy_token import PREFIX
 from gateway.core.errors import Refusal
 from gateway.core.verb import WhenGone
 from gateway.edges.http.deploy_stream import NDJSON, RunLines, follow, look
-from gateway.edges.http.deps import Client, Ctx, bearer, bearer_of, client_address, context, current_user
+from gateway.edges.http.deps import Client, Ctx, bearer, bearer_credentials, client_address, context, current_user
 from gateway.edges.http.schemas import Name, problems
 from gateway.edges.http.schemas_deploy import DeployIn, PlacedOut, RunOut, VerbOut
 
@@ -30,7 +30,7 @@ _NOBODY = Refusal(
 
 
 def deploy_caller(
-    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer_of)]
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer_credentials)]
 ) -> Caller:
     """A pipeline by its deploy token, or a person; NotSignedIn (401) otherwise."""
     token = credentials.credentials if credentials else ""
