@@ -304,6 +304,23 @@ def test_revoke_ends_database_and_shell_sessions(stage: Stage) -> None:
     assert stage.gw("oncall", "psql", "orders-db", "--", "-c", "SELECT 1", status=None).returncode != 0
 
 
+def test_one_grant_covers_any_number_of_connections_until_it_ends(stage: Stage) -> None:
+    grant = stage.ask("web-1", "shell")["grant"]
+    before = {s["id"] for s in stage.json("oncall", "sessions")}
+    held = [stage.start("oncall", "ssh", "web-1", "--", "echo up; sleep 600") for _ in range(3)]
+    assert [shell.stdout.readline() for shell in held if shell.stdout] == ["up\n"] * 3
+    for _ in range(2):
+        assert stage.gw("oncall", "ssh", "web-1", "--", "true", status=None).returncode == 0
+    under = [s for s in stage.json("oncall", "sessions") if s["id"] not in before]
+    assert len(under) == 5
+    assert {s["grant"] for s in under} == {grant["id"]}
+    stage.gw("oncall", "revoke", grant["id"], "--reason", "found it")
+    for shell in held:
+        _, said = shell.communicate(timeout=20)
+        assert "revoked" in said
+    assert stage.gw("oncall", "ssh", "web-1", "--", "true", status=None).returncode != 0
+
+
 def test_the_deadline_ends_sessions_on_every_channel(stage: Stage) -> None:
     stage.ask("web-1", "shell", duration="12s")
     stage.ask("orders-db", "read", duration="12s")

@@ -121,6 +121,8 @@ def test_a_client_without_gcm_is_served(stage: Stage) -> None:
         "Ciphers 3des-cbc",
         "MACs hmac-sha1",
         "KexAlgorithms ecdh-sha2-nistp256",
+        "KexAlgorithms diffie-hellman-group14-sha256",
+        "KexAlgorithms diffie-hellman-group-exchange-sha256",
         "HostKeyAlgorithms ssh-rsa",
     ],
 )

@@ -24,6 +24,7 @@
 | GHSA-c9v7: sftp on the proxy | here: `test_files_never_land_on_the_gateway` |
 | GHSA-vfxf: environment that runs code | test_ssh_forwards: `test_the_environment_is_the_levels`; unit/core/test_ssh_rules: `test_what_runs_code_never_passes` |
 | paramiko's defaults: 3des, md5, sha1, NIST key exchange | test_ssh_door: `test_weak_algorithms_are_not_spoken` |
+| CVE-2002-20001 (DHEat): a stranger makes the server exponentiate | no finite-field group is spoken: test_ssh_door: `test_weak_algorithms_are_not_spoken`; test_ssh_audit: `test_only_what_is_meant_to_be_spoken_is_offered`; handshakes are limited: `test_whoever_does_not_log_in_is_cut_off` |
 | late notices without TCP_NODELAY | here: `test_both_legs_send_at_once` |
 """
 
