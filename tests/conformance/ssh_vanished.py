@@ -1,6 +1,7 @@
 """Peers that vanish without a word: the other end of a wire goes silent. Needs root, for a network namespace."""
 
 import ctypes
+import itertools
 import os
 import socket
 import subprocess
@@ -21,12 +22,17 @@ NEW_NET = 0x40000000  # setns(2)
 NOTICED_WITHIN = 120.0  # idle: 30 s and three probes 10 s apart; with data on its way: 45 s
 
 
+_wires = itertools.count()
+
+
 class Wire:
     """A network namespace at the other end of a virtual wire."""
 
     def __init__(self) -> None:
-        self.name = f"gw{os.getpid()}"
-        self.here, self.there = (f"198.18.{os.getpid() % 256}.{n}" for n in (1, 2))  # RFC 2544: for tests only
+        number = next(_wires)  # the kernel takes a wire away a moment after its namespace
+        self.name = f"gw{os.getpid()}-{number}"
+        subnet = (os.getpid() + number) % 256
+        self.here, self.there = (f"198.18.{subnet}.{n}" for n in (1, 2))  # RFC 2544: for tests only
 
     def lay(self) -> None:
         self._ip("netns", "add", self.name)
