@@ -83,7 +83,11 @@ def verify_receipt(text: str, log: VerifierKey) -> Proved:
 
 
 def _unb64(text: str) -> bytes:
+    """Only the one encoding that we would write: a receipt whose unused bits were changed is another file."""
     try:
-        return b64decode(text, validate=True)
+        value = b64decode(text, validate=True)
     except ValueError as error:
         raise BadReceiptError("the receipt is malformed") from error
+    if b64encode(value).decode() != text:
+        raise BadReceiptError("something in the receipt is not canonical base64")
+    return value

@@ -6,6 +6,7 @@ A tile at level l holds up to 256 hashes of subtrees of 256^l leaves. An entry b
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from gateway.audit.leaf import MAX_LEAF
@@ -102,9 +103,15 @@ def nodes_of(load: Load) -> Node:
         piece = load(tile_level, first // WIDTH)[start : start + (HASH_SIZE << inner)]
         if len(piece) != HASH_SIZE << inner:
             raise ValueError(f"tile {tile_level}/{first // WIDTH} lacks hashes")
-        return root_of(split_hashes(piece))
+        return _root_of_piece(piece)
 
     return node
+
+
+@lru_cache(maxsize=256)
+def _root_of_piece(piece: bytes) -> bytes:
+    """A growing tree's older subtrees stay as they are: each batch asks for nearly the same ones (2 MiB at most)."""
+    return root_of(split_hashes(piece))
 
 
 class GrowingTree:
@@ -114,6 +121,7 @@ class GrowingTree:
         self.size = size
         self.changed: dict[tuple[int, int], bytes] = {}
         self._load = load
+        self._loaded: dict[tuple[int, int], bytes] = {}
 
     def append(self, leaf: bytes) -> None:
         """Take one leaf hash in; a tile that becomes full puts its root into the level above."""
@@ -135,5 +143,9 @@ class GrowingTree:
         return tree_root(self.size, nodes_of(self._tile))
 
     def _tile(self, level: int, number: int) -> bytes:
-        changed = self.changed.get((level, number))
-        return self._load(level, number) if changed is None else changed
+        key = (level, number)
+        if (changed := self.changed.get(key)) is not None:
+            return changed
+        if key not in self._loaded:
+            self._loaded[key] = self._load(level, number)
+        return self._loaded[key]

@@ -158,9 +158,7 @@ class Sequencer:
 
     def _has_work(self) -> bool:
         with self._database.view() as connection:
-            return (
-                connection.execute(select(EVENTS.c.id).where(EVENTS.c.position.is_(None)).limit(1)).first() is not None
-            )
+            return connection.execute(_ANY_WAITS).first() is not None
 
     # ---------------------------------------------------------------- a batch
 
@@ -261,11 +259,16 @@ class Sequencer:
 
 
 def _unsequenced(connection: Connection) -> Sequence[Row[Any, Any]]:
-    columns = EVENTS.c
-    query = select(columns.ordinal, columns.leaf).where(columns.position.is_(None)).order_by(columns.ordinal)
-    return connection.execute(query.limit(BATCH)).all()
+    return connection.execute(_WAITING).all()
 
 
 def _give_positions(connection: Connection, rows: Sequence[Row[Any, Any]], first: int) -> None:
-    query = update(EVENTS).where(EVENTS.c.ordinal == bindparam("of")).values(position=bindparam("to"))
-    connection.execute(query, [{"of": row.ordinal, "to": first + i} for i, row in enumerate(rows)])
+    connection.execute(_GIVE_POSITION, [{"of": row.ordinal, "to": first + i} for i, row in enumerate(rows)])
+
+
+# Made once: building a statement anew costs more than running it, and these run in every batch.
+_ANY_WAITS: Final = select(EVENTS.c.id).where(EVENTS.c.position.is_(None)).limit(1)
+_WAITING: Final = (
+    select(EVENTS.c.ordinal, EVENTS.c.leaf).where(EVENTS.c.position.is_(None)).order_by(EVENTS.c.ordinal).limit(BATCH)
+)
+_GIVE_POSITION: Final = update(EVENTS).where(EVENTS.c.ordinal == bindparam("of")).values(position=bindparam("to"))

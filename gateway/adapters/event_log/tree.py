@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import Connection, Table, delete, insert, select
+from sqlalchemy import Connection, Table, bindparam, insert, select, update
 from sqlmodel import SQLModel
 
 from gateway.adapters.store.log_tables import EventRow, LogCheckpointRow, LogHeadRow, LogTileRow
@@ -14,6 +14,14 @@ EVENTS: Final[Table] = SQLModel.metadata.tables[str(EventRow.__tablename__)]
 TILES: Final[Table] = SQLModel.metadata.tables[str(LogTileRow.__tablename__)]
 CHECKPOINTS: Final[Table] = SQLModel.metadata.tables[str(LogCheckpointRow.__tablename__)]
 HEAD: Final[Table] = SQLModel.metadata.tables[str(LogHeadRow.__tablename__)]
+# Made once: building a statement anew costs more than running it, and these run in every batch.
+_NEWEST: Final = (
+    select(CHECKPOINTS.c.size, CHECKPOINTS.c.root, CHECKPOINTS.c.note).order_by(CHECKPOINTS.c.size.desc()).limit(1)
+)
+_AT: Final = (TILES.c.level == bindparam("of_level")) & (TILES.c.number == bindparam("of_number"))
+_TILE: Final = select(TILES.c.hashes).where(_AT)
+_WIDEN: Final = update(TILES).where(_AT).values(hashes=bindparam("grown"))
+_ADD_TILE: Final = insert(TILES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +42,7 @@ def stored_bytes(value: object) -> bytes:
 
 def newest_head(connection: Connection) -> Head | None:
     """None before the log was begun."""
-    columns = CHECKPOINTS.c
-    row = connection.execute(
-        select(columns.size, columns.root, columns.note).order_by(columns.size.desc()).limit(1)
-    ).first()
+    row = connection.execute(_NEWEST).first()
     return None if row is None else Head(row.size, stored_bytes(row.root), row.note)
 
 
@@ -57,8 +62,7 @@ def tile_loader(connection: Connection) -> Load:
     """(level, number) → hashes, b"" for a tile that is not stored."""
 
     def load(level: int, number: int) -> bytes:
-        query = select(TILES.c.hashes).where(TILES.c.level == level, TILES.c.number == number)
-        return stored_bytes(connection.execute(query).scalar())
+        return stored_bytes(connection.execute(_TILE, {"of_level": level, "of_number": number}).scalar())
 
     return load
 
@@ -66,8 +70,9 @@ def tile_loader(connection: Connection) -> Load:
 def store_tiles(connection: Connection, changed: dict[tuple[int, int], bytes]) -> None:
     """Put tiles in the place of their narrower selves."""
     for (level, number), hashes in changed.items():
-        connection.execute(delete(TILES).where(TILES.c.level == level, TILES.c.number == number))
-        connection.execute(insert(TILES).values(level=level, number=number, hashes=hashes))
+        of = {"of_level": level, "of_number": number, "grown": hashes}
+        if not connection.execute(_WIDEN, of).rowcount:
+            connection.execute(_ADD_TILE, {"level": level, "number": number, "hashes": hashes})
 
 
 def tile_bytes(connection: Connection, tile: Tile) -> bytes | None:

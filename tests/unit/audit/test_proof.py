@@ -1,3 +1,4 @@
+from base64 import b64decode
 from typing import Any
 
 import pytest
@@ -28,6 +29,15 @@ def test_no_changed_receipt_proves_anything(data: Any):
     changed[data.draw(st.integers(0, len(raw) - 1))] ^= data.draw(st.integers(1, 127))
     with pytest.raises(BadReceiptError):
         verify_receipt(bytes(changed).decode(errors="replace"), PINNED)
+
+
+def test_bits_that_base64_leaves_unused_are_not_free():
+    text = LOG.receipt(17)
+    step = text.split("\n")[3]
+    twin = step[:-2] + chr(ord(step[-2]) + 1) + "="
+    assert b64decode(twin) == b64decode(step)
+    with pytest.raises(BadReceiptError, match="canonical"):
+        verify_receipt(text.replace(step, twin), PINNED)
 
 
 def test_a_receipt_under_a_forged_key():
