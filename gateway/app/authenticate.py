@@ -9,6 +9,7 @@ from gateway.app.credentials import digest_of
 from gateway.app.demand_proof import kept_proof
 from gateway.app.identity import NotSignedIn, disabled
 from gateway.app.ports import Credential
+from gateway.app.possession import demand_possession
 from gateway.app.rotate_sign_in import REUSED, claim_renewed, end_reused, is_current, rotate_when_due
 from gateway.app.sign_in import LONGEST_SECRET, WEB_PREFIX, SignedIn
 from gateway.app.sign_ins import end_credentials, login_id
@@ -22,8 +23,16 @@ _NOT_SIGNED_IN = Refusal("not-signed-in", "You are not signed in, or the sign-in
 
 
 def authenticate(ctx: Context, bearer: str) -> User:
-    """The person behind an API bearer token; NotSignedIn otherwise."""
+    """The person behind an API bearer token; NotSignedIn otherwise. Of the device nothing is asked."""
     credential, user = bearer_of(ctx, bearer, "cli")
+    _touch(ctx, credential)
+    return user
+
+
+def authenticate_device(ctx: Context, bearer: str, proven: str | Refusal, client: str) -> User:
+    """As `authenticate`, for a request that must come from the device that signed in: see `possession`."""
+    credential, user = bearer_of(ctx, bearer, "cli")
+    demand_possession(ctx, credential, user, proven, client)
     _touch(ctx, credential)
     return user
 

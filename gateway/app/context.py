@@ -21,6 +21,7 @@ from gateway.app.ports import (
     Store,
 )
 from gateway.app.ports_people import Sealer
+from gateway.app.possession_ports import DeviceProofs, NoDeviceProofs
 from gateway.app.statement_ports import ReadsNothing, StatementReader
 from gateway.app.workload_ports import DeployKeys, JobTokens, NoDeployKeys, NoJobTokens, NoTrust, TrustSource
 from gateway.core.rota import RotaRules
@@ -85,5 +86,6 @@ class Context:
     deploys: DeployMeans = field(default_factory=no_means)
     reader: StatementReader = field(default_factory=ReadsNothing)
     doctor: TargetDoctor = field(default_factory=NoDoctor)
+    device_proofs: DeviceProofs = field(default_factory=NoDeviceProofs)
     wake: Callable[[], None] = _nobody_sleeps  # rouses the supervisor: something ended
     rejudge: Callable[[], None] = _nobody_sleeps  # lets it ask policy again about every live session

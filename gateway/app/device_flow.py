@@ -20,6 +20,7 @@ from gateway.app.emergency_credential import EMERGENCY, redeem_emergency
 from gateway.app.identity import IdentityProvider
 from gateway.app.place import ELSEWHERE, is_elsewhere, origin_of
 from gateway.app.ports import Credential, UnitOfWork
+from gateway.app.possession import KEY
 from gateway.app.sign_in import SignedIn
 from gateway.app.sign_ins import Device, open_sign_in
 from gateway.core.errors import Conflict, Denied, NotFound, Refusal
@@ -33,7 +34,7 @@ SLOW_DOWN_BY = timedelta(seconds=5)  # RFC 8628 §3.5
 STARTS_PER_WINDOW = 120  # of one client address
 _GUESSES_PER_WINDOW = 10  # of one person: 10 out of 20^8
 _LONGEST_SECRET = 256
-_INHERITED = frozenset({"provider_at", "methods"})
+_INHERITED = frozenset({"provider_at", "methods", KEY})
 
 
 class NotYet(StrEnum):
@@ -43,6 +44,7 @@ class NotYet(StrEnum):
     SLOW_DOWN = "slow_down"
     ACCESS_DENIED = "access_denied"
     EXPIRED_TOKEN = "expired_token"  # noqa: S105  an error code
+    INVALID_PROOF = "invalid_dpop_proof"  # RFC 9449 §5
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +70,13 @@ class DeviceView:
     is_elsewhere: bool  # the terminal is not where the browser is
 
 
-def start_device(ctx: Context, client: str, provider: IdentityProvider | None = None, agent: str = "") -> DeviceStart:
+def start_device(
+    ctx: Context, client: str, provider: IdentityProvider | None = None, agent: str = "", key: str = ""
+) -> DeviceStart:
     """A new pair of codes for a CLI at `client` (address); Denied when that address asks too often.
 
     With a `provider` only a person of that one can confirm it. `agent` is what it calls itself, and may be a lie.
+    `key` is the thumbprint of the key that its device has proven, to which the sign-in will be bound.
     """
     at = ctx.clock.now()
     device_code = DEVICE_PREFIX + ctx.ids.secret()
@@ -84,6 +89,7 @@ def start_device(ctx: Context, client: str, provider: IdentityProvider | None = 
             **Device(client, agent).told(),
             "state": "pending",
             "interval_s": _seconds(INTERVAL),
+            **({KEY: key} if key else {}),
         }
         if provider is not None:
             data |= {"issuer": provider.issuer, "provider": provider.label}
@@ -128,8 +134,8 @@ def deny_device(ctx: Context, user: User, user_code: str, browser: str) -> Devic
     return device_view(device, browser)
 
 
-def poll_device(ctx: Context, device_code: str) -> SignedIn | NotYet:
-    """The token, once, after confirmation; else why not."""
+def poll_device(ctx: Context, device_code: str, key: str = "") -> SignedIn | NotYet:
+    """The token, once, after confirmation and to the device that began (`key`); else why not."""
     if not device_code.startswith(DEVICE_PREFIX) or len(device_code) > _LONGEST_SECRET:
         return NotYet.EXPIRED_TOKEN
     at, digest = ctx.clock.now(), digest_of(device_code)
@@ -137,6 +143,8 @@ def poll_device(ctx: Context, device_code: str) -> SignedIn | NotYet:
         device = uow.credentials.find(digest, "device")
         if device is None or device.used_at is not None or at >= device.expires_at:
             return NotYet.EXPIRED_TOKEN
+        if (device.data or {}).get(KEY, "") != key:
+            return NotYet.INVALID_PROOF
         match (device.data or {}).get("state"):
             case "confirmed":
                 return _redeem(ctx, uow, device, at)

@@ -9,6 +9,7 @@ from gateway.app.credentials import digest_of
 from gateway.app.demand_proof import kept_proof
 from gateway.app.identity import NotSignedIn, disabled
 from gateway.app.ports import Credential, UnitOfWork
+from gateway.app.possession import KEY
 from gateway.app.sign_in import LONGEST_SECRET, SignedIn
 from gateway.core.emergency import BreakGlassOnly
 from gateway.core.errors import Refusal
@@ -23,7 +24,7 @@ def redeem_emergency(ctx: Context, uow: UnitOfWork, device: Credential, user: Us
     """The credential that a terminal gets whose code was confirmed by passkey."""
     secret = EMERGENCY_PREFIX + ctx.ids.secret()
     expires_at = at + ctx.limits.emergency_lifetime
-    kept = {key: value for key, value in (device.data or {}).items() if key in ("passkey_at", "passkey", "proof")}
+    kept = {key: value for key, value in (device.data or {}).items() if key in ("passkey_at", "passkey", "proof", KEY)}
     uow.credentials.add(Credential(digest_of(secret), EMERGENCY, user.id, at, expires_at, data=kept))
     data = {"via": "passkey", "client": (device.data or {}).get("client", ""), "only": "break-glass"}
     journal.append(ctx, uow, "login:succeeded", principal=user.name, data=data)
@@ -32,6 +33,11 @@ def redeem_emergency(ctx: Context, uow: UnitOfWork, device: Credential, user: Us
 
 def authenticate_emergency(ctx: Context, bearer: str) -> BreakGlassOnly:
     """The person behind an emergency credential; NotSignedIn otherwise."""
+    return emergency_of(ctx, bearer)[1]
+
+
+def emergency_of(ctx: Context, bearer: str) -> tuple[Credential, BreakGlassOnly]:
+    """The credential, and its person; NotSignedIn otherwise."""
     if not 0 < len(bearer) <= LONGEST_SECRET:
         raise NotSignedIn(_OVER)
     with ctx.store.read() as uow:
@@ -41,7 +47,7 @@ def authenticate_emergency(ctx: Context, bearer: str) -> BreakGlassOnly:
         raise NotSignedIn(_OVER)
     if not user.is_enabled():
         raise NotSignedIn(disabled(user))
-    return BreakGlassOnly(replace(user, proof=kept_proof(held)))
+    return held, BreakGlassOnly(replace(user, proof=kept_proof(held)))
 
 
 def end_emergency(ctx: Context, bearer: str) -> None:

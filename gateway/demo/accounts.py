@@ -13,6 +13,8 @@ from gateway.demo.browser import confirm_as
 from gateway.demo.idp import GROUPS
 from gateway.demo.postgres import write_secret
 from gateway.demo.processes import StageError
+from gateway.edges.cli.device import DeviceKey
+from gateway.edges.cli.device import headers as device_headers
 
 _DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 _WITHIN_S = 20.0
@@ -27,7 +29,7 @@ def sign_in_all(api: str, issuer: str, state: Path) -> dict[str, dict[str, str]]
         accounts[name] = {
             "GW_URL": api,
             "GW_HOME": str(home.absolute()),
-            "GW_TOKEN": _sign_in(api, issuer, name),
+            "GW_TOKEN": _sign_in(api, issuer, name, home),
             "GW_KEYRING": "off",  # a demo's token is nothing for somebody's keyring
         }
         write_secret(env_file(state, name), _as_shell(accounts[name]))
@@ -53,8 +55,14 @@ def _as_shell(variables: Mapping[str, str]) -> str:
     return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
 
 
-def _sign_in(api: str, issuer: str, account: str) -> str:
-    with httpx2.Client(base_url=api, timeout=10, trust_env=False) as client:
+def _sign_in(api: str, issuer: str, account: str, home: Path) -> str:
+    key = DeviceKey.new()
+
+    def prove(request: httpx2.Request) -> None:
+        request.headers.update(device_headers(key, request.method, str(request.url), ""))
+
+    write_secret(home / "device.key", key.seed)
+    with httpx2.Client(base_url=api, timeout=10, trust_env=False, event_hooks={"request": [prove]}) as client:
         begun = client.post("/api/device/code").raise_for_status().json()
         confirm_as(api, begun["user_code"], account, issuer)
         form = {"grant_type": _DEVICE_GRANT, "device_code": begun["device_code"]}

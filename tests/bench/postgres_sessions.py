@@ -6,10 +6,12 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
+from pathlib import Path
 
 import psycopg
 
 from gateway.edges.cli.client import Api
+from gateway.edges.cli.device import DeviceKey
 from tests.bench.meter import Row, interleaved, timed
 from tests.bench.postgres import arrivals, connection, select_one
 from tests.bench.servers import PostgresPaths, Stage, libpq_environment
@@ -39,7 +41,8 @@ def _statement_us(environment: dict[str, str], count: int = 2000) -> float:
 
 def _api(stage: Stage) -> Api:
     environment = stage.env("oncall")
-    return Api(environment["GW_URL"], environment["GW_TOKEN"])
+    key = DeviceKey((Path(environment["GW_HOME"]) / "device.key").read_text())
+    return Api(environment["GW_URL"], environment["GW_TOKEN"], key)
 
 
 def _granted(api: Api) -> str:

@@ -13,8 +13,10 @@ import uvicorn
 from gateway.adapters.webauthn import WebAuthnRelyingParty
 from gateway.app.providers import Providers
 from gateway.core.principal import User
+from gateway.edges.cli.device import headers as device_headers
 from gateway.edges.http.app import DoorFacts, create_app
 from tests.conformance.chromium import Browser, chromium
+from tests.unit.edges.device import DEVICE
 from tests.unit.edges.http.test_login import state_of
 from tests.unit.edges.stage import Stage, make_stage
 from tests.unit.edges.trusting_provider import TrustingProvider
@@ -81,7 +83,7 @@ def person(stage: Stage, name: str) -> User:
 
 
 def api(url: str, token: str, method: str, path: str) -> Any:
-    headers = {"authorization": f"Bearer {token}"}
+    headers = device_headers(DEVICE, method, f"{url}{path}", token)
     with httpx2.Client(base_url=url, trust_env=False, headers=headers) as client:
         return client.request(method, path).json()
 
@@ -110,7 +112,8 @@ def test_a_passkey_is_added_and_answers_for_a_terminal_in_a_real_browser(
 
     provider.is_down = True
     with httpx2.Client(base_url=url, trust_env=False) as client:
-        begun = client.post("/api/device/code").json()
+        place = "/api/device/code"
+        begun = client.post(place, headers=device_headers(DEVICE, "POST", f"{url}{place}", "")).json()
     browser.open(begun["passkey_uri_complete"])
     browser.run("document.querySelector('button[data-kind=get]').click()")
     browser.wait("document.getElementById('status').textContent.startsWith('Done')")

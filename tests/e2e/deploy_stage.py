@@ -18,11 +18,14 @@ from gateway.adapters.deploy_keys import DeployKeyring
 from gateway.adapters.store import SqlStore, upgrade
 from gateway.app.credentials import digest_of
 from gateway.app.ports import Credential
+from gateway.app.possession import KEY
 from gateway.core.deploy_token import Caveat, Right, mint
 from gateway.core.principal import User, Workload
 from gateway.demo.ci_issuer import CiIssuer, ci_issuer
+from gateway.edges.cli.client import write_private
 from tests.servers import free_port
 from tests.sshd import Sshd
+from tests.unit.edges.device import DEVICE
 
 GW = [sys.executable, "-m", "gateway"]
 REPOSITORY = Path(__file__).parents[2]
@@ -309,13 +312,16 @@ def _sign_in(stage: DeployStage) -> None:
     """People as if they had signed in: the sign-in itself is tested elsewhere."""
     url = f"sqlite:///{stage.state / 'gateway.db'}"
     upgrade(url)
-    store, at = SqlStore(url), datetime.now(UTC)
+    store, at, key = SqlStore(url), datetime.now(UTC), DEVICE.thumbprint
+    write_private(stage.directory / "home" / "device.key", DEVICE.seed.encode())
     with store.begin() as uow:
         for name, groups in PEOPLE.items():
             uow.users.upsert(User(f"usr_{name}", "https://idp.test", name, name, "", frozenset(groups)))
             token = f"gwc_{os.urandom(24).hex()}"
             stage.tokens[name] = token
-            uow.credentials.add(Credential(digest_of(token), "cli", f"usr_{name}", at, at + timedelta(hours=8)))
+            uow.credentials.add(
+                Credential(digest_of(token), "cli", f"usr_{name}", at, at + timedelta(hours=8), data={KEY: key})
+            )
     store.close()
 
 

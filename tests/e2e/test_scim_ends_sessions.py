@@ -40,6 +40,7 @@ from gateway.edges.supervisor import Supervisor
 from tests.e2e.postgres_stage import door_tls
 from tests.servers import PostgresServer
 from tests.unit.app.house import INCIDENT, House, open_house
+from tests.unit.edges.device import DeviceClient
 from tests.unit.edges.http.conftest import DOORS
 from tests.unit.edges.http.test_scim import GROUP, PATCH, USER
 from tests.unit.edges.trusting_provider import TrustingProvider
@@ -157,7 +158,7 @@ def life(tmp_path: Path, postgres_server: PostgresServer) -> Iterator[Life]:
         tls, ca = door_tls(tmp_path / "tls")
         app = create_app(ctx, Providers([provider]), DOORS, public_url="http://testserver")
         try:
-            with door(ctx, tls) as opened, TestClient(app, follow_redirects=False) as client:
+            with door(ctx, tls) as opened, DeviceClient(app, follow_redirects=False) as client:
                 made = create_api_token(ctx, house.people["lead"], "okta", [WRITE_SCIM], timedelta(days=1), "oidc")
                 life = Life(house, ctx, provider, client, {"authorization": f"Bearer {made.secret}"})
                 life.provision()

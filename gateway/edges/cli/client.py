@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from gateway.edges.cli import output
+from gateway.edges.cli import device, output
 
 if TYPE_CHECKING:
     import httpx2
 
+_DEVICE = "gw-device"  # of the key, in the keyring
 _ROTATE_EVERY = timedelta(hours=1)
 DEFAULT_URL = "http://127.0.0.1:8420"
 TIMEOUT_S = 15.0
@@ -115,8 +116,8 @@ def _keyring() -> Any | None:
     return None if isinstance(backend, useless) else keyring
 
 
-def store_token(url: str, token: str, expires_at: str) -> str:
-    """Keep a token in the keyring, else in a 0600 file; returns where it is now, in words."""
+def store_token(url: str, token: str, expires_at: str, key: device.DeviceKey | None = None) -> str:
+    """Keep a token, and the new key of this device if any, in the keyring, else in 0600 files; where, in words."""
     rotate_at = (datetime.now(UTC) + _ROTATE_EVERY).isoformat()
     state: dict[str, Any] = {"url": url, "expires_at": expires_at, "rotate_at": rotate_at}
     ring, where = _keyring(), "the system keyring"
@@ -125,11 +126,16 @@ def store_token(url: str, token: str, expires_at: str) -> str:
 
         try:
             ring.set_password("gw", url, token)
+            if key is not None:
+                ring.set_password(_DEVICE, url, key.seed)
+                _key_path().unlink(missing_ok=True)
             state["keyring"] = True
         except KeyringError:
             ring = None
     if ring is None:
         state["token"], where = token, str(_state_path())
+        if key is not None:
+            write_private(_key_path(), key.seed.encode())
     write_private(_state_path(), json.dumps(state).encode())
     return where
 
@@ -142,10 +148,42 @@ def forget_token() -> None:
 
         try:
             ring.delete_password("gw", state["url"])
+            ring.delete_password(_DEVICE, state["url"])
         except KeyringError:
             output.progress("The system keyring did not remove the token; it is revoked all the same.")
+    _key_path().unlink(missing_ok=True)
     if state:
         write_private(_state_path(), json.dumps({"url": state.get("url", "")}).encode())
+
+
+def _key_path() -> Path:
+    return home() / "device.key"
+
+
+def device_key(url: str) -> device.DeviceKey | None:
+    """This device's key for one API address, None when there is none (and then a person's credential is no good)."""
+    state = _state()
+    try:
+        return device.DeviceKey(_key_path().read_text().strip())
+    except (OSError, ValueError):
+        pass
+    if not state.get("keyring") or state.get("url") != url or (ring := _keyring()) is None:
+        return None
+    from keyring.errors import KeyringError  # noqa: PLC0415  as above
+
+    try:
+        seed = ring.get_password(_DEVICE, url)
+    except KeyringError:
+        return None
+    return device.DeviceKey(seed) if seed else None
+
+
+def proving(method: str, url: str, token: str, key: device.DeviceKey | None) -> dict[str, str]:
+    """The headers of one request with a credential; `url` is whole."""
+    try:
+        return device.headers(key, method, url, token)
+    except ValueError:
+        output.fail("The key of this device cannot be read.", output.EXIT_ERROR, "Run gw login", code="device-key")
 
 
 def token_of_environment() -> str:
@@ -209,9 +247,11 @@ def sign_in_mark() -> str:
 class Api:
     """Calls with JSON in and out. Every failure is an `output.Failure` with a sentence and an exit code."""
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: str, key: device.DeviceKey | None = None) -> None:
+        """`key` is this device's; without it, the one that is kept here is used for a person's token."""
         self.url = url
         self.token = token
+        self.key = key or (device_key(url) if token.startswith(device.BOUND) else None)
 
     def get(self, path: str, **query: object) -> Any:
         """GET `path` (`/api/...`) with the query's non-empty items; the decoded JSON."""
@@ -271,18 +311,24 @@ class Api:
             raise _failure(answer)
         return _decoded(answer)
 
+    def _prove(self, request: "httpx2.Request") -> None:
+        request.headers.update(proving(request.method, str(request.url), self.token, self.key))
+
     @contextmanager
     def _reachable(self, read_s: float = TIMEOUT_S) -> "Iterator[httpx2.Client]":
         import httpx2  # noqa: PLC0415  +93 ms, not needed for --help
 
         headers = {"accept": "application/json", "user-agent": "gw"}
-        if self.token:
-            headers["authorization"] = f"Bearer {self.token}"
         timeout = httpx2.Timeout(TIMEOUT_S, read=read_s)
         try:
             # No redirects and no proxies from the environment: the token goes to the one address and nowhere else.
             with httpx2.Client(
-                base_url=self.url, headers=headers, timeout=timeout, verify=_trust(), trust_env=False
+                base_url=self.url,
+                headers=headers,
+                timeout=timeout,
+                verify=_trust(),
+                trust_env=False,
+                event_hooks={"request": [self._prove]},
             ) as client:
                 yield client
         except httpx2.TimeoutException:
@@ -342,9 +388,9 @@ def failure(status: int, problem: object) -> output.Failure:
     return output.Failure(str(said), status_code, problem)
 
 
-def anonymous(url: str | None = None) -> Api:
-    """The API without a token, for signing in and public facts."""
-    return Api(base_url(url), "")
+def anonymous(url: str | None = None, key: device.DeviceKey | None = None) -> Api:
+    """The API without a token, for signing in (with a new key of this device) and public facts."""
+    return Api(base_url(url), "", key)
 
 
 def api() -> Api:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import click
 
-from gateway.edges.cli import client, job_token, output, plain_http
+from gateway.edges.cli import client, device, job_token, output, plain_http
 from gateway.edges.cli.output import moment, safe, say
 
 SILENCE_S = 60.0  # the gateway gives a sign of life every few seconds
@@ -197,11 +197,11 @@ def _end_line(told: Mapping[str, Any]) -> str:
 
 
 def _stream(asked: Mapping[str, object], shown: _Shown) -> None:
-    url, headers = _as_caller()
+    url, headers = _headers("POST", "/api/deploy")
     headers |= {"content-type": "application/json", "accept": "application/x-ndjson"}
     body = json.dumps(asked).encode()
     try:
-        with plain_http.requested("POST", f"{url}/api/deploy", headers, body, SILENCE_S) as answer:
+        with plain_http.requested("POST", url, headers, body, SILENCE_S) as answer:
             if answer.status != 200:
                 raise client.failure(answer.status, plain_http.whole(answer))
             for told in plain_http.lines(answer):
@@ -217,19 +217,27 @@ def _lost(why: Exception, shown: _Shown) -> None:
     output.fail(f"The gateway's answer broke off: {why}.", output.EXIT_ERROR, *steps, code="unreachable")
 
 
-def _as_caller() -> tuple[str, dict[str, str]]:
+def _as_caller() -> tuple[str, str]:
     """The API's address and who asks: `GW_TOKEN`, else the job, else whoever is signed in."""
     url = client.base_url()
     token = client.token_of_environment() or (job_token.deploy_token(url) if job_token.is_job() else "")
     token = token or client.stored_token(url)
     if not token:
         output.fail("You are not signed in.", output.EXIT_DENIED, "Run gw login", code="not-signed-in")
-    return url, {"authorization": f"Bearer {token}"}
+    return url, token
+
+
+def _headers(method: str, path: str) -> tuple[str, dict[str, str]]:
+    """The whole address, and what proves there who asks."""
+    url, token = _as_caller()
+    key = client.device_key(url) if token.startswith(device.BOUND) else None
+    whole = f"{url}{path}"
+    return whole, client.proving(method, whole, token, key)
 
 
 def _get(path: str) -> Any:
-    url, headers = _as_caller()
-    return _called("GET", f"{url}{path}", {**headers, "accept": "application/json"})
+    url, headers = _headers("GET", path)
+    return _called("GET", url, {**headers, "accept": "application/json"})
 
 
 def _called(method: str, url: str, headers: dict[str, str], body: bytes | None = None) -> Any:
@@ -340,9 +348,9 @@ def show(run: str, as_json: bool) -> None:
 @output.json_option
 def cancel(run: str, as_json: bool) -> None:
     """End a RUN: its command is told to stop, no further target is begun."""
-    url, headers = _as_caller()
+    url, headers = _headers("POST", f"/api/deploy/runs/{client.segment(run)}/cancel")
     headers |= {"content-type": "application/json", "accept": "application/json"}
-    found = _called("POST", f"{url}/api/deploy/runs/{client.segment(run)}/cancel", headers, b"{}")
+    found = _called("POST", url, headers, b"{}")
     if as_json:
         output.print_json(found)
     else:

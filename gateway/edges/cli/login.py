@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from gateway.edges.cli import client, output, ssh_files
+from gateway.edges.cli import client, device, output, ssh_files
 
 _GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 
@@ -21,7 +21,8 @@ _GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 @output.json_option
 def login(url: str | None, provider: str, no_browser: bool, fresh: bool, passkey: bool, as_json: bool) -> None:
     """Sign in: confirm the code shown here in a browser where you are signed in at your identity provider."""
-    api = client.anonymous(url)
+    key = device.DeviceKey.new()
+    api = client.anonymous(url, key)
     status, start = api.post_form("/api/device/code", {"client_id": "gw", "provider": provider})
     if status != 200:
         raise client.failure(status, start)
@@ -33,7 +34,7 @@ def login(url: str | None, provider: str, no_browser: bool, fresh: bool, passkey
     if not no_browser:
         open_browser(page)
     answer = _wait_for_token(api, start)
-    where = client.store_token(api.url, str(answer["access_token"]), str(answer["expires_at"]))
+    where = client.store_token(api.url, str(answer["access_token"]), str(answer["expires_at"]), key)
     ssh_files.forget_certificate()
     if as_json:
         told = {"user": answer["user"], "expires_at": answer["expires_at"], "url": api.url}

@@ -4,14 +4,15 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPAuthorizationCredentials
 
 from gateway.app.api_tokens import API_PREFIX, READ_AUDIT, authenticate_machine
-from gateway.app.authenticate import authenticate, authenticate_web
+from gateway.app.authenticate import authenticate_device, authenticate_web
 from gateway.app.context import Context
-from gateway.app.emergency_credential import EMERGENCY_PREFIX, authenticate_emergency
+from gateway.app.emergency_credential import EMERGENCY_PREFIX, emergency_of
 from gateway.app.identity import NotSignedIn
 from gateway.app.passkey_ports import RelyingParty
+from gateway.app.possession import MISSING, SeenProofs, demand_possession
 from gateway.app.providers import Providers
 from gateway.app.refuse_stranger import refuse_stranger
 from gateway.app.search_statements import StatementSearch
@@ -20,6 +21,7 @@ from gateway.app.verify_deploy_token import misplaced
 from gateway.core.emergency import REFUSAL, BreakGlassOnly
 from gateway.core.errors import Denied, GatewayError, Refusal, Unavailable
 from gateway.core.principal import Machine, User
+from gateway.edges.http.device_bound import SCHEME, BearerOrBound, proven
 from gateway.edges.http.kept_krl import KeptKrl
 from gateway.edges.http.live_views import LiveViews
 
@@ -49,6 +51,7 @@ class Wiring:
     views: LiveViews = field(default_factory=LiveViews)
     krl: KeptKrl = field(default_factory=KeptKrl)
     passkeys: RelyingParty | None = None
+    seen: SeenProofs = field(default_factory=SeenProofs)
 
     def relying_party(self) -> RelyingParty:
         """The gateway towards passkeys; Unavailable where it is not wired."""
@@ -77,19 +80,50 @@ def client_address(request: Request) -> str:
     return request.client.host if request.client else "unknown"
 
 
-_bearer = HTTPBearer(auto_error=False, scheme_name="bearer", description="A token from `gw login` (`gwc_…`).")
-bearer_credentials = _bearer  # for routes that take other tokens than a person's
+_bearer = BearerOrBound(
+    auto_error=False,
+    scheme_name="bearer",
+    description="A token; a person's (`gwc_…`) as `DPoP`, with a proof.",
+)
+Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+_NOBODY = Refusal("not-signed-in", "You are not signed in.", ("a bearer token",), ("Run gw login",))
 
 
-def bearer(request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> str:
-    """The token of the Authorization header; NotSignedIn (401) without one."""
-    token = credentials.credentials if credentials else ""
+def _proven(request: Request, credentials: HTTPAuthorizationCredentials) -> str | Refusal:
+    """The key that the request proves. A bound token that comes as `Bearer` proves nothing (RFC 9449 §7.2)."""
+    wired = wiring(request)
+    if credentials.scheme != SCHEME:
+        return MISSING
+    return proven(request, wired.ctx, wired.seen, wired.public_url, credentials.credentials)
+
+
+def signed_in(request: Request, credentials: Credentials) -> tuple[str, User]:
+    """The token of the Authorization header and whose it is, from the device that it was issued to.
+
+    NotSignedIn (401) otherwise. The one place where a person's bearer is judged, as a proof is good once.
+    """
+    token, ctx = credentials.credentials if credentials else "", context(request)
     _demand_a_person(token)
-    if token.startswith(EMERGENCY_PREFIX):
-        raise _only_for_breaking_the_glass(context(request), token, client_address(request))
-    if not token.startswith(CLI_PREFIX):
-        raise NotSignedIn(Refusal("not-signed-in", "You are not signed in.", ("a bearer token",), ("Run gw login",)))
-    return token
+    if credentials is not None and token.startswith(EMERGENCY_PREFIX):
+        raise _only_for_breaking_the_glass(ctx, _emergency(request, credentials), client_address(request))
+    if credentials is None or not token.startswith(CLI_PREFIX):
+        raise NotSignedIn(_NOBODY)
+    return token, authenticate_device(ctx, token, _proven(request, credentials), client_address(request))
+
+
+def _emergency(request: Request, credentials: HTTPAuthorizationCredentials) -> BreakGlassOnly:
+    ctx = context(request)
+    held, who = emergency_of(ctx, credentials.credentials)
+    demand_possession(ctx, held, who.user, _proven(request, credentials), client_address(request))
+    return who
+
+
+SignedIn = Annotated[tuple[str, User], Depends(signed_in)]
+
+
+def bearer(signed_in: SignedIn) -> str:
+    """The token of whoever calls."""
+    return signed_in[0]
 
 
 def _demand_a_person(token: str) -> None:
@@ -98,24 +132,27 @@ def _demand_a_person(token: str) -> None:
         raise Denied(no)
 
 
-def current_user(request: Request, token: Annotated[str, Depends(bearer)]) -> User:
-    """Whoever the bearer token belongs to, enabled now."""
-    return authenticate(context(request), token)
+def current_user(signed_in: SignedIn) -> User:
+    """Whoever calls, enabled now."""
+    return signed_in[1]
 
 
-def _only_for_breaking_the_glass(ctx: Context, token: str, client: str) -> GatewayError:
+def _only_for_breaking_the_glass(ctx: Context, who: BreakGlassOnly, client: str) -> GatewayError:
     """What such a sign-in is told on every route that was not opened to it on purpose."""
-    who = authenticate_emergency(ctx, token)
     return refuse_stranger(ctx, client, "emergency:denied", REFUSAL, about={"principal": who.user.name})
 
 
-def glass_breaker(
-    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-) -> User | BreakGlassOnly:
+def glass_breaker(request: Request, credentials: Credentials) -> User | BreakGlassOnly:
     """Whoever calls, also one who came in by passkey while the identity provider was down."""
     if credentials is not None and credentials.credentials.startswith(EMERGENCY_PREFIX):
-        return authenticate_emergency(context(request), credentials.credentials)
-    return current_user(request, bearer(request, credentials))
+        return _emergency(request, credentials)
+    return signed_in(request, credentials)[1]
+
+
+def new_device(request: Request) -> str | Refusal:
+    """The key that a device proves which begins to sign in."""
+    wired = wiring(request)
+    return proven(request, wired.ctx, wired.seen, wired.public_url)
 
 
 def cookie_name(wired: Wiring, name: str) -> str:
@@ -131,11 +168,11 @@ def web_session(request: Request) -> str:
 def viewer(
     request: Request,
     session: Annotated[str, Depends(web_session)],
-    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+    credentials: Credentials,
 ) -> User:
     """Whoever calls, by token or by browser session: only for reading, as a cookie comes along by itself."""
     if credentials is not None:
-        return authenticate(context(request), bearer(request, credentials))
+        return signed_in(request, credentials)[1]
     return authenticate_web(context(request), session)
 
 
@@ -150,15 +187,14 @@ def user_agent(request: Request) -> str:
     return "".join(c for c in told if c.isprintable())
 
 
-def log_reader(
-    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-) -> User | Machine:
+def log_reader(request: Request, credentials: Credentials) -> User | Machine:
     """A person, or a machine whose token is for reading the log."""
     if credentials is not None and credentials.credentials.startswith(API_PREFIX):
         return authenticate_machine(context(request), credentials.credentials, READ_AUDIT, client_address(request))
-    return current_user(request, bearer(request, credentials))
+    return signed_in(request, credentials)[1]
 
 
+NewDevice = Annotated[str | Refusal, Depends(new_device)]
 Agent = Annotated[str, Depends(user_agent)]
 Ctx = Annotated[Context, Depends(context)]
 Wired = Annotated[Wiring, Depends(wiring)]

@@ -3,7 +3,6 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
-from fastapi.security import HTTPAuthorizationCredentials
 
 from gateway.app import show_deploys
 from gateway.app.ask_deploy import ask_deploy
@@ -16,7 +15,7 @@ from gateway.core.deploy_token import PREFIX
 from gateway.core.errors import Refusal
 from gateway.core.verb import WhenGone
 from gateway.edges.http.deploy_stream import NDJSON, RunLines, follow, look
-from gateway.edges.http.deps import Client, Ctx, bearer, bearer_credentials, client_address, context, current_user
+from gateway.edges.http.deps import Client, Credentials, Ctx, client_address, context, signed_in
 from gateway.edges.http.schemas import Name, problems
 from gateway.edges.http.schemas_deploy import DeployIn, PlacedOut, RunOut, VerbOut
 
@@ -29,16 +28,14 @@ _NOBODY = Refusal(
 )
 
 
-def deploy_caller(
-    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer_credentials)]
-) -> Caller:
+def deploy_caller(request: Request, credentials: Credentials) -> Caller:
     """A pipeline by its deploy token, or a person; NotSignedIn (401) otherwise."""
     token = credentials.credentials if credentials else ""
     if not token:
         raise NotSignedIn(_NOBODY)
     if token.startswith(PREFIX):
         return Caller.of(authenticate_workload(context(request), token, client_address(request)))
-    return Caller.of(current_user(request, bearer(request, credentials)))
+    return Caller.of(signed_in(request, credentials)[1])
 
 
 WhoDeploys = Annotated[Caller, Depends(deploy_caller)]

@@ -28,6 +28,7 @@ from gateway.edges.http.deps import (
     Client,
     Ctx,
     GlassBreaker,
+    NewDevice,
     Session,
     Wired,
     Wiring,
@@ -197,12 +198,22 @@ def answer_device(
 # ---------------------------------------------------------------- the CLI (RFC 8628)
 
 
-@router.post("/api/device/code", tags=["sign-in"], responses=problems(404, 429))
+@router.post("/api/device/code", tags=["sign-in"], responses=problems(403, 404, 429))
 def device_code(
-    ctx: Ctx, wired: Wired, client: Client, provider: Annotated[str, Form(max_length=64)] = "", agent: Agent = ""
+    ctx: Ctx,
+    wired: Wired,
+    client: Client,
+    device: NewDevice,
+    provider: Annotated[str, Form(max_length=64)] = "",
+    agent: Agent = "",
 ) -> dict[str, str | int]:
-    """Begin a device sign-in (RFC 8628 §3.1), at one of several identity providers if that is asked for."""
-    start = start_device(ctx, client, wired.providers.named(provider) if provider else None, agent)
+    """Begin a device sign-in (RFC 8628 §3.1), at one of several identity providers if that is asked for.
+
+    The device proves its key (RFC 9449 §5); the credential will be good with that key only.
+    """
+    if isinstance(device, Refusal):
+        raise Denied(device)
+    start = start_device(ctx, client, wired.providers.named(provider) if provider else None, agent, device)
     page = f"{wired.public_url}/device"
     query = {"user_code": start.user_code, **({"provider": provider} if provider else {})}
     return {
@@ -219,19 +230,23 @@ def device_code(
 @router.post("/api/device/token", tags=["sign-in"], responses={400: {"description": "RFC 8628 §3.5 error code."}})
 def device_token(
     ctx: Ctx,
+    device: NewDevice,
     grant_type: Annotated[str, Form(max_length=128)],
     code: Annotated[str, Form(alias="device_code", max_length=256)],
 ) -> Response:
-    """The token, once, after a person confirmed the code (RFC 8628 §3.4)."""
+    """The token, once, after a person confirmed the code (RFC 8628 §3.4), to the device that asked for the code."""
     if grant_type != _DEVICE_GRANT:
         return JSONResponse({"error": "unsupported_grant_type"}, HTTPStatus.BAD_REQUEST)
-    answer = poll_device(ctx, code)
+    if isinstance(device, Refusal):
+        told = {"error_description": device.message, "detail": device.message, "next_steps": list(device.next_steps)}
+        return JSONResponse({"error": NotYet.INVALID_PROOF.value, **told}, HTTPStatus.BAD_REQUEST)
+    answer = poll_device(ctx, code, device)
     if isinstance(answer, NotYet):
         return JSONResponse({"error": answer.value}, HTTPStatus.BAD_REQUEST)
     return JSONResponse(
         {
             "access_token": answer.secret,
-            "token_type": "Bearer",
+            "token_type": "DPoP",
             "expires_in": int((answer.expires_at - ctx.clock.now()).total_seconds()),
             "expires_at": answer.expires_at.isoformat(),
             "user": answer.user.name,

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Depends, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from fastapi.security import HTTPAuthorizationCredentials
 from pydantic import ValidationError
 from scim2_models import Context as ScimContext
 from scim2_models import Group as GroupResource
@@ -29,7 +28,7 @@ from gateway.app.provision import (
 from gateway.core.errors import Denied, GatewayError, NotFound, Refusal
 from gateway.core.principal import Machine
 from gateway.edges.http import scim_resources as resources
-from gateway.edges.http.deps import Ctx, Wired, bearer_credentials, client_address, context, wiring
+from gateway.edges.http.deps import Credentials, Ctx, Wired, client_address, context, wiring
 from gateway.edges.http.problems import status_of
 from gateway.edges.http.scim_answers import ScimAnswer, scim_error, scim_flaws, scim_problem
 
@@ -57,9 +56,7 @@ class ScimRoute(APIRoute):
 router = APIRouter(prefix="/scim/v2", include_in_schema=False, route_class=ScimRoute)
 
 
-def scim_client(
-    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer_credentials)]
-) -> Machine:
+def scim_client(request: Request, credentials: Credentials) -> Machine:
     """Whoever holds a token with `scim:write`."""
     secret = credentials.credentials if credentials else ""
     return authenticate_machine(context(request), secret, WRITE_SCIM, client_address(request))

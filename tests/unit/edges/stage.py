@@ -8,12 +8,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from gateway.adapters.credentials.ssh_ca import SshAuthorities
+from gateway.adapters.dpop import SignedDeviceProofs
 from gateway.adapters.sealed_secrets import SealedSecrets
 from gateway.adapters.store import SqlStore, upgrade
 from gateway.app.context import Context
 from gateway.app.credentials import digest_of
 from gateway.app.live import LiveSessions
 from gateway.app.ports import Credential, DatabaseLogin, EventFilter, Recording, StoredEvent
+from gateway.app.possession import KEY
 from gateway.core.decision import Action, Decision, Deny, Permit, Query
 from gateway.core.errors import Refusal, Unavailable
 from gateway.core.obligation import Obligations, Record
@@ -21,6 +23,7 @@ from gateway.core.principal import User
 from gateway.core.session import Session
 from gateway.core.target import Catalogue, Kind, Level, Service, Target
 from tests.fakes import FakeClock, RandomIds
+from tests.unit.edges.device import DEVICE
 
 NO = Refusal("no-policy", "No policy permits that.", ("a permit",), ("Ask the operators.",))
 
@@ -137,11 +140,11 @@ class Stage:
             uow.users.upsert(user)
         return user
 
-    def token(self, user: User, purpose: str = "cli", prefix: str = "gwc_") -> str:
+    def token(self, user: User, purpose: str = "cli", prefix: str = "gwc_", *, bound: bool = True) -> str:
         secret = prefix + self.ctx.ids.secret()
         at = self.clock.now()
         with self.ctx.store.begin() as uow:
-            data = {"login": self.ctx.ids.new("lgn")}
+            data = {"login": self.ctx.ids.new("lgn"), **({KEY: DEVICE.thumbprint} if bound else {})}
             uow.credentials.add(
                 Credential(digest_of(secret), purpose, user.id, at, at + timedelta(hours=12), data=data)
             )
@@ -171,6 +174,6 @@ def make_stage(folder: Path, clock: FakeClock | None = None) -> Stage:
         gateway="stage", clock=clock, ids=ids, store=store, log=log, policy=policy,
         catalogue=FixedCatalogue(CATALOGUE), roles=NoRoles(), ssh=SshAuthorities(folder / "ssh"),
         recorder=NoRecorder(), notifier=KeptNotes(), live=LiveSessions(),
-        sealer=SealedSecrets(folder / "tokens.key"),
+        sealer=SealedSecrets(folder / "tokens.key"), device_proofs=SignedDeviceProofs(),
     )  # fmt: skip
     return Stage(ctx, clock, policy, log, store, database)

@@ -12,8 +12,10 @@ from click.testing import CliRunner, Result
 
 from gateway.adapters.webauthn import WebAuthnRelyingParty
 from gateway.app.providers import Providers
+from gateway.edges.cli.client import write_private
 from gateway.edges.cli.main import make_cli
 from gateway.edges.http.app import DoorFacts, create_app
+from tests.unit.edges.device import DEVICE
 from tests.unit.edges.stage import Stage
 from tests.unit.edges.trusting_provider import TrustingProvider
 
@@ -37,7 +39,9 @@ class Gw:
         with self.stage.ctx.store.read() as uow:
             user = uow.users.by_name(name)
         token = self.stage.token(user or self.stage.user(name))
-        return Gw(self.url, self.home.parent / f"home-{name}", self.stage, token)
+        home = self.home.parent / f"home-{name}"
+        write_private(home / "device.key", DEVICE.seed.encode())
+        return Gw(self.url, home, self.stage, token)
 
     def env(self) -> dict[str, str | None]:
         return {

@@ -6,6 +6,7 @@ import pytest
 
 from gateway.edges.cli import client
 from tests.unit.edges.cli.conftest import Gw
+from tests.unit.edges.device import DEVICE
 
 LONG_AGO = "2020-01-01T00:00:00+00:00"
 
@@ -17,7 +18,7 @@ def stored(gw: Gw, monkeypatch: pytest.MonkeyPatch) -> Gw:
     for name, value in gw.env().items():
         if value is not None:
             monkeypatch.setenv(name, value)
-    client.store_token(gw.url, token, "2030-01-01T00:00:00+00:00")
+    client.store_token(gw.url, token, "2030-01-01T00:00:00+00:00", DEVICE)
     age(gw)
     return gw
 
@@ -51,7 +52,7 @@ def test_commands_side_by_side_do_not_take_each_other_for_thieves(stored: Gw) ->
 
 
 def test_a_token_of_the_environment_is_the_scripts_own(stored: Gw) -> None:
-    script = replace(stored, token=stored.as_("oncall").token)
+    script = replace(stored, token=stored.as_("oncall").token)  # of the same device
     assert script("whoami").exit_code == 0
     assert state_of(stored)["rotate_at"] == LONG_AGO
 

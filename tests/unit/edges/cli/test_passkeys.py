@@ -116,6 +116,7 @@ def test_listing_and_removing(oncall: tuple[Gw, SoftPasskey], touching: list[str
 
 def test_an_emergency_sign_in_says_what_it_is(gw: Gw) -> None:
     user = gw.stage.user("oncall")
+    gw = gw.as_("oncall")
     gw.token = gw.stage.token(user, "emergency", "gwe_")
     assert "good for gw break-glass only" in gw("whoami").output
     told = gw("request", "orders-db", "--level", "read", "--reason", "x")

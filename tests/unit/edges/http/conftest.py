@@ -7,6 +7,7 @@ from gateway.adapters.webauthn import WebAuthnRelyingParty
 from gateway.app.providers import Providers
 from gateway.demo.passkey import SoftPasskey
 from gateway.edges.http.app import DoorFacts, create_app
+from tests.unit.edges.device import DeviceClient
 from tests.unit.edges.http.passkey_steps import ORIGIN, fresh, register
 from tests.unit.edges.stage import Stage
 from tests.unit.edges.trusting_provider import TrustingProvider
@@ -28,7 +29,7 @@ def client(stage: Stage, provider: TrustingProvider) -> Iterator[TestClient]:
         public_url="http://testserver",
         passkeys=WebAuthnRelyingParty("http://testserver"),
     )
-    with TestClient(app, follow_redirects=False, raise_server_exceptions=False) as made:
+    with DeviceClient(app, follow_redirects=False, raise_server_exceptions=False) as made:
         yield made
 
 

@@ -9,6 +9,7 @@ from fastapi.testclient import TestClient
 from gateway.app.identity import ClaimNames
 from gateway.app.providers import Providers
 from gateway.edges.http.app import create_app
+from tests.unit.edges.device import DeviceClient
 from tests.unit.edges.http.conftest import DOORS
 from tests.unit.edges.http.test_login import state_of
 from tests.unit.edges.stage import Stage
@@ -24,7 +25,7 @@ def both(stage: Stage) -> Iterator[TestClient]:
         names=ClaimNames(suffix=".partner", group_prefix="partner/"),
     )  # fmt: skip
     app = create_app(stage.ctx, Providers([TrustingProvider(), partner]), DOORS, public_url="http://testserver")
-    with TestClient(app, follow_redirects=False) as made:
+    with DeviceClient(app, follow_redirects=False) as made:
         yield made
 
 

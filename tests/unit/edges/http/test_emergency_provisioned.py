@@ -4,7 +4,6 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from fastapi.testclient import TestClient
 
 from gateway.adapters.webauthn import WebAuthnRelyingParty
 from gateway.app.api_tokens import WRITE_SCIM, create_api_token
@@ -14,6 +13,7 @@ from gateway.app.revalidate import Revalidation
 from gateway.core.errors import Denied, Refusal
 from gateway.demo.passkey import SoftPasskey
 from gateway.edges.http.app import create_app
+from tests.unit.edges.device import DeviceClient
 from tests.unit.edges.http.conftest import DOORS
 from tests.unit.edges.http.passkey_steps import ORIGIN, fresh, register
 from tests.unit.edges.http.test_emergency import come_in
@@ -38,7 +38,7 @@ def test_whom_it_took_away_does_not_come_in(stage: Stage, how: str, code: str) -
     made = create_api_token(stage.ctx, stage.user("lead"), "entra", [WRITE_SCIM], timedelta(days=90), "oidc")
     party = WebAuthnRelyingParty(ORIGIN)
     app = create_app(stage.ctx, Providers([provider]), DOORS, public_url=ORIGIN, passkeys=party)
-    with TestClient(app, follow_redirects=False) as client:
+    with DeviceClient(app, follow_redirects=False) as client:
         scim = Scim(client, stage, provider, made.secret)
         row = "" if is_later else scim.add()
         fresh(stage, provider)

@@ -8,6 +8,7 @@ from gateway.app.providers import Providers
 from gateway.core.decision import Action
 from gateway.edges.http.app import create_app
 from gateway.edges.http.guard import MAX_BODY
+from tests.unit.edges.device import DeviceClient
 from tests.unit.edges.http.conftest import DOORS
 from tests.unit.edges.stage import Stage
 from tests.unit.edges.trusting_provider import TrustingProvider
@@ -34,7 +35,7 @@ def test_every_answer_carries_the_headers_that_keep_browsers_safe(client: TestCl
 
 def test_https_adds_hsts_and_host_cookies(stage: Stage) -> None:
     app = create_app(stage.ctx, Providers([TrustingProvider()]), DOORS, public_url="https://gw.example")
-    with TestClient(app, base_url="https://gw.example", follow_redirects=False) as client:
+    with DeviceClient(app, base_url="https://gw.example", follow_redirects=False) as client:
         answer = client.get("/login")
         assert answer.headers["strict-transport-security"].startswith("max-age=31536000")
         cookie = answer.headers["set-cookie"]
@@ -114,11 +115,13 @@ def test_a_log_that_does_not_confirm_is_503(client: TestClient, auth: dict[str, 
 def test_tokens_that_are_none_are_401(client: TestClient, token: str) -> None:
     answer = client.get("/api/whoami", headers={"authorization": f"Bearer {token}".encode()})
     assert answer.status_code == 401
-    assert answer.headers["www-authenticate"] == "Bearer"
+    assert answer.headers["www-authenticate"] == 'DPoP algs="EdDSA ES256", Bearer'
     assert answer.json()["code"] == "not-signed-in"
 
 
-def test_every_api_route_but_the_public_ones_needs_a_token(client: TestClient) -> None:
+def test_every_api_route_but_the_public_ones_needs_a_token_and_its_device(
+    client: TestClient, auth: dict[str, str]
+) -> None:
     public = {
         "/api/device/code", "/api/device/token", "/api/door", "/api/log/key",
         "/api/backchannel-logout/{provider}",  # a signed token of the provider is what lets it in
@@ -134,6 +137,9 @@ def test_every_api_route_but_the_public_ones_needs_a_token(client: TestClient) -
                 continue
             url = path.replace("{", "").replace("}", "")
             answer = client.request(method.upper(), url, json={} if method == "post" else None)
+            assert answer.status_code == 401, (method, path)
+            copied = {**auth, "dpop": "no proof"}
+            answer = client.request(method.upper(), url, json={} if method == "post" else None, headers=copied)
             assert answer.status_code == 401, (method, path)
             tried += 1
     assert tried > 20

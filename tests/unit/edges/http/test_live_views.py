@@ -17,6 +17,7 @@ from gateway.core.session import Protocol, Session
 from gateway.core.window import Window
 from gateway.edges.http.app import create_app
 from gateway.edges.http.live_views import MOST_IN_ALL, MOST_PER_PERSON
+from tests.unit.edges.device import DEVICE
 from tests.unit.edges.http.conftest import DOORS
 from tests.unit.edges.stage import NoRecorder, Stage
 from tests.unit.edges.trusting_provider import TrustingProvider
@@ -53,10 +54,12 @@ class Asked:
 
 def ask(app: Any, path: str, token: str) -> Asked:
     left = asyncio.Event()
+    at = app.state.wiring.ctx.clock.now().timestamp()
+    told = {"authorization": f"DPoP {token}", "dpop": DEVICE.proof("GET", f"http://testserver{path}", token, at)}
     scope = {
         "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "method": "GET",
         "scheme": "http", "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "",
-        "headers": [(b"authorization", f"Bearer {token}".encode())], "client": ("127.0.0.1", 1), "server": ("gw", 80),
+        "headers": [(name.encode(), value.encode()) for name, value in told.items()], "client": ("127.0.0.1", 1), "server": ("gw", 80),
     }  # fmt: skip
     first = [{"type": "http.request", "body": b"", "more_body": False}]
 

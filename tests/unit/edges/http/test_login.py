@@ -8,6 +8,7 @@ from fastapi.testclient import TestClient
 
 from gateway.app.providers import Providers
 from gateway.edges.http.app import create_app
+from tests.unit.edges.device import DeviceClient
 from tests.unit.edges.http.conftest import DOORS
 from tests.unit.edges.stage import Stage
 from tests.unit.edges.trusting_provider import TrustingProvider
@@ -80,7 +81,7 @@ def test_a_state_is_used_once_and_by_its_own_browser(client: TestClient, stage: 
     sent = client.get("/login")
     state = state_of(sent.headers["location"])
     app = create_app(stage.ctx, Providers([TrustingProvider()]), DOORS, public_url="http://testserver")
-    with TestClient(app, follow_redirects=False) as other:  # login CSRF: a victim opens the attacker's callback
+    with DeviceClient(app, follow_redirects=False) as other:  # login CSRF: a victim opens the attacker's callback
         assert other.get("/callback", params={"state": state, "code": "mallory"}).status_code == 401
         assert "gw-session" not in other.cookies
     cookie = client.cookies.get("gw-login")
@@ -127,7 +128,7 @@ def test_the_device_flow_end_to_end(client: TestClient, stage: Stage) -> None:
     done = client.post("/device", data={"user_code": start["user_code"], "action": "confirm", "csrf": csrf_of(page)})
     assert "Confirmed" in done.text
     status, token = poll(client, stage, start["device_code"])
-    assert (status, token["user"], token["token_type"]) == (200, "oncall", "Bearer")
+    assert (status, token["user"], token["token_type"]) == (200, "oncall", "DPoP")
     me = client.get("/api/whoami", headers={"authorization": f"Bearer {token['access_token']}"})
     assert me.json()["name"] == "oncall"
     assert poll(client, stage, start["device_code"]) == (400, {"error": "expired_token"})
@@ -197,7 +198,7 @@ def test_pages_show_foreign_text_harmlessly(client: TestClient) -> None:
 
 def test_without_a_provider_nobody_signs_in(stage: Stage) -> None:
     app = create_app(stage.ctx, Providers(), DOORS, public_url="http://testserver")
-    with TestClient(app, follow_redirects=False) as client:
+    with DeviceClient(app, follow_redirects=False) as client:
         assert client.get("/login").status_code == 503
 
 

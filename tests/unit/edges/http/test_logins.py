@@ -8,6 +8,7 @@ from gateway.adapters.store import SqlStore
 from gateway.app.providers import Providers
 from gateway.app.rotate_sign_in import ROTATE_AFTER
 from gateway.edges.http.app import create_app
+from tests.unit.edges.device import DeviceClient
 from tests.unit.edges.http.conftest import DOORS
 from tests.unit.edges.http.test_login import GRANT, csrf_of, sign_in
 from tests.unit.edges.stage import Stage
@@ -83,7 +84,7 @@ def test_limits_survive_a_restart_and_no_header_resets_them(client: TestClient, 
     store = SqlStore(f"sqlite:///{stage.database}")  # another process, after a restart
     ctx = replace(stage.ctx, store=store)
     app = create_app(ctx, Providers([TrustingProvider()]), DOORS, public_url="http://testserver")
-    with TestClient(app) as restarted:
+    with DeviceClient(app) as restarted:
         for name in ("x-forwarded-for", "x-real-ip", "forwarded", "X_Forwarded_For"):
             spoofed = {name: "for=10.9.9.9" if name == "forwarded" else "10.9.9.9"}
             assert restarted.post("/api/device/code", data={}, headers=spoofed).status_code == 429

@@ -15,6 +15,7 @@ from gateway.core.errors import Denied
 from gateway.edges.http.app import create_app
 from gateway.edges.http.routes_oauth import EXCHANGE
 from tests.pipelines import Pipelines, pipelines
+from tests.unit.edges.device import DeviceClient
 from tests.unit.edges.http.conftest import DOORS
 from tests.unit.edges.trusting_provider import TrustingProvider
 
@@ -31,7 +32,7 @@ def ci(tmp_path: Path) -> Iterator[Pipelines]:
 
 @pytest.fixture
 def api(ci: Pipelines) -> TestClient:
-    return TestClient(application(ci))
+    return DeviceClient(application(ci), base_url=HERE)
 
 
 def application(ci: Pipelines) -> FastAPI:

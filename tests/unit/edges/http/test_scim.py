@@ -15,6 +15,7 @@ from gateway.app.request_access import Ask, request_access
 from gateway.app.shut_out import disable_user
 from gateway.core.errors import Refusal, Unavailable
 from gateway.edges.http.app import create_app
+from tests.unit.edges.device import DeviceClient
 from tests.unit.edges.http.conftest import DOORS
 from tests.unit.edges.http.test_login import state_of
 from tests.unit.edges.stage import Stage
@@ -76,7 +77,7 @@ def scim(stage: Stage) -> Iterator[Scim]:
     )
     made = create_api_token(stage.ctx, stage.user("lead"), "entra", [WRITE_SCIM], timedelta(days=90), "oidc")
     app = create_app(stage.ctx, Providers([provider, other]), DOORS, public_url="http://testserver")
-    with TestClient(app, follow_redirects=False, raise_server_exceptions=False) as client:
+    with DeviceClient(app, follow_redirects=False, raise_server_exceptions=False) as client:
         login = client.get
 
         def get(url: str, **more: Any) -> Any:

@@ -1,13 +1,12 @@
 import json
 from pathlib import Path
 
-from fastapi.testclient import TestClient
-
 from gateway.adapters.postgres_parser import PostgresParser
 from gateway.adapters.recordings import StatementIndex
 from gateway.app.providers import Providers
 from gateway.audit.recording import encode
 from gateway.edges.http.app import DoorFacts, create_app
+from tests.unit.edges.device import DeviceClient
 from tests.unit.edges.stage import Stage
 
 
@@ -19,7 +18,7 @@ def test_statements_by_what_they_do(stage: Stage, tmp_path: Path) -> None:
     doors = DoorFacts("", 0, "", "", 0, "", "")
     app = create_app(stage.ctx, Providers(), doors, public_url="http://testserver", statements=index)
     auth = {"authorization": f"Bearer {stage.token(stage.user('auditor'))}"}
-    client = TestClient(app)
+    client = DeviceClient(app)
 
     def found(query: str) -> list[dict[str, object]]:
         answer = client.get(f"/api/statements?{query}", headers=auth)

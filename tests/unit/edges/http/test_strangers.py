@@ -32,6 +32,7 @@ from gateway.edges.http.app import create_app
 from gateway.edges.http.routes_oauth import EXCHANGE
 from gateway.edges.proxy.ssh_door import doorkeeper
 from tests.pipelines import Pipelines, pipelines
+from tests.unit.edges.device import DeviceClient
 from tests.unit.edges.http.conftest import DOORS
 from tests.unit.edges.http.test_login import state_of
 from tests.unit.edges.stage import Stage
@@ -127,7 +128,7 @@ def outside(tmp_path: Path) -> Iterator[Outside]:
             ctx, Providers([provider]), DOORS, public_url="http://testserver",
             passkeys=WebAuthnRelyingParty("http://testserver"),
         )  # fmt: skip
-        with TestClient(app, follow_redirects=False, raise_server_exceptions=False) as client:
+        with DeviceClient(app, follow_redirects=False, raise_server_exceptions=False) as client:
             yield Outside(ci, client, client.post("/api/device/code").json()["user_code"])
         away.close()
 

@@ -1,0 +1,115 @@
+"""A person's credential of the command line is worth nothing without the key of the device that it was issued to.
+
+The key is made on the device and never leaves it. A sign-in keeps the key's thumbprint from its first request on
+(RFC 9449 §5), and each request proves the key anew. Whoever has copied the secret alone is told no, and
+an event says so.
+"""
+
+from base64 import urlsafe_b64encode
+from collections import Counter, deque
+from datetime import datetime
+from hashlib import sha256
+from threading import Lock
+
+from gateway.app import journal
+from gateway.app.context import Context
+from gateway.app.identity import NotSignedIn
+from gateway.app.ports import Credential
+from gateway.app.possession_ports import ForgedProofError
+from gateway.app.refuse_stranger import refuse_stranger
+from gateway.core.device_proof import FRESH_FOR, LONGEST_ID, LONGEST_PROOF, NO_PROOF, Asked, DeviceProof, why_not
+from gateway.core.errors import GatewayError, Refusal
+from gateway.core.principal import User
+
+KEY = "key"  # under which a credential's data has the thumbprint
+_LOGIN = ("Run gw login",)
+MISSING = Refusal(
+    NO_PROOF,
+    "This sign-in belongs to one device, and this request does not prove that it comes from there.",
+    ("a proof by the device's key",),
+    ("Run gw login on this machine; a credential that was copied from another one is of no use here.",),
+)
+_FORGED = Refusal("proof-broken", "Your device's proof cannot be verified.", ("a proof by the device's key",), _LOGIN)
+_OTHER_KEY = Refusal(
+    "proof-of-another-device",
+    "This sign-in was made on another device, or this one's key was replaced since.",
+    ("a proof by the key that signed in",),
+    ("Run gw login on this machine.",),
+)
+_SEEN = Refusal("proof-reused", "Your device's proof was used before.", ("a new proof",), ("Try again.",))
+_FULL = Refusal("too-many-attempts", "Too many requests of this device at once.", next_steps=("Wait a minute.",))
+_OLD = Refusal(
+    "sign-in-unbound",
+    "This sign-in is from before sign-ins were bound to a device; please sign in once more.",
+    ("a sign-in that is bound to this device",),
+    _LOGIN,
+)
+
+
+class SeenProofs:
+    """The proofs that this process has taken while they are fresh, so that none is taken twice. Thread-safe.
+
+    Bounded: beyond `most`, or `most_of_one` of one key, new ones are refused rather than old ones forgotten.
+    """
+
+    def __init__(self, most: int = 100_000, most_of_one: int = 10_000) -> None:
+        self._most, self._most_of_one = most, most_of_one
+        self._lock = Lock()
+        self._seen: set[bytes] = set()
+        self._order: deque[tuple[datetime, bytes, str]] = deque()
+        self._of_key: Counter[str] = Counter()
+
+    def refusal(self, proof: DeviceProof, at: datetime) -> Refusal | None:
+        """None for one that is new; it is remembered for as long as it could be fresh."""
+        mark = sha256(f"{proof.key} {proof.id}".encode()).digest()
+        with self._lock:
+            while self._order and self._order[0][0] < at:
+                _, gone, key = self._order.popleft()
+                self._seen.discard(gone)
+                self._of_key[key] -= 1
+                if not self._of_key[key]:
+                    del self._of_key[key]
+            if mark in self._seen:
+                return _SEEN
+            if len(self._seen) >= self._most or self._of_key[proof.key] >= self._most_of_one:
+                return _FULL
+            self._seen.add(mark)
+            self._of_key[proof.key] += 1
+            self._order.append((at + 2 * FRESH_FOR, mark, proof.key))  # made up to FRESH_FOR ahead of now
+        return None
+
+
+def proven_key(ctx: Context, seen: SeenProofs, told: list[str], asked: Asked) -> str | Refusal:
+    """The thumbprint of the key that a request's one `DPoP` header proves, or why it proves none."""
+    if not told:
+        return MISSING
+    if len(told) != 1 or not 0 < len(told[0]) <= LONGEST_PROOF:
+        return _FORGED
+    try:
+        proof = ctx.device_proofs.verify(told[0])
+    except ForgedProofError:
+        return _FORGED
+    if not 0 < len(proof.id) <= LONGEST_ID:
+        return _FORGED
+    at = ctx.clock.now()
+    return why_not(proof, asked, at) or seen.refusal(proof, at) or proof.key
+
+
+def demand_possession(ctx: Context, credential: Credential, user: User, proven: str | Refusal, client: str) -> None:
+    """NotSignedIn, with its event, unless the request has proven the key that the credential was issued to."""
+    bound = (credential.data or {}).get(KEY, "")
+    if not bound:
+        raise NotSignedIn(_OLD)
+    no = proven if isinstance(proven, Refusal) else _OTHER_KEY if proven != bound else None
+    if no is not None:
+        raise _refused(ctx, user, no, client)
+
+
+def token_digest(secret: str) -> str:
+    """The claim `ath` for a secret (RFC 9449 §4.2)."""
+    return urlsafe_b64encode(sha256(secret.encode()).digest()).rstrip(b"=").decode()
+
+
+def _refused(ctx: Context, user: User, no: Refusal, client: str) -> GatewayError:
+    about: journal.About = {"principal": user.name}
+    return refuse_stranger(ctx, client, "login:unproven", no, NotSignedIn, {"via": "cli"}, about=about)
