@@ -141,17 +141,15 @@ def store_token(url: str, token: str, expires_at: str, key: device.DeviceKey | N
 
 
 def forget_token() -> None:
-    """Remove the stored token, keep the address."""
+    """Remove the stored token, keep the address and the key: a `GW_TOKEN` may be bound to it, too."""
     state = _state()
     if state.get("keyring") and (ring := _keyring()) is not None:
         from keyring.errors import KeyringError  # noqa: PLC0415  as above
 
         try:
             ring.delete_password("gw", state["url"])
-            ring.delete_password(_DEVICE, state["url"])
         except KeyringError:
             output.progress("The system keyring did not remove the token; it is revoked all the same.")
-    _key_path().unlink(missing_ok=True)
     if state:
         write_private(_state_path(), json.dumps({"url": state.get("url", "")}).encode())
 

@@ -21,7 +21,7 @@ _GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 @output.json_option
 def login(url: str | None, provider: str, no_browser: bool, fresh: bool, passkey: bool, as_json: bool) -> None:
     """Sign in: confirm the code shown here in a browser where you are signed in at your identity provider."""
-    key = device.DeviceKey.new()
+    key = client.device_key(client.base_url(url)) or device.DeviceKey.new()
     api = client.anonymous(url, key)
     status, start = api.post_form("/api/device/code", {"client_id": "gw", "provider": provider})
     if status != 200:

@@ -58,6 +58,35 @@ def test_signing_out_ends_it_at_the_gateway_too(gw: Gw, confirming: list[str]) -
     assert gw("logout").exit_code == 0
 
 
+def test_the_key_of_the_device_is_private_and_outlives_a_sign_in(gw: Gw, confirming: list[str]) -> None:
+    """Else a `GW_TOKEN` that is bound to it would be worth nothing after somebody signs in beside it."""
+    gw("login", "--no-browser")
+    file = gw.home / "device.key"
+    kept, state = file.read_text(), json.loads((gw.home / "credentials.json").read_text())
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert kept not in json.dumps(state)
+    gw("logout")
+    gw("login", "--no-browser")
+    assert file.read_text() == kept
+    assert gw("whoami").exit_code == 0
+
+
+def test_a_copied_token_is_of_no_use_on_another_machine(gw: Gw, confirming: list[str]) -> None:
+    gw("login", "--no-browser")
+    token = json.loads((gw.home / "credentials.json").read_text())["token"]
+    there = gw("whoami", GW_TOKEN=token, GW_HOME=str(gw.home.parent / "elsewhere"))
+    assert there.exit_code == 3
+    assert "Run gw login on this machine" in there.stderr
+    assert gw("whoami", GW_TOKEN=token).exit_code == 0
+
+
+def test_a_key_that_cannot_be_read(gw: Gw, confirming: list[str]) -> None:
+    gw("login", "--no-browser")
+    (gw.home / "device.key").write_text("!")
+    told = gw("whoami")
+    assert "The key of this device cannot be read." in told.stderr
+
+
 def test_a_denied_terminal(gw: Gw, confirming: list[str]) -> None:
     confirming[0] = "deny"
     told = gw("login", "--no-browser")
