@@ -1,12 +1,16 @@
 """The HTTP API and the few browser pages, as one ASGI application."""
 
 from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
 from gateway.app.context import Context
 from gateway.app.passkey_ports import RelyingParty
 from gateway.app.providers import Providers
 from gateway.app.search_statements import StatementSearch
+from gateway.core.errors import GatewayError
 from gateway.edges.http import (
     problems,
     routes_access,
@@ -25,13 +29,16 @@ from gateway.edges.http import (
     routes_tokens,
     routes_trust,
 )
-from gateway.edges.http.deps import DoorFacts, Wired, Wiring
+from gateway.edges.http.deps import DoorFacts, Wired, Wiring, presented
 from gateway.edges.http.guard import Guard
 from gateway.edges.http.schemas import DoorOut, PostgresDoorOut, ProblemOut, SshDoorOut
+from gateway.edges.http.scim_answers import scim_problem
 from gateway.edges.web.views import STATIC
 
 __all__ = ["DoorFacts", "create_app"]
-_ROUTES = (
+_ROUTES = (  # FastAPI tries them in this order: what pipelines call often stands first
+    routes_oauth,
+    routes_deploy,
     routes_login,
     routes_logins,
     routes_access,
@@ -39,12 +46,10 @@ _ROUTES = (
     routes_audit,
     routes_policy,
     routes_ssh,
-    routes_oauth,
     routes_tokens,
     routes_trust,
     routes_passkeys,
     routes_step_up,
-    routes_deploy,
     routes_scim,
     routes_targets,
 )
@@ -78,8 +83,20 @@ def create_app(
     app.get("/healthz", tags=["public"])(healthz)
     app.get("/api/door", tags=["public"])(door)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
-    app.add_middleware(Guard, https=public_url.startswith("https://"))
+    app.add_middleware(Guard, https=public_url.startswith("https://"), judge=may_send_much)
     return app
+
+
+async def may_send_much(request: Request) -> Response | None:
+    """None for whoever may send a large body to the route; else the answer, given before the body is read."""
+    is_scim = request.url.path.startswith(routes_scim.router.prefix)
+    judge = routes_scim.scim_client if is_scim else routes_deploy.deploy_caller
+    try:
+        await run_in_threadpool(judge, request, await presented(request))
+    except GatewayError as no:
+        answer = scim_problem if is_scim else problems.problem
+        return answer(problems.status_of(no), no.refusal)
+    return None
 
 
 async def healthz() -> dict[str, str]:

@@ -1,7 +1,8 @@
 """What routes are given: the wiring of this process, and who is calling."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials
@@ -64,6 +65,18 @@ class Wiring:
         return self.public_url.startswith("https://")
 
 
+_T = TypeVar("_T")
+
+
+def _at_once(read: Callable[[Request], _T]) -> Callable[[Request], Awaitable[_T]]:
+    """What only looks at the request, on the event loop: FastAPI sends every plain function through a thread."""
+
+    async def dependency(request: Request) -> _T:
+        return read(request)
+
+    return dependency
+
+
 def wiring(request: Request) -> Wiring:
     """The wiring of this process."""
     wired: Wiring = request.app.state.wiring
@@ -80,12 +93,12 @@ def client_address(request: Request) -> str:
     return request.client.host if request.client else "unknown"
 
 
-_bearer = BearerOrBound(
+presented = BearerOrBound(
     auto_error=False,
     scheme_name="bearer",
     description="A token; a person's (`gwc_…`) as `DPoP`, with a proof.",
 )
-Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(presented)]
 _NOBODY = Refusal("not-signed-in", "You are not signed in.", ("a bearer token",), ("Run gw login",))
 
 
@@ -121,7 +134,7 @@ def _emergency(request: Request, credentials: HTTPAuthorizationCredentials) -> B
 SignedIn = Annotated[tuple[str, User], Depends(signed_in)]
 
 
-def bearer(signed_in: SignedIn) -> str:
+async def bearer(signed_in: SignedIn) -> str:
     """The token of whoever calls."""
     return signed_in[0]
 
@@ -132,7 +145,7 @@ def _demand_a_person(token: str) -> None:
         raise Denied(no)
 
 
-def current_user(signed_in: SignedIn) -> User:
+async def current_user(signed_in: SignedIn) -> User:
     """Whoever calls, enabled now."""
     return signed_in[1]
 
@@ -167,7 +180,7 @@ def web_session(request: Request) -> str:
 
 def viewer(
     request: Request,
-    session: Annotated[str, Depends(web_session)],
+    session: Annotated[str, Depends(_at_once(web_session))],
     credentials: Credentials,
 ) -> User:
     """Whoever calls, by token or by browser session: only for reading, as a cookie comes along by itself."""
@@ -176,7 +189,7 @@ def viewer(
     return authenticate_web(context(request), session)
 
 
-def page_user(request: Request, session: Annotated[str, Depends(web_session)]) -> User:
+def page_user(request: Request, session: Annotated[str, Depends(_at_once(web_session))]) -> User:
     """Whoever is signed in in this browser. The route must see to it that one of our pages has sent the request."""
     return authenticate_web(context(request), session)
 
@@ -195,14 +208,14 @@ def log_reader(request: Request, credentials: Credentials) -> User | Machine:
 
 
 NewDevice = Annotated[str | Refusal, Depends(new_device)]
-Agent = Annotated[str, Depends(user_agent)]
-Ctx = Annotated[Context, Depends(context)]
-Wired = Annotated[Wiring, Depends(wiring)]
+Agent = Annotated[str, Depends(_at_once(user_agent))]
+Ctx = Annotated[Context, Depends(_at_once(context))]
+Wired = Annotated[Wiring, Depends(_at_once(wiring))]
 GlassBreaker = Annotated[User | BreakGlassOnly, Depends(glass_breaker)]
 Caller = Annotated[User, Depends(current_user)]
 LogReader = Annotated[User | Machine, Depends(log_reader)]
 Token = Annotated[str, Depends(bearer)]
-Client = Annotated[str, Depends(client_address)]
-Session = Annotated[str, Depends(web_session)]
+Client = Annotated[str, Depends(_at_once(client_address))]
+Session = Annotated[str, Depends(_at_once(web_session))]
 PageUser = Annotated[User, Depends(page_user)]
 Viewer = Annotated[User, Depends(viewer)]

@@ -1,9 +1,12 @@
 """What every HTTP exchange goes through: bounded bodies, strict content types, headers that keep browsers safe."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.core.errors import Refusal
@@ -21,6 +24,8 @@ _FORM_PATHS = frozenset({  # RFC 8628 §3.1, RFC 8693 §2.1; browser forms
 })  # fmt: skip
 _LOGOUT = "/api/backchannel-logout/"  # Back-Channel Logout 1.0 §2.5: a form
 _SCIM = "/scim/v2/"
+Judge = Callable[[Request], Awaitable[Response | None]]
+"""Says no to whoever may not send a large body; None is a yes."""
 _CSP = (
     "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
@@ -46,11 +51,13 @@ class _RefusedError(Exception):
 class Guard:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: ASGIApp, *, https: bool) -> None:
+    def __init__(self, app: ASGIApp, *, https: bool, judge: Judge) -> None:
         self._app = app
-        self._headers = dict(_HEADERS)
+        self._judge = judge
+        safe = dict(_HEADERS)
         if https:
-            self._headers["strict-transport-security"] = "max-age=31536000; includeSubDomains"  # ASVS 3.4.1
+            safe["strict-transport-security"] = "max-age=31536000; includeSubDomains"  # ASVS 3.4.1
+        self._headers = [(name.encode(), value.encode()) for name, value in safe.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read the bounded body first, then let the application see it."""
@@ -60,21 +67,49 @@ class Guard:
 
         async def send_safely(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in self._headers.items():
-                    headers.setdefault(name, value)
+                told = message.get("headers", [])
+                names = {name.lower() for name, _ in told}
+                message["headers"] = [*told, *(each for each in self._headers if each[0] not in names)]
             await send(message)
 
         try:
-            body = await asyncio.wait_for(_read(scope, receive), BODY_WITHIN_S)
+            async with asyncio.timeout(BODY_WITHIN_S):
+                read = await self._read(scope, receive)
         except TimeoutError:
             slow = Refusal("too-slow", "The request took too long to arrive.")
-            await problem(HTTPStatus.REQUEST_TIMEOUT, slow)(scope, receive, send_safely)
-            return
+            read = problem(HTTPStatus.REQUEST_TIMEOUT, slow)
         except _RefusedError as no:
-            await problem(no.status, no.refusal)(scope, receive, send_safely)
-            return
-        await self._app(scope, _replayed(body, receive), send_safely)
+            read = problem(no.status, no.refusal)
+        if isinstance(read, Response):
+            await read(scope, receive, send_safely)
+        else:
+            await self._app(scope, _replayed(read, receive), send_safely)
+
+    async def _read(self, scope: Scope, receive: Receive) -> bytes | Response:
+        """The body, or the no of `judge` to one that is large: it is asked before more than `MAX_BODY` is read."""
+        headers = Headers(scope=scope)
+        length = headers.get("content-length", "0")
+        most = MAX_SCIM_BODY if scope["path"].startswith(_SCIM) else _LARGER_BODY.get(scope["path"], MAX_BODY)
+        if not length.isascii() or not length.isdigit() or int(length) > most:
+            raise _too_large(most)
+        parts: list[bytes] = []
+        size, is_judged = 0, False
+        while True:
+            if max(size, int(length)) > MAX_BODY and not is_judged:
+                is_judged = True
+                if (no := await self._judge(Request(scope))) is not None:
+                    return no
+            message = await receive()
+            part = message.get("body", b"")
+            size += len(part)
+            if size > most:
+                raise _too_large(most)
+            parts.append(part)
+            if not message.get("more_body", False):
+                break
+        if size and scope["method"] in _WITH_BODY:
+            _demand_type(scope["path"], headers.get("content-type", ""))
+        return b"".join(parts)
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
@@ -84,28 +119,6 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
         return messages.pop() if messages else await receive()
 
     return next_message
-
-
-async def _read(scope: Scope, receive: Receive) -> bytes:
-    headers = Headers(scope=scope)
-    length = headers.get("content-length", "0")
-    most = MAX_SCIM_BODY if scope["path"].startswith(_SCIM) else _LARGER_BODY.get(scope["path"], MAX_BODY)
-    if not length.isascii() or not length.isdigit() or int(length) > most:
-        raise _too_large(most)
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        part = message.get("body", b"")
-        size += len(part)
-        if size > most:
-            raise _too_large(most)
-        parts.append(part)
-        if not message.get("more_body", False):
-            break
-    if size and scope["method"] in _WITH_BODY:
-        _demand_type(scope["path"], headers.get("content-type", ""))
-    return b"".join(parts)
 
 
 def _demand_type(path: str, content_type: str) -> None:

@@ -29,7 +29,14 @@ _NOBODY = Refusal(
 
 
 def deploy_caller(request: Request, credentials: Credentials) -> Caller:
-    """A pipeline by its deploy token, or a person; NotSignedIn (401) otherwise."""
+    """A pipeline by its deploy token, or a person; NotSignedIn (401) otherwise. Judged once in a request."""
+    if not hasattr(request.state, "caller"):
+        request.state.caller = _judged(request, credentials)
+    caller: Caller = request.state.caller
+    return caller
+
+
+def _judged(request: Request, credentials: Credentials) -> Caller:
     token = credentials.credentials if credentials else ""
     if not token:
         raise NotSignedIn(_NOBODY)

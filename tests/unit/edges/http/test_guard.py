@@ -1,3 +1,4 @@
+import asyncio
 import json
 from collections.abc import Iterator
 
@@ -64,6 +65,40 @@ def test_bodies_are_bounded_with_and_without_a_length(client: TestClient, auth: 
 
     assert client.post("/api/requests", content=parts(), headers=headers).status_code == 413
     assert client.get("/healthz", headers={"content-length": "99999999"}).status_code == 413
+
+
+@pytest.mark.parametrize("path", ["/api/deploy", "/scim/v2/Users"])
+@pytest.mark.parametrize("token", ["", "gwd_forged", "gwa_forged", "gwc_forged"])
+@pytest.mark.parametrize("length", ["900000", None])
+def test_a_stranger_is_refused_before_a_large_body_is_read(
+    stage: Stage, path: str, token: str, length: str | None
+) -> None:
+    app = create_app(stage.ctx, Providers([TrustingProvider()]), DOORS, public_url="http://gw.example")
+    headers = [(b"content-type", b"application/json"), *([(b"content-length", length.encode())] if length else [])]
+    headers += [(b"authorization", f"Bearer {token}".encode())] if token else []
+    scope = {
+        "type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b"", "headers": headers,
+        "client": ("203.0.113.9", 1), "server": ("gw.example", 80), "scheme": "http", "http_version": "1.1", "root_path": "",
+    }  # fmt: skip
+    read, told = 0, []
+
+    async def receive() -> dict[str, object]:
+        nonlocal read
+        read += 16384
+        return {"type": "http.request", "body": b" " * 16384, "more_body": True}
+
+    async def send(message: dict[str, object]) -> None:
+        told.append(message)
+
+    asyncio.run(app(scope, receive, send))  # type: ignore[arg-type]  # ASGI's mutable mappings
+    assert told[0]["status"] in (401, 403)
+    assert read <= (0 if length else MAX_BODY + 16384)
+
+
+def test_whoever_is_known_may_send_a_large_body(client: TestClient, auth: dict[str, str]) -> None:
+    body = {"verb": "migrate", "targets": ["orders-db"], "parameters": {}, "input": "QUFB" * 30_000}
+    answer = client.post("/api/deploy", json=body, headers=auth)
+    assert answer.status_code in (403, 404, 422)
 
 
 def test_a_forwarded_address_is_nobodys_word(client: TestClient, stage: Stage) -> None:
