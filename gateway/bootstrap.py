@@ -98,7 +98,7 @@ def build(settings: Settings, lock_name: str = "lock") -> Gateway:
         settings.notify.timeout_seconds,
         lambda channel, why: _note_undelivered(ctx, channel, why),
     )
-    job_tokens = SignedJobTokens(IssuerKeys(clock))
+    job_tokens = SignedJobTokens(IssuerKeys(clock, kept=private_directory(state / "issuers")))
     databases = PostgresMigrations()
     commands = SshCommands(authorities, clock.now)
     ctx = Context(

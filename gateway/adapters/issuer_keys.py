@@ -3,10 +3,13 @@
 Only declared places are asked: the key set's URL of the trust policy, or the one that the issuer's discovery document
 names on the issuer's own host. Redirects are not followed, answers are bounded in size and time, and an issuer is asked
 at most once a minute whatever tokens say. A key set is read again after ten minutes, so that a withdrawn key is not
-believed for long; while an issuer does not answer, its last set goes on for a day.
+believed for long; while an issuer does not answer, its last set goes on for a day, also over a restart: it is kept in
+a file of the state directory, with the time when it was fetched.
 """
 
+import hashlib
 import json
+import logging
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +24,7 @@ import httpx2
 from joserfc.jwk import Key
 
 from gateway.adapters.jose import demand_safe, signing_key
+from gateway.adapters.signer import replace_private
 from gateway.adapters.yaml_source import SourceError, read_bytes
 from gateway.app.ports import Clock
 from gateway.core.errors import Refusal, Unavailable
@@ -35,6 +39,7 @@ _TOTAL_S = 5.0
 _TIMEOUT = httpx2.Timeout(3.0)
 _WAITERS = 8  # callers who may wait for an answer that is on its way
 _WAIT_S = 8.0
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +75,10 @@ class _KeySet:
 class IssuerKeys:
     """Thread-safe. One caller asks an issuer; the others go on with what is known, or wait a little."""
 
-    def __init__(self, clock: Clock, transport: httpx2.BaseTransport | None = None) -> None:
+    def __init__(self, clock: Clock, transport: httpx2.BaseTransport | None = None, kept: Path | None = None) -> None:
+        """`kept` is a directory, which exists, for the last set of each issuer; None keeps them in memory alone."""
         self._clock = clock
+        self._kept = kept
         self._transport = transport or httpx2.HTTPTransport(trust_env=False)
         self._sets: dict[tuple[str, str, str], _KeySet] = {}
         self._lock = Lock()
@@ -96,7 +103,7 @@ class IssuerKeys:
     def _known(self, issuer: Issuer, kid: str) -> _KeySet:
         at = self._clock.now()
         with self._lock:
-            keys = self._sets.setdefault((issuer.url, issuer.jwks_url, issuer.jwks_file), _KeySet())
+            keys = self._sets.get(_name(issuer)) or self._sets.setdefault(_name(issuer), self._read_kept(issuer))
         is_known = kid in keys.by_kid and keys.is_within(at, USABLE_FOR)
         if not (is_known and keys.is_within(at, FRESH_FOR)):
             self._ask(issuer, keys, at, is_urgent=not is_known)
@@ -136,6 +143,40 @@ class IssuerKeys:
         else:
             keys.by_kid = entries
             keys.fetched_at = at
+            self._keep(issuer, document, at)
+
+    # ------------------------------------------------------------ over a restart
+
+    def _place(self, issuer: Issuer) -> Path | None:
+        if self._kept is None or issuer.jwks_file:
+            return None
+        return self._kept / f"{hashlib.sha256(json.dumps(_name(issuer)).encode()).hexdigest()}.json"
+
+    def _keep(self, issuer: Issuer, document: object, at: datetime) -> None:
+        """What cannot be written is fetched again after a restart: no reason to refuse anybody now."""
+        place = self._place(issuer)
+        if place is None:
+            return
+        told = {"issuer": issuer.url, "fetched_at": at.isoformat(), "document": document}
+        try:
+            replace_private(place, json.dumps(told).encode())
+        except OSError as why:
+            log.warning("the keys of %s are not kept for a restart: %s", issuer.url, why.strerror)
+
+    def _read_kept(self, issuer: Issuer) -> _KeySet:
+        """The set of an earlier process; an empty one when there is none, or it is not whole, or of another time."""
+        place = self._place(issuer)
+        try:
+            told = json.loads(read_bytes(place, 2 * MAX_BODY)) if place is not None and place.exists() else None
+            if told is None or told["issuer"] != issuer.url:
+                return _KeySet()
+            fetched_at = datetime.fromisoformat(told["fetched_at"])
+            if not timedelta(0) <= self._clock.now() - fetched_at <= USABLE_FOR:
+                return _KeySet()
+            return _KeySet(_entries(told["document"]), fetched_at)
+        except (OSError, ValueError, TypeError, KeyError, RecursionError, SourceError):
+            log.warning("the kept keys of %s cannot be read and are fetched anew", issuer.url)
+            return _KeySet()
 
     # ------------------------------------------------------------ transport
 
@@ -169,6 +210,11 @@ class IssuerKeys:
             return json.loads(_body(answer, until))
         finally:
             answer.close()
+
+
+def _name(issuer: Issuer) -> tuple[str, str, str]:
+    """Where the keys come from: of another place, none that are known count."""
+    return issuer.url, issuer.jwks_url, issuer.jwks_file
 
 
 class _UnusableError(ValueError):

@@ -1,8 +1,9 @@
 """Issuers' keys: kept through outages, asked seldom, fetched with care. The issuer is a real HTTP server."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +20,7 @@ from gateway.demo.ci_issuer import AUDIENCE, DISCOVERY, KEYS, CiIssuer, ci_issue
 from tests.fakes import FakeClock
 
 SECOND = timedelta(seconds=1)
+Start = Callable[[Path], IssuerKeys]
 
 
 @pytest.fixture
@@ -65,6 +67,68 @@ def test_a_file_will_do_where_nothing_can_be_fetched(keys: IssuerKeys, ci: CiIss
 
 
 # ---------------------------------------------------------------- outages
+
+
+@pytest.fixture
+def started_anew(clock: FakeClock) -> Iterator[Start]:
+    """A new process, with what the last one kept."""
+    with ExitStack() as open_now:
+
+        def start(kept: Path) -> IssuerKeys:
+            made = IssuerKeys(clock, kept=kept)
+            open_now.callback(made.close)
+            return made
+
+        yield start
+
+
+def test_a_gateway_that_starts_during_an_outage_knows_the_last_keys(
+    started_anew: Start, ci: CiIssuer, clock: FakeClock, tmp_path: Path
+):
+    assert is_known(started_anew(tmp_path), ci)
+    ci.mood = "down"
+    clock.advance(USABLE_FOR - SECOND)
+    assert is_known(started_anew(tmp_path), ci)
+    clock.advance(2 * SECOND)
+    with pytest.raises(Unavailable):  # of the day since they were fetched, not since the start
+        is_known(started_anew(tmp_path), ci)
+
+
+def test_kept_keys_are_read_again_when_the_issuer_answers(
+    started_anew: Start, ci: CiIssuer, clock: FakeClock, tmp_path: Path
+):
+    assert is_known(started_anew(tmp_path), ci)
+    clock.advance(FRESH_FOR + SECOND)
+    ci.asked.clear()
+    assert is_known(started_anew(tmp_path), ci)
+    assert ci.asked == [DISCOVERY, KEYS]
+
+
+def test_keys_of_another_time_place_or_shape_are_not_believed(
+    started_anew: Start, ci: CiIssuer, clock: FakeClock, tmp_path: Path
+):
+    assert is_known(started_anew(tmp_path), ci)
+    (kept,) = tmp_path.iterdir()
+    whole = kept.read_bytes()
+    ci.mood = "down"
+    elsewhere = issuer_of(ci, jwks_url=f"{ci.url}/elsewhere")
+    with pytest.raises(Unavailable):
+        started_anew(tmp_path).find(elsewhere, ci.kid, "RS256")
+    told = json.loads(whole)
+    later = {**told, "fetched_at": (clock.now() + SECOND).isoformat()}
+    for damaged in (
+        json.dumps(later).encode(), whole[:-9], b"", b"[]", b"{}", json.dumps({**told, "document": []}).encode(),
+        json.dumps({**told, "issuer": "https://other.example"}).encode(), json.dumps({**told, "fetched_at": 1}).encode(),
+    ):  # fmt: skip
+        kept.write_bytes(damaged)
+        with pytest.raises(Unavailable):
+            is_known(started_anew(tmp_path), ci)
+    kept.write_bytes(whole)
+    assert is_known(started_anew(tmp_path), ci)
+
+
+def test_a_place_that_cannot_be_written_stops_nobody(started_anew: Start, ci: CiIssuer, tmp_path: Path):
+    assert is_known(started_anew(tmp_path / "missing"), ci)
 
 
 @pytest.mark.parametrize("mood", ["down", "not-json", "redirect", "other-issuer", "foreign-keys", "huge", "no-keys"])
