@@ -24,6 +24,7 @@ from gateway.adapters.door_tls import ensure_door_certificate
 from gateway.adapters.event_log import TreeMismatchError
 from gateway.adapters.webauthn import WebAuthnRelyingParty
 from gateway.app import journal
+from gateway.app.compare_deploy_keys import compare_deploy_keys
 from gateway.app.lease_role import reap_leases
 from gateway.app.providers import Providers
 from gateway.app.recover import recover
@@ -122,6 +123,7 @@ async def _run(gateway: Gateway, *, as_json: bool, is_worker: bool) -> None:
         raise SystemExit(1) from wrong
     interrupted = await asyncio.to_thread(recover, ctx)
     interrupted_runs = await asyncio.to_thread(recover_deploys, ctx)
+    await asyncio.to_thread(compare_deploy_keys, ctx)
     await asyncio.to_thread(gateway.supervisor.run_once)
     doors = await _open_doors(gateway, is_worker=is_worker)
     gateway.supervisor.start()
