@@ -1,4 +1,4 @@
-"""Scoped tokens for machines: SIEM readers, SCIM clients. Made by people who may do themselves what the scope allows.
+"""Scoped tokens for machines: SIEM readers, SCIM clients, chat bots. Made by people who may do what the scope allows.
 
 A token belongs to no person: whoever made it may leave without the machine going dark. Its text is `gwa_`, 256 random
 bits in base64url, and a CRC-32 of both in base62, so that a secret scanner can tell a token from noise without asking.
@@ -22,8 +22,12 @@ from gateway.core.errors import Conflict, Denied, NotFound, Refusal
 from gateway.core.principal import Machine, User
 
 API_PREFIX = "gwa_"
-READ_AUDIT, WRITE_SCIM = "audit:read", "scim:write"
-SCOPES: Mapping[str, Action] = {READ_AUDIT: Action.AUDIT, WRITE_SCIM: Action.ADMINISTER}
+READ_AUDIT, WRITE_SCIM, READ_ACCESS = "audit:read", "scim:write", "access:read"
+SCOPES: Mapping[str, Action] = {
+    READ_AUDIT: Action.AUDIT,
+    WRITE_SCIM: Action.ADMINISTER,
+    READ_ACCESS: Action.AUDIT,  # who asked for what and why, on every target
+}
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _TOKEN = re.compile(r"gwa_[A-Za-z0-9_-]{43}[A-Za-z0-9]{6}")
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?")

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from gateway.app.api_tokens import READ_ACCESS, demand_scope
 from gateway.app.context import Context
 from gateway.app.demand_proof import missing_proof
 from gateway.app.facts import gather
 from gateway.core.decision import Action, Decision, Facts, Permit, Query
 from gateway.core.grant import Grant
-from gateway.core.principal import User
+from gateway.core.principal import Machine, User
 from gateway.core.request import Request
 from gateway.core.session import Session
 from gateway.core.target import Level, Target
@@ -39,26 +40,26 @@ def targets(ctx: Context, user: User, incident: str = "") -> Sequence[TargetView
     ]
 
 
-def grants(ctx: Context, user: User, *, all: bool = False) -> Sequence[Grant]:
-    """One's own grants, or also others' where one may watch."""
+def grants(ctx: Context, user: User | Machine, *, all: bool = False) -> Sequence[Grant]:
+    """One's own grants, or also others' where one may watch; to a machine, everybody's."""
     with ctx.store.read() as uow:
-        found = uow.grants.list(holder="" if all else user.id)
+        found = uow.grants.list(holder="" if all or _is_reader(user) else user.id)
     watched = _watched(ctx, user, {grant.target for grant in found if grant.holder != user.id})
     return [grant for grant in found if grant.holder == user.id or grant.target in watched]
 
 
-def requests(ctx: Context, user: User, *, all: bool = False) -> Sequence[Request]:
-    """One's own requests, or also others' where one may watch."""
+def requests(ctx: Context, user: User | Machine, *, all: bool = False) -> Sequence[Request]:
+    """One's own requests, or also others' where one may watch; to a machine, everybody's."""
     with ctx.store.read() as uow:
-        found = uow.requests.list(requester="" if all else user.id)
+        found = uow.requests.list(requester="" if all or _is_reader(user) else user.id)
     watched = _watched(ctx, user, {request.target for request in found if request.requester != user.id})
     return [request for request in found if request.requester == user.id or request.target in watched]
 
 
-def sessions(ctx: Context, user: User, *, all: bool = False, live: bool | None = None) -> Sequence[Session]:
-    """One's own sessions, or also others' where one may watch."""
+def sessions(ctx: Context, user: User | Machine, *, all: bool = False, live: bool | None = None) -> Sequence[Session]:
+    """One's own sessions, or also others' where one may watch; to a machine, everybody's."""
     with ctx.store.read() as uow:
-        found = uow.sessions.list(holder="" if all else user.id, live=live)
+        found = uow.sessions.list(holder="" if all or _is_reader(user) else user.id, live=live)
     watched = _watched(ctx, user, {session.target for session in found if session.holder != user.id})
     return [session for session in found if session.holder == user.id or session.target in watched]
 
@@ -68,7 +69,17 @@ def sees(ctx: Context, user: User, holder: str, target: str) -> bool:
     return holder == user.id or target in _watched(ctx, user, {target})
 
 
-def _watched(ctx: Context, user: User, targets: set[str]) -> frozenset[str]:
+def _is_reader(user: User | Machine) -> bool:
+    """True for a machine whose token is for that; Denied for another machine."""
+    if isinstance(user, User):
+        return False
+    demand_scope(user, READ_ACCESS)
+    return True
+
+
+def _watched(ctx: Context, user: User | Machine, targets: set[str]) -> frozenset[str]:
+    if isinstance(user, Machine):
+        return frozenset(targets)
     known, at = ctx.catalogue.current().targets, ctx.clock.now()
     return frozenset(name for name in targets if _may_watch(ctx, user, known.get(name), at))
 

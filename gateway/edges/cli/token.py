@@ -7,12 +7,12 @@ from gateway.edges.cli import client, output
 
 @click.group()
 def token() -> None:
-    """Make, list and revoke tokens for machines: SIEM readers, SCIM clients."""
+    """Make, list and revoke tokens for machines: SIEM readers, SCIM clients, chat bots."""
 
 
 @token.command()
 @click.argument("name")
-@click.option("--scope", "scopes", multiple=True, required=True, help="audit:read or scim:write; may be repeated.")
+@click.option("--scope", "scopes", multiple=True, required=True, help="audit:read, access:read, scim:write; repeat it.")
 @click.option("--expires", required=True, help="For how long, for example 90d.")
 @click.option("--provider", default="", help="Whose people it provisions (with scim:write).")
 @output.json_option

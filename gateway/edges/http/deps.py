@@ -7,7 +7,7 @@ from typing import Annotated, TypeVar
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials
 
-from gateway.app.api_tokens import API_PREFIX, READ_AUDIT, authenticate_machine
+from gateway.app.api_tokens import API_PREFIX, READ_ACCESS, READ_AUDIT, authenticate_machine
 from gateway.app.authenticate import authenticate_device, authenticate_web
 from gateway.app.context import Context
 from gateway.app.emergency_credential import EMERGENCY_PREFIX, emergency_of
@@ -202,8 +202,17 @@ def user_agent(request: Request) -> str:
 
 def log_reader(request: Request, credentials: Credentials) -> User | Machine:
     """A person, or a machine whose token is for reading the log."""
+    return _person_or_machine(request, credentials, READ_AUDIT)
+
+
+def access_reader(request: Request, credentials: Credentials) -> User | Machine:
+    """A person, or a machine whose token is for reading who asked for and has what."""
+    return _person_or_machine(request, credentials, READ_ACCESS)
+
+
+def _person_or_machine(request: Request, credentials: Credentials, scope: str) -> User | Machine:
     if credentials is not None and credentials.credentials.startswith(API_PREFIX):
-        return authenticate_machine(context(request), credentials.credentials, READ_AUDIT, client_address(request))
+        return authenticate_machine(context(request), credentials.credentials, scope, client_address(request))
     return signed_in(request, credentials)[1]
 
 
@@ -214,6 +223,7 @@ Wired = Annotated[Wiring, Depends(_at_once(wiring))]
 GlassBreaker = Annotated[User | BreakGlassOnly, Depends(glass_breaker)]
 Caller = Annotated[User, Depends(current_user)]
 LogReader = Annotated[User | Machine, Depends(log_reader)]
+AccessReader = Annotated[User | Machine, Depends(access_reader)]
 Token = Annotated[str, Depends(bearer)]
 Client = Annotated[str, Depends(_at_once(client_address))]
 Session = Annotated[str, Depends(_at_once(web_session))]

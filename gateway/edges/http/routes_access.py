@@ -20,7 +20,7 @@ from gateway.app.ssh_certificate import ssh_certificate
 from gateway.core.grant import Review
 from gateway.core.request import Request, Verdict
 from gateway.core.target import Kind
-from gateway.edges.http.deps import Caller, Ctx, GlassBreaker
+from gateway.edges.http.deps import AccessReader, Caller, Ctx, GlassBreaker
 from gateway.edges.http.schemas import (
     AskIn,
     CertificateOut,
@@ -63,8 +63,8 @@ def ask_break_glass(ctx: Ctx, who: GlassBreaker, body: AskIn, response: Response
 
 
 @router.get("/requests", responses=problems())
-def list_requests(ctx: Ctx, user: Caller, everybody: Everybody = False) -> list[RequestOut]:
-    """Your requests, newest first."""
+def list_requests(ctx: Ctx, user: AccessReader, everybody: Everybody = False) -> list[RequestOut]:
+    """Your requests, newest first; to a machine with `access:read`, everybody's."""
     return _requests(ctx, list_access.requests(ctx, user, all=everybody))
 
 
@@ -93,8 +93,8 @@ def reject(ctx: Ctx, user: Caller, request_id: str, body: NoteIn) -> OutcomeOut:
 
 
 @router.get("/grants", responses=problems())
-def list_grants(ctx: Ctx, user: Caller, everybody: Everybody = False) -> list[GrantOut]:
-    """Your grants, newest first."""
+def list_grants(ctx: Ctx, user: AccessReader, everybody: Everybody = False) -> list[GrantOut]:
+    """Your grants, newest first; to a machine with `access:read`, everybody's."""
     at = ctx.clock.now()
     return [GrantOut.of(grant, at) for grant in list_access.grants(ctx, user, all=everybody)]
 

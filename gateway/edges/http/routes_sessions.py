@@ -18,7 +18,7 @@ from gateway.app.show_access import show_session
 from gateway.audit.recording_json import Announced, to_json_lines
 from gateway.core.session import Protocol
 from gateway.edges.cli.playback import cast_lines, transcript
-from gateway.edges.http.deps import Caller, Ctx, Token, Viewer, Wired
+from gateway.edges.http.deps import AccessReader, Caller, Ctx, Token, Viewer, Wired
 from gateway.edges.http.schemas import ReasonIn, SessionOut, problems
 from gateway.edges.web import player
 
@@ -30,11 +30,11 @@ pages = APIRouter()
 @router.get("", responses=problems())
 def list_sessions(
     ctx: Ctx,
-    user: Caller,
+    user: AccessReader,
     everybody: Annotated[bool, Query(alias="all", description="Also others', where you may watch.")] = False,
     live: Annotated[bool | None, Query(description="Only live (true) or only ended (false) ones.")] = None,
 ) -> list[SessionOut]:
-    """Your sessions, newest first."""
+    """Your sessions, newest first; to a machine with `access:read`, everybody's."""
     return [SessionOut.of(session) for session in list_access.sessions(ctx, user, all=everybody, live=live)]
 
 

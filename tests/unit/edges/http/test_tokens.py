@@ -30,26 +30,49 @@ def test_a_token_is_made_listed_used_and_revoked(client: TestClient, lead: dict[
     assert client.get(READS[0], headers=machine).status_code == 401
 
 
+LISTS = ("/api/requests", "/api/grants", "/api/sessions")
+
+
 def test_a_scope_opens_its_own_routes_and_no_other(client: TestClient, lead: dict[str, str]) -> None:
-    siem = create(client, lead)
-    scim = create(client, lead, name="okta", scopes=["scim:write"], provider="oidc")
+    machines = {
+        "audit:read": create(client, lead),
+        "access:read": create(client, lead, name="bot", scopes=["access:read"]),
+        "scim:write": create(client, lead, name="okta", scopes=["scim:write"], provider="oidc"),
+    }
     document = client.get("/api/openapi.json").json()
     tried = 0
     for path, methods in document["paths"].items():
-        is_for_readers = path.startswith(("/api/audit/", "/api/log/"))
         for method in methods:
             if not path.startswith("/api/"):
                 continue
             url = path.replace("{", "").replace("}", "")
             body = {} if method == "post" else None
-            by_scim = client.request(method.upper(), url, json=body, headers=scim).status_code
-            by_siem = client.request(method.upper(), url, json=body, headers=siem).status_code
             nobody = client.request(method.upper(), url, json=body).status_code
-            is_for_readers = is_for_readers and nobody == 401
-            assert by_scim == (403 if is_for_readers else nobody), (method, path)  # no more than without a token
-            assert (by_siem in (200, 404, 503)) if is_for_readers else (by_siem == nobody), (method, path)
+            opened_by = _opened_by(path, method) if nobody == 401 else ""
+            for scope, machine in machines.items():
+                told = client.request(method.upper(), url, json=body, headers=machine).status_code
+                if scope == opened_by:
+                    assert told in (200, 404, 503), (method, path)
+                else:  # no more than without a token
+                    assert told == (403 if opened_by else nobody), (method, path, scope)
             tried += nobody == 401
     assert tried > 30
+
+
+def _opened_by(path: str, method: str) -> str:
+    if path.startswith(("/api/audit/", "/api/log/")):
+        return "audit:read"
+    return "access:read" if path in LISTS and method == "get" else ""
+
+
+def test_a_chat_bot_sees_everybodys_requests_and_grants(client: TestClient, stage: Stage, lead: dict[str, str]) -> None:
+    bot = create(client, lead, name="bot", scopes=["access:read"])
+    oncall = {"authorization": f"Bearer {stage.token(stage.user('oncall'))}"}
+    asked = {"target": "orders-db", "level": "read", "duration": "1h", "reason": "slow", "incident": "INC-1042"}
+    assert client.post("/api/requests", json=asked, headers=oncall).status_code in (201, 202)
+    for path in LISTS[:2]:
+        own, seen = client.get(path, headers=oncall).json(), client.get(path, headers=bot).json()
+        assert own == seen != []
 
 
 def test_a_token_for_an_unknown_provider_is_not_made(client: TestClient, lead: dict[str, str]) -> None:
