@@ -25,6 +25,12 @@ from gateway.core.target import Target
 from gateway.core.verb import Bound, Verb, bind, is_undone_by
 
 LONGEST_KEY = 200
+ONLY_TO_OVERRIDE = Refusal(
+    "break-glass-only",
+    "You came in by passkey while the identity provider was down: of deploys that opens overrides alone.",
+    ("--override",),
+    ("In an emergency: gw deploy … --override --incident … --reason …", "Once the provider answers again: gw login"),
+)
 MOST_GIVEN = 32
 PREVIOUS = "previous"
 
@@ -65,6 +71,8 @@ class Planned:
 def ask_deploy(ctx: Context, caller: Caller, ask: DeployAsk) -> Planned:
     """Raises Denied, NotFound, Conflict (locked) or Unavailable, each "no" with its event."""
     at = ctx.clock.now()
+    if caller.is_emergency and not ask.override:
+        raise _no(ctx, caller, ask, ONLY_TO_OVERRIDE, Denied)
     targets = _targets(ctx, caller, ask)
     verbs = {target.name: _verb(ctx, caller, ask, target) for target in targets}
     if ask.to:
@@ -82,7 +90,7 @@ def ask_deploy(ctx: Context, caller: Caller, ask: DeployAsk) -> Planned:
     permits = [
         decide_deploy(ctx, caller.principal, run, target, "deploy:denied", override=ask.override) for target in targets
     ]
-    permit = replace(permits[0], obligations=merge(permit.obligations for permit in permits))
+    permit = replace(permits[0], obligations=merge([caller.duties(), *(permit.obligations for permit in permits)]))
     wrong = _unfulfilled(ctx, caller, permit.obligations, ask) or (wrong_reason(ctx, run) if ask.override else None)
     if wrong is not None:
         raise _no(ctx, caller, ask, wrong, Denied)

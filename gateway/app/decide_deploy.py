@@ -7,7 +7,9 @@ from gateway.app.context import Context
 from gateway.app.facts import gather
 from gateway.core.decision import Action, Deny, DeployFacts, Facts, Permit, Query
 from gateway.core.deploy_token import VerifiedDeployToken
+from gateway.core.emergency import DUTIES, BreakGlassOnly
 from gateway.core.freeze import in_force
+from gateway.core.obligation import Obligations
 from gateway.core.principal import Principal, User
 from gateway.core.rollout import Run, WayBack, way_back
 from gateway.core.target import Target
@@ -19,11 +21,18 @@ class Caller:
 
     principal: Principal
     token: VerifiedDeployToken | None = None
+    is_emergency: bool = False  # came in by passkey while the provider was down: only to override
 
     @classmethod
-    def of(cls, who: User | VerifiedDeployToken) -> "Caller":
-        """The caller behind either kind of credential."""
+    def of(cls, who: User | VerifiedDeployToken | BreakGlassOnly) -> "Caller":
+        """The caller behind each kind of credential."""
+        if isinstance(who, BreakGlassOnly):
+            return cls(who.user, is_emergency=True)
         return cls(who) if isinstance(who, User) else cls(who.workload, who)
+
+    def duties(self) -> Obligations:
+        """What this caller owes, whatever policy says besides."""
+        return DUTIES if self.is_emergency else Obligations()
 
     def kind(self) -> str:
         """`user` or `workload`."""

@@ -25,7 +25,10 @@ DUTIES = Obligations(
 )
 REFUSAL = Refusal(
     "break-glass-only",
-    "You came in by passkey while the identity provider was down: that is good for gw break-glass, and no more.",
+    "You came in by passkey while the identity provider was down: that is good for breaking the glass, and no more.",
     ("a sign-in at the identity provider",),
-    ("In an emergency: gw break-glass TARGET …", "Once the provider answers again: gw login"),
+    (
+        "In an emergency: gw break-glass TARGET …, or gw deploy rollback … --override",
+        "Once the provider answers again: gw login",
+    ),
 )

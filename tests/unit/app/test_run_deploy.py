@@ -18,8 +18,10 @@ from gateway.app.show_deploys import history, show_run, status, verbs
 from gateway.app.verify_deploy_token import revoke_deploy_token
 from gateway.app.watch_deploys import RunWatch, end_runs_of_the_silent, recover_deploys
 from gateway.core.deploy_token import Right, VerifiedDeployToken
+from gateway.core.emergency import BreakGlassOnly
 from gateway.core.errors import Conflict, Denied, NotFound, Refusal, Unavailable
 from gateway.core.freeze import Freeze
+from gateway.core.obligation import Record
 from gateway.core.principal import Workload
 from gateway.core.rollout import Run, RunState, StepState, is_held
 from gateway.core.target import Catalogue, Kind, Level, Service, Target
@@ -466,6 +468,28 @@ def test_an_override_is_a_broken_glass_or_nothing_at_all(deploys: Deploys) -> No
     with deploys.ctx.store.read() as uow:
         assert len(uow.reviews.open()) == 1
     deploys.ctx.deploys.live.discard(planned.run.id)
+
+
+def test_who_came_in_while_the_provider_is_down_goes_back_by_override_alone(deploys: Deploys) -> None:
+    for number in range(2):
+        deploys.run("deploy", "web", run=f"{number}.1", version=f"1.{number}")
+    oncall = Caller.of(BreakGlassOnly(deploys.house.people["oncall"]))
+    back = DeployAsk("rollback", ("web",), to="previous", incident=INCIDENT, reason="it burns")
+    with pytest.raises(Denied) as no:
+        ask_deploy(deploys.ctx, oncall, back)
+    assert no.value.refusal.code == "break-glass-only"
+    assert "--override" in " ".join(no.value.refusal.next_steps)
+    assert deploys.house.events("deploy:denied")
+    planned = ask_deploy(deploys.ctx, oncall, replace(back, override=True))
+    assert (planned.run.version, planned.record) == ("1.0", Record.REQUIRE)
+    with deploys.ctx.store.read() as uow:
+        (review,) = uow.reviews.open()
+    assert review.grant == planned.run.grant
+    assert [channel for channel, _, _ in deploys.house.notes.sent] == ["break-glass"]
+    deploys.ctx.deploys.live.discard(planned.run.id)
+    nobody = Caller.of(BreakGlassOnly(deploys.house.people["developer"]))
+    with pytest.raises(Denied, match="not on call"):
+        ask_deploy(deploys.ctx, nobody, replace(back, override=True, reason="it burns still"))
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from tests.unit.edges.trusting_provider import TrustingProvider
 # Every route that such a sign-in may use; a new route is refused to it until it is written here on purpose.
 OPEN = {
     ("POST", "/api/break-glass"),
+    ("POST", "/api/deploy"),  # with override
     ("POST", "/api/targets/{target}/ticket"),
     ("GET", "/api/whoami"),
     ("POST", "/api/logout"),
@@ -118,6 +119,15 @@ def test_every_other_route_refuses_it_in_a_sentence(client: TestClient, stage: S
     for method, path in routes:
         if path in BY_COOKIE:
             assert client.request(method, path, json={}, headers=headers(token)).status_code == 401
+
+
+def test_a_deploy_that_is_no_override_is_refused(client: TestClient, stage: Stage, token: str) -> None:
+    plain = {"verb": "rollback", "targets": ["web-1"], "to": "previous"}
+    no = client.post("/api/deploy", json=plain, headers=headers(token))
+    assert (no.status_code, no.json()["code"]) == (403, "break-glass-only")
+    assert "--override" in " ".join(no.json()["next_steps"])
+    asked = client.post("/api/deploy", json={**plain, "override": True, "reason": "it burns"}, headers=headers(token))
+    assert asked.json()["code"] == "unknown-verb"  # its targets have none: past the door, and judged
 
 
 def test_pages_know_nothing_of_it(client: TestClient, token: str) -> None:
