@@ -5,10 +5,8 @@ Environment: `GW_URL` (API), `GW_TOKEN` (bearer, wins over stored ones), `GW_HOM
 """
 
 import fcntl
-import ipaddress
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -16,11 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from gateway.edges.cli import device, output
+from gateway.edges.cli import output
 
 if TYPE_CHECKING:
     import httpx2
 
+    from gateway.edges.cli.device import DeviceKey
+
+BOUND = ("gwc_", "gwe_")  # credentials of people, which are worth nothing without the device's key
 _DEVICE = "gw-device"  # of the key, in the keyring
 _ROTATE_EVERY = timedelta(hours=1)
 DEFAULT_URL = "http://127.0.0.1:8420"
@@ -51,6 +52,8 @@ def home() -> Path:
 def write_private(path: Path, content: bytes, mode: int = 0o600) -> None:
     """Replace a file at once, with its mode from the first byte on; OSError when that cannot be."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    import tempfile  # noqa: PLC0415  +6 ms, and only for what is written
+
     number, name = tempfile.mkstemp(dir=path.parent, prefix=".gw-")  # mkstemp creates 0600
     try:
         with os.fdopen(number, "wb") as file:
@@ -80,6 +83,8 @@ def base_url(wanted: str | None = None) -> str:
 
 def is_loopback(host: str) -> bool:
     """True for this machine itself."""
+    import ipaddress  # noqa: PLC0415  +2 ms, and only for http
+
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -116,7 +121,7 @@ def _keyring() -> Any | None:
     return None if isinstance(backend, useless) else keyring
 
 
-def store_token(url: str, token: str, expires_at: str, key: device.DeviceKey | None = None) -> str:
+def store_token(url: str, token: str, expires_at: str, key: "DeviceKey | None" = None) -> str:
     """Keep a token, and the new key of this device if any, in the keyring, else in 0600 files; where, in words."""
     rotate_at = (datetime.now(UTC) + _ROTATE_EVERY).isoformat()
     state: dict[str, Any] = {"url": url, "expires_at": expires_at, "rotate_at": rotate_at}
@@ -158,11 +163,13 @@ def _key_path() -> Path:
     return home() / "device.key"
 
 
-def device_key(url: str) -> device.DeviceKey | None:
+def device_key(url: str) -> "DeviceKey | None":
     """This device's key for one API address, None when there is none (and then a person's credential is no good)."""
+    from gateway.edges.cli.device import DeviceKey  # noqa: PLC0415  +7 ms, and a pipeline has none
+
     state = _state()
     try:
-        return device.DeviceKey(_key_path().read_text().strip())
+        return DeviceKey(_key_path().read_text().strip())
     except (OSError, ValueError):
         pass
     if not state.get("keyring") or state.get("url") != url or (ring := _keyring()) is None:
@@ -173,11 +180,15 @@ def device_key(url: str) -> device.DeviceKey | None:
         seed = ring.get_password(_DEVICE, url)
     except KeyringError:
         return None
-    return device.DeviceKey(seed) if seed else None
+    return DeviceKey(seed) if seed else None
 
 
-def proving(method: str, url: str, token: str, key: device.DeviceKey | None) -> dict[str, str]:
+def proving(method: str, url: str, token: str, key: "DeviceKey | None") -> dict[str, str]:
     """The headers of one request with a credential; `url` is whole."""
+    if token and not token.startswith(BOUND):
+        return {"authorization": f"Bearer {token}"}
+    from gateway.edges.cli import device  # noqa: PLC0415  as above
+
     try:
         return device.headers(key, method, url, token)
     except ValueError:
@@ -245,11 +256,11 @@ def sign_in_mark() -> str:
 class Api:
     """Calls with JSON in and out. Every failure is an `output.Failure` with a sentence and an exit code."""
 
-    def __init__(self, url: str, token: str, key: device.DeviceKey | None = None) -> None:
+    def __init__(self, url: str, token: str, key: "DeviceKey | None" = None) -> None:
         """`key` is this device's; without it, the one that is kept here is used for a person's token."""
         self.url = url
         self.token = token
-        self.key = key or (device_key(url) if token.startswith(device.BOUND) else None)
+        self.key = key or (device_key(url) if token.startswith(BOUND) else None)
 
     def get(self, path: str, **query: object) -> Any:
         """GET `path` (`/api/...`) with the query's non-empty items; the decoded JSON."""
@@ -386,7 +397,7 @@ def failure(status: int, problem: object) -> output.Failure:
     return output.Failure(str(said), status_code, problem)
 
 
-def anonymous(url: str | None = None, key: device.DeviceKey | None = None) -> Api:
+def anonymous(url: str | None = None, key: "DeviceKey | None" = None) -> Api:
     """The API without a token, for signing in (with a new key of this device) and public facts."""
     return Api(base_url(url), "", key)
 

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import click
 
-from gateway.edges.cli import client, device, job_token, output, plain_http
+from gateway.edges.cli import client, job_token, output, plain_http
 from gateway.edges.cli.output import moment, safe, say
 
 SILENCE_S = 60.0  # the gateway gives a sign of life every few seconds
@@ -230,7 +230,7 @@ def _as_caller() -> tuple[str, str]:
 def _headers(method: str, path: str) -> tuple[str, dict[str, str]]:
     """The whole address, and what proves there who asks."""
     url, token = _as_caller()
-    key = client.device_key(url) if token.startswith(device.BOUND) else None
+    key = client.device_key(url) if token.startswith(client.BOUND) else None
     whole = f"{url}{path}"
     return whole, client.proving(method, whole, token, key)
 

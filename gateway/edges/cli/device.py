@@ -14,7 +14,6 @@ from functools import cached_property
 from typing import Any
 
 DPOP = "DPoP"
-BOUND = ("gwc_", "gwe_")  # credentials of people, which are worth nothing without the key
 
 
 @dataclass(frozen=True)
@@ -63,8 +62,6 @@ def headers(key: DeviceKey | None, method: str, url: str, token: str) -> dict[st
     """What a request with a credential carries; a person's comes with the proof of this device's key."""
     if not token:
         return {DPOP.lower(): key.proof(method, url)} if key else {}
-    if not token.startswith(BOUND):
-        return {"authorization": f"Bearer {token}"}
     proof = {DPOP.lower(): key.proof(method, url, token)} if key else {}  # without: the gateway says what to do
     return {"authorization": f"{DPOP} {token}", **proof}
 

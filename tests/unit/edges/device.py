@@ -5,7 +5,8 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from gateway.edges.cli.device import BOUND, DeviceKey, headers
+from gateway.edges.cli.client import BOUND
+from gateway.edges.cli.device import DeviceKey, headers
 
 DEVICE = DeviceKey("c2VjcmV0IG9mIHRoZSBkZXZpY2Ugb2YgdGhlIHRlc3Q")
 _SIGN_IN = ("/api/device/code", "/api/device/token")
