@@ -10,11 +10,12 @@ from gateway.app.facts import gather
 from gateway.app.ports import Policy
 from gateway.core.decision import Action, Decision, Deny, DeployFacts, Facts, Permit, Query
 from gateway.core.errors import NotFound, Refusal
-from gateway.core.freeze import Freeze
+from gateway.core.freeze import Freeze, in_force
 from gateway.core.incident import Incident
 from gateway.core.principal import User, Workload
 from gateway.core.rota import Freshness, OnCall
 from gateway.core.target import Kind, Level, Target
+from gateway.core.verb import is_undone_by
 from gateway.core.window import Window
 
 _AT = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -45,6 +46,49 @@ def why(
     if on_call is not None:
         facts = replace(facts, on_call=_supposed(facts.on_call, found.service, person.name, on_call, at))
     return ctx.policy.decide(Query(person, Action.CONNECT, found, facts))
+
+
+@dataclass(frozen=True, slots=True)
+class DeployQuestion:
+    """A run of a verb, supposed. `pipeline`: by a job whose deploy token names verb and target, instead of a person."""
+
+    verb: str
+    override: bool = False
+    to_previous: bool = False
+    pipeline: bool = False
+
+
+def why_deploy(
+    ctx: Context,
+    user: User,
+    as_name: str,
+    target: str,
+    asked: DeployQuestion,
+    incident: str = "",
+    on_call: bool | None = None,
+) -> Decision:
+    """As `why`, of a run of a verb, with the freezes that are in force. Locks are no policy: `gw deploy status`."""
+    at = ctx.clock.now()
+    person = user if as_name in ("", user.name) else _other(ctx, user, as_name, at)
+    found = find_target(ctx, user, target, "policy:asked")
+    if asked.verb not in found.verbs:
+        known = ", ".join(sorted(found.verbs)) or "none"
+        raise NotFound(Refusal("unknown-verb", f"{target} has no such verb.", next_steps=(f"Its verbs: {known}.",)))
+    is_rollback = is_undone_by(found.verbs, asked.verb)
+    deploy = DeployFacts(
+        verb=asked.verb,
+        freezes=in_force(ctx.catalogue.current().freezes, found.service, found.environment, asked.verb, at),
+        override=asked.override,
+        is_rollback=is_rollback,
+        to_previous=is_rollback and asked.to_previous,
+        token_allows=asked.pipeline,
+    )
+    if asked.pipeline:
+        return ctx.policy.decide(Query(_WORKLOAD, Action.DEPLOY, found, Facts(at, deploy=deploy)))
+    facts = replace(gather(ctx, person, found, "", incident, False, 0, at), deploy=deploy)
+    if on_call is not None:
+        facts = replace(facts, on_call=_supposed(facts.on_call, found.service, person.name, on_call, at))
+    return ctx.policy.decide(Query(person, Action.DEPLOY, found, facts))
 
 
 def _other(ctx: Context, user: User, name: str, at: datetime) -> User:

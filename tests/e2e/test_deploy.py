@@ -239,4 +239,8 @@ def test_people_do_not_deploy_by_hand(stage: DeployStage) -> None:
         refused = stage.gw(who, "deploy", "deploy", "web", "--param", "version=9.9", status=3)
         assert "pipeline" in refused.stderr or "on call" in refused.stderr
     stage.gw("oncall", "deploy", "rollback", "web", "--param", "version=0.1", status=3)  # not the previous one
+    why = ("policy", "why", "--target", "web-1", "--verb")
+    assert "No (" in stage.gw("oncall", *why, "deploy").stdout
+    assert "Yes, by" in stage.gw("oncall", *why, "deploy", "--pipeline").stdout
+    assert "Yes, by" in stage.gw("oncall", *why, "rollback", "--to", "previous").stdout
     assert stage.version("web-1") == "1.0"

@@ -13,16 +13,41 @@ from gateway.edges.cli.main import LazyGroup
 @click.command()
 @click.option("--as", "name", default="", help="Who would ask; yourself by default.")
 @click.option("--target", required=True, help="The target.")
-@click.option("--level", required=True, help="The level on it.")
+@click.option("--level", default="", help="Access: the level on it.")
+@click.option("--verb", default="", help="A deploy: the verb on it.")
 @click.option("--incident", default="", help="The incident that would be named.")
 @click.option("--on-call/--not-on-call", "on_call", default=None, help="Suppose it, whatever the rota says.")
-@click.option("--break-glass", is_flag=True, help="Suppose an emergency.")
+@click.option("--break-glass", is_flag=True, help="Suppose an emergency (with --level).")
+@click.option("--override", is_flag=True, help="Suppose an emergency (with --verb).")
+@click.option("--to", type=click.Choice(["previous"]), help="Suppose the version that ran before (with --verb).")
+@click.option("--pipeline", is_flag=True, help="Suppose a job with a deploy token for it (with --verb).")
 @output.json_option
 def why(
-    name: str, target: str, level: str, incident: str, on_call: bool | None, break_glass: bool, as_json: bool
+    name: str,
+    target: str,
+    level: str,
+    verb: str,
+    incident: str,
+    on_call: bool | None,
+    break_glass: bool,
+    override: bool,
+    to: str | None,
+    pipeline: bool,
+    as_json: bool,
 ) -> None:
-    """Say what policy would answer, on which facts, and what would make it a yes."""
-    question: dict[str, object] = {"target": target, "level": level, "incident": incident, "break_glass": break_glass}
+    """Say what policy would answer, on which facts, and what would make it a yes.
+
+    gw policy why --target orders-db --level read --incident INC-7
+
+    gw policy why --target web-1 --verb rollback --to previous --as NAME
+    """
+    if bool(level) is bool(verb):
+        output.fail("Ask about a --level or about a --verb.", output.EXIT_USAGE)
+    question: dict[str, object] = {"target": target, "incident": incident}
+    if level:
+        question |= {"level": level, "break_glass": break_glass}
+    else:
+        question |= {"verb": verb, "override": override, "to_previous": to == "previous", "pipeline": pipeline}
     if name:
         question["as"] = name
     if on_call is not None:

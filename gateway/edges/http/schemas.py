@@ -2,9 +2,9 @@
 
 from dataclasses import asdict
 from datetime import datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from gateway.app.list_access import TargetView
 from gateway.app.request_access import Ask, Outcome
@@ -96,7 +96,7 @@ class VerdictIn(Schema):
 
 
 class QuestionIn(Schema):
-    """`as` "" is yourself; `on_call` null takes the rota's word, else supposes it."""
+    """`as` "" is yourself; `on_call` null takes the rota's word, else supposes it. Either `level` or `verb`."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"as": "oncall", "target": "orders-db", "level": "read", "on_call": True}]}
@@ -104,10 +104,20 @@ class QuestionIn(Schema):
 
     as_name: Annotated[str, Field(alias="as", max_length=128)] = ""
     target: Name
-    level: Name
+    level: Name | Literal[""] = ""
+    verb: Name | Literal[""] = ""
     incident: Annotated[str, StringConstraints(max_length=128)] = ""
     on_call: bool | None = None
     break_glass: bool = False
+    override: bool = False
+    to_previous: bool = False
+    pipeline: bool = False
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "QuestionIn":
+        if bool(self.level) is bool(self.verb):
+            raise ValueError("a question is about a level or about a verb")
+        return self
 
 
 class TicketIn(Schema):

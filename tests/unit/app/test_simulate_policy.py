@@ -1,5 +1,6 @@
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,15 @@ from gateway.adapters.cedar import CedarPolicy
 from gateway.adapters.policy_cases import parse_cases, read_cases
 from gateway.adapters.yaml_source import SourceError
 from gateway.app.context import Context
-from gateway.app.simulate_policy import PolicyCase, run_policy_tests, why
-from gateway.core.decision import Action, Deny, Permit
+from gateway.app.simulate_policy import DeployQuestion, PolicyCase, run_policy_tests, why, why_deploy
+from gateway.core.decision import Action, Decision, Deny, Permit
 from gateway.core.errors import Denied, NotFound
+from gateway.core.freeze import Freeze
 from gateway.core.principal import User
+from gateway.core.target import Catalogue, Kind, Target
+from gateway.core.verb import Verb
+from gateway.core.window import Window
+from tests.unit.app.house import FixedCatalogue
 from tests.unit.edges.stage import Stage, make_stage
 
 POLICIES = Path(__file__).parents[3] / "policies"
@@ -107,11 +113,8 @@ def test_unknown_targets_and_levels_are_not_found(ctx: Context):
 
 
 def test_duty_can_be_supposed_away(ctx: Context):
-    from datetime import timedelta
-
     from gateway.core.incident import Incident
     from gateway.core.rota import Shift
-    from gateway.core.window import Window
 
     anna, at = person(ctx, "anna", "engineers"), ctx.clock.now()
     hours = timedelta(hours=5)
@@ -129,3 +132,30 @@ def test_duty_can_be_supposed_away(ctx: Context):
 
 def test_all_actions_have_a_case():
     assert {case.action for case in CASES} == set(Action)
+
+
+def test_a_run_of_a_verb_can_be_asked_about(ctx: Context):
+    at = ctx.clock.now()
+    catalogue = ctx.catalogue.current()
+    verbs = {
+        "deploy": Verb("deploy", "deploy", ("/bin/deploy",), rollback="rollback"),
+        "rollback": Verb("rollback", "deploy", ("/bin/rollback",)),
+    }
+    web = Target("web-1", Kind.SSH, "orders", "production", "127.0.0.1", 22, {}, verbs=verbs)
+    freeze = Freeze("sales", Window(at - timedelta(hours=1), at + timedelta(hours=1)), "managers", "sales")
+    changed = replace(catalogue, targets={**catalogue.targets, "web-1": web})
+    anna = person(ctx, "anna", "engineers")
+
+    def ask(asked: DeployQuestion, catalogue: Catalogue = changed, on_call: bool | None = None) -> Decision:
+        there = replace(ctx, catalogue=FixedCatalogue(catalogue))
+        return why_deploy(there, anna, "", "web-1", asked, on_call=on_call)
+
+    assert isinstance(ask(DeployQuestion("rollback", to_previous=True), on_call=True), Permit)
+    assert isinstance(ask(DeployQuestion("rollback", to_previous=True), on_call=False), Deny)
+    assert isinstance(ask(DeployQuestion("deploy"), on_call=True), Deny)
+    assert isinstance(ask(DeployQuestion("deploy", pipeline=True)), Permit)
+    frozen = ask(DeployQuestion("deploy", pipeline=True), replace(changed, freezes=(freeze,)))
+    assert isinstance(frozen, Deny)
+    assert "sales" in frozen.refusal.message
+    with pytest.raises(NotFound, match="no such verb"):
+        ask(DeployQuestion("explode"))

@@ -30,3 +30,12 @@ def test_why_of_something_unknown_is_not_found(gw: Gw) -> None:
     told = gw.as_("oncall")("policy", "why", "--target", "nowhere", "--level", "read")
     assert told.exit_code == 4
     assert "There is no target called 'nowhere'" in told.stderr
+
+
+def test_a_question_is_about_a_level_or_about_a_verb(gw: Gw) -> None:
+    oncall = gw.as_("oncall")
+    assert oncall("policy", "why", "--target", "orders-db").exit_code == 2
+    assert oncall("policy", "why", "--target", "orders-db", "--level", "read", "--verb", "deploy").exit_code == 2
+    unknown = oncall("policy", "why", "--target", "orders-db", "--verb", "rollback", "--to", "previous", "--override")
+    assert unknown.exit_code == 4
+    assert "no such verb" in unknown.output
