@@ -23,7 +23,7 @@ _SPOOL_ALL = 1 << 25  # the same for all sessions of a door; the recorder blocks
 _LATER = 1 << 14  # bytes of a chunk that may go on before it is accounted for
 _LATER_ALL = 1 << 15  # of all such chunks of a session
 _BOUNDARY_S = 0.3  # how long a cut session may wait for the end of a message under way
-_LAST_WORDS_S = 1.0
+_LAST_WORDS_S = 0.5  # for a client that does not read; with what comes before, a cut takes less than a second
 _DRAIN_S = 10.0
 _WARNING = "01000"
 
