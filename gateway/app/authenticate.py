@@ -1,5 +1,6 @@
 """Who is calling: the person behind a bearer secret of the CLI or of a browser; and the end of one."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -9,10 +10,11 @@ from gateway.app.credentials import digest_of
 from gateway.app.demand_proof import kept_proof
 from gateway.app.identity import NotSignedIn, disabled
 from gateway.app.ports import Credential
-from gateway.app.possession import demand_possession
+from gateway.app.possession import SeenProofs, demand_possession
 from gateway.app.rotate_sign_in import REUSED, claim_renewed, end_reused, is_current, rotate_when_due
 from gateway.app.sign_in import LONGEST_SECRET, WEB_PREFIX, SignedIn
 from gateway.app.sign_ins import end_credentials, login_id
+from gateway.core.device_proof import DeviceProof
 from gateway.core.errors import Refusal
 from gateway.core.principal import User
 
@@ -29,10 +31,15 @@ def authenticate(ctx: Context, bearer: str) -> User:
     return user
 
 
-def authenticate_device(ctx: Context, bearer: str, proven: str | Refusal, client: str) -> User:
-    """As `authenticate`, for a request that must come from the device that signed in: see `possession`."""
+def authenticate_device(
+    ctx: Context, bearer: str, read: Callable[[], DeviceProof | Refusal], seen: SeenProofs, client: str
+) -> User:
+    """As `authenticate`, for a request that must come from the device that signed in: see `possession`.
+
+    `read` verifies the request's proof; it is asked only about a credential that is known.
+    """
     credential, user = bearer_of(ctx, bearer, "cli")
-    demand_possession(ctx, credential, user, proven, client)
+    demand_possession(ctx, credential, user, read(), seen, client)
     _touch(ctx, credential)
     return user
 

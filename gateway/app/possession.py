@@ -49,6 +49,7 @@ _OLD = Refusal(
 class SeenProofs:
     """The proofs that this process has taken while they are fresh, so that none is taken twice. Thread-safe.
 
+    Only proofs by the key of a known credential come here: anybody can make keys, and would fill it with theirs.
     Bounded: beyond `most`, or `most_of_one` of one key, new ones are refused rather than old ones forgotten.
     """
 
@@ -58,6 +59,10 @@ class SeenProofs:
         self._seen: set[bytes] = set()
         self._order: deque[tuple[datetime, bytes, str]] = deque()
         self._of_key: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        """How many are remembered."""
+        return len(self._seen)
 
     def refusal(self, proof: DeviceProof, at: datetime) -> Refusal | None:
         """None for one that is new; it is remembered for as long as it could be fresh."""
@@ -79,8 +84,8 @@ class SeenProofs:
         return None
 
 
-def proven_key(ctx: Context, seen: SeenProofs, told: list[str], asked: Asked) -> str | Refusal:
-    """The thumbprint of the key that a request's one `DPoP` header proves, or why it proves none."""
+def read_proof(ctx: Context, told: list[str], asked: Asked) -> DeviceProof | Refusal:
+    """What a request's one `DPoP` header proves, by whatever key it names, or why it proves nothing."""
     if not told:
         return MISSING
     if len(told) != 1 or not 0 < len(told[0]) <= LONGEST_PROOF:
@@ -91,16 +96,22 @@ def proven_key(ctx: Context, seen: SeenProofs, told: list[str], asked: Asked) ->
         return _FORGED
     if not 0 < len(proof.id) <= LONGEST_ID:
         return _FORGED
-    at = ctx.clock.now()
-    return why_not(proof, asked, at) or seen.refusal(proof, at) or proof.key
+    return why_not(proof, asked, ctx.clock.now()) or proof
 
 
-def demand_possession(ctx: Context, credential: Credential, user: User, proven: str | Refusal, client: str) -> None:
-    """NotSignedIn, with its event, unless the request has proven the key that the credential was issued to."""
+def demand_possession(
+    ctx: Context, credential: Credential, user: User, proof: DeviceProof | Refusal, seen: SeenProofs, client: str
+) -> None:
+    """NotSignedIn, with its event, unless the request has proven the key that the credential was issued to.
+
+    `client` is where it comes from (address).
+    """
     bound = (credential.data or {}).get(KEY, "")
     if not bound:
         raise NotSignedIn(_OLD)
-    no = proven if isinstance(proven, Refusal) else _OTHER_KEY if proven != bound else None
+    no = proof if isinstance(proof, Refusal) else _OTHER_KEY if proof.key != bound else None
+    if no is None and isinstance(proof, DeviceProof):
+        no = seen.refusal(proof, ctx.clock.now())
     if no is not None:
         raise _refused(ctx, user, no, client)
 

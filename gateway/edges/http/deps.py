@@ -19,10 +19,11 @@ from gateway.app.refuse_stranger import refuse_stranger
 from gateway.app.search_statements import StatementSearch
 from gateway.app.sign_in import CLI_PREFIX
 from gateway.app.verify_deploy_token import misplaced
+from gateway.core.device_proof import DeviceProof
 from gateway.core.emergency import REFUSAL, BreakGlassOnly
 from gateway.core.errors import Denied, GatewayError, Refusal, Unavailable
 from gateway.core.principal import Machine, User
-from gateway.edges.http.device_bound import SCHEME, BearerOrBound, proven
+from gateway.edges.http.device_bound import SCHEME, BearerOrBound, read_from
 from gateway.edges.http.kept_krl import KeptKrl
 from gateway.edges.http.live_views import LiveViews
 
@@ -102,12 +103,12 @@ Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(presented)]
 _NOBODY = Refusal("not-signed-in", "You are not signed in.", ("a bearer token",), ("Run gw login",))
 
 
-def _proven(request: Request, credentials: HTTPAuthorizationCredentials) -> str | Refusal:
-    """The key that the request proves. A bound token that comes as `Bearer` proves nothing (RFC 9449 §7.2)."""
+def _proof(request: Request, credentials: HTTPAuthorizationCredentials) -> DeviceProof | Refusal:
+    """What the request proves. A bound token that comes as `Bearer` proves nothing (RFC 9449 §7.2)."""
     wired = wiring(request)
     if credentials.scheme != SCHEME:
         return MISSING
-    return proven(request, wired.ctx, wired.seen, wired.public_url, credentials.credentials)
+    return read_from(request, wired.ctx, wired.public_url, credentials.credentials)
 
 
 def signed_in(request: Request, credentials: Credentials) -> tuple[str, User]:
@@ -121,13 +122,15 @@ def signed_in(request: Request, credentials: Credentials) -> tuple[str, User]:
         raise _only_for_breaking_the_glass(ctx, _emergency(request, credentials), client_address(request))
     if credentials is None or not token.startswith(CLI_PREFIX):
         raise NotSignedIn(_NOBODY)
-    return token, authenticate_device(ctx, token, _proven(request, credentials), client_address(request))
+    seen, client = wiring(request).seen, client_address(request)
+    return token, authenticate_device(ctx, token, lambda: _proof(request, credentials), seen, client)
 
 
 def _emergency(request: Request, credentials: HTTPAuthorizationCredentials) -> BreakGlassOnly:
     ctx = context(request)
     held, who = emergency_of(ctx, credentials.credentials)
-    demand_possession(ctx, held, who.user, _proven(request, credentials), client_address(request))
+    seen, client = wiring(request).seen, client_address(request)
+    demand_possession(ctx, held, who.user, _proof(request, credentials), seen, client)
     return who
 
 
@@ -163,9 +166,10 @@ def glass_breaker(request: Request, credentials: Credentials) -> User | BreakGla
 
 
 def new_device(request: Request) -> str | Refusal:
-    """The key that a device proves which begins to sign in."""
+    """The key that a device proves which begins to sign in. A proof sent twice begins one more for the same key."""
     wired = wiring(request)
-    return proven(request, wired.ctx, wired.seen, wired.public_url)
+    proof = read_from(request, wired.ctx, wired.public_url)
+    return proof if isinstance(proof, Refusal) else proof.key
 
 
 def cookie_name(wired: Wiring, name: str) -> str:

@@ -8,8 +8,8 @@ from fastapi.security.utils import get_authorization_scheme_param
 from starlette.requests import HTTPConnection
 
 from gateway.app.context import Context
-from gateway.app.possession import SeenProofs, proven_key, token_digest
-from gateway.core.device_proof import Asked
+from gateway.app.possession import read_proof, token_digest
+from gateway.core.device_proof import Asked, DeviceProof
 from gateway.core.errors import Refusal
 
 SCHEME = "dpop"
@@ -26,12 +26,12 @@ class BearerOrBound(HTTPBearer):
         return HTTPAuthorizationCredentials(scheme=scheme.lower(), credentials=token)
 
 
-def proven(request: Request, ctx: Context, seen: SeenProofs, public_url: str, token: str = "") -> str | Refusal:
-    """The thumbprint of the key that this request proves for a token ("" while there is none), or why it proves none.
+def read_from(request: Request, ctx: Context, public_url: str, token: str = "") -> DeviceProof | Refusal:
+    """What this request proves for a token ("" while there is none), by whatever key, or why it proves nothing.
 
     The address is the gateway's own name for itself and the path as it was sent: no header of the client decides it.
     """
     raw = request.scope.get("raw_path")
     path = raw.decode("latin-1") if isinstance(raw, bytes) else quote(request.url.path)
     asked = Asked(request.method, public_url + path.partition("?")[0], token_digest(token) if token else "")
-    return proven_key(ctx, seen, request.headers.getlist("dpop"), asked)
+    return read_proof(ctx, request.headers.getlist("dpop"), asked)

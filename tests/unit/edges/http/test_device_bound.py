@@ -214,6 +214,25 @@ def test_noise_is_no_proof() -> None:
                 SignedDeviceProofs().verify(text)
 
 
+def test_strangers_leave_nothing_in_the_memory_of_proofs(caller: Caller, stage: Stage) -> None:
+    """Anybody can make keys, and with each of them proofs: they must not use up the room of those who signed in."""
+    seen = caller.client.app.state.wiring.seen  # type: ignore[attr-defined]  # a FastAPI underneath
+    at = stage.clock.now().timestamp()
+    for _ in range(5):
+        theirs = DeviceKey.new()
+        unknown = {"authorization": "DPoP gwc_made-up", "dpop": theirs.proof("GET", ME, "gwc_made-up", at)}
+        assert caller.client.get("/api/whoami", headers=unknown).status_code == 401
+        assert caller.get(caller.proof(key=theirs)) == (401, "proof-of-another-device")
+        begun = {"dpop": theirs.proof("POST", "http://testserver/api/device/code", "", at)}
+        assert caller.client.post("/api/device/code", headers=begun).status_code == 200
+        token = {"dpop": theirs.proof("POST", "http://testserver/api/device/token", "", at)}
+        form = {"grant_type": GRANT, "device_code": "gwv_made-up"}
+        assert caller.client.post("/api/device/token", data=form, headers=token).status_code == 400
+    assert len(seen) == 0
+    assert caller.get(caller.proof()) == (200, "")
+    assert len(seen) == 1
+
+
 def test_where_no_proofs_are_wired_none_is_taken() -> None:
     with pytest.raises(ForgedProofError):
         NoDeviceProofs().verify("x")
