@@ -1,8 +1,4 @@
-"""This device's key: made at sign-in, kept on this machine, proven with every request (RFC 9449, DPoP).
-
-The proof is put together here and not by joserfc, whose import costs a command 90 ms; the gateway verifies it with
-joserfc, and so do the tests. Ed25519 by `cryptography` costs next to nothing.
-"""
+"""This device's key: made at sign-in, kept on this machine, proven with every request (RFC 9449, DPoP)."""
 
 import hashlib
 import json
@@ -14,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 DPOP = "DPoP"
+_ALGORITHM = "Ed25519"  # RFC 9864
 
 
 @dataclass(frozen=True)
@@ -28,24 +25,27 @@ class DeviceKey:
         return DeviceKey(_b64(os.urandom(32)))
 
     @cached_property
-    def _private(self) -> Any:
+    def _key(self) -> Any:
         from cryptography.hazmat.primitives.asymmetric import ed25519  # noqa: PLC0415  not for --help
+        from joserfc.jwk import OKPKey  # noqa: PLC0415  +90 ms, and a pipeline needs none
 
-        return ed25519.Ed25519PrivateKey.from_private_bytes(urlsafe_b64decode(self.seed + "=" * (-len(self.seed) % 4)))
-
-    @cached_property
-    def _jwk(self) -> dict[str, str]:
-        return {"crv": "Ed25519", "kty": "OKP", "x": _b64(self._private.public_key().public_bytes_raw())}
+        seed = urlsafe_b64decode(self.seed + "=" * (-len(self.seed) % 4))
+        public = ed25519.Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
+        return OKPKey.import_key({"kty": "OKP", "crv": "Ed25519", "x": _b64(public), "d": _b64(seed)})
 
     @property
     def thumbprint(self) -> str:
         """RFC 7638, as the gateway keeps it with the sign-in."""
-        text = json.dumps(self._jwk, sort_keys=True, separators=(",", ":"))
-        return _b64(hashlib.sha256(text.encode()).digest())
+        return str(self._key.thumbprint())
 
     def proof(self, method: str, url: str, token: str = "", at: float | None = None) -> str:
-        """For one request (RFC 9449 §4.2); `url` may have a query, which is left out. `at`: Unix time, default now."""
-        head = {"typ": "dpop+jwt", "alg": "EdDSA", "jwk": self._jwk}
+        """For one request (RFC 9449 §4.2); `url` may have a query, which is left out. `at`: Unix time, default now.
+
+        ValueError when the seed is none.
+        """
+        from joserfc import jws  # noqa: PLC0415  as above
+
+        head = {"typ": "dpop+jwt", "alg": _ALGORITHM, "jwk": self._key.as_dict(private=False)}
         claims: dict[str, object] = {
             "jti": _b64(os.urandom(16)),
             "htm": method,
@@ -54,8 +54,7 @@ class DeviceKey:
         }
         if token:
             claims["ath"] = _b64(hashlib.sha256(token.encode()).digest())
-        signed = f"{_part(head)}.{_part(claims)}"
-        return f"{signed}.{_b64(self._private.sign(signed.encode()))}"
+        return jws.serialize_compact(head, json.dumps(claims).encode(), self._key, algorithms=[_ALGORITHM])
 
 
 def headers(key: DeviceKey | None, method: str, url: str, token: str) -> dict[str, str]:
@@ -64,10 +63,6 @@ def headers(key: DeviceKey | None, method: str, url: str, token: str) -> dict[st
         return {DPOP.lower(): key.proof(method, url)} if key else {}
     proof = {DPOP.lower(): key.proof(method, url, token)} if key else {}  # without: the gateway says what to do
     return {"authorization": f"{DPOP} {token}", **proof}
-
-
-def _part(value: object) -> str:
-    return _b64(json.dumps(value, separators=(",", ":")).encode())
 
 
 def _b64(raw: bytes) -> str:

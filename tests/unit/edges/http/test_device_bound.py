@@ -160,7 +160,7 @@ def test_another_program_may_use_another_kind_of_key() -> None:
     assert (told.method, told.url, told.id, told.key) == ("GET", ME, "1", key.thumbprint())
 
 
-def test_our_own_is_what_joserfc_takes() -> None:
+def test_our_own_program_names_its_key_and_hides_its_seed() -> None:
     told = SignedDeviceProofs().verify(DEVICE.proof("POST", ME, "secret", 1_700_000_000.9))
     assert (told.key, told.token_digest) == (DEVICE.thumbprint, token_digest("secret"))
     assert "seed" not in repr(DEVICE)

@@ -150,7 +150,7 @@ def test_a_log_that_does_not_confirm_is_503(client: TestClient, auth: dict[str, 
 def test_tokens_that_are_none_are_401(client: TestClient, token: str) -> None:
     answer = client.get("/api/whoami", headers={"authorization": f"Bearer {token}".encode()})
     assert answer.status_code == 401
-    assert answer.headers["www-authenticate"] == 'DPoP algs="EdDSA ES256", Bearer'
+    assert answer.headers["www-authenticate"] == 'DPoP algs="Ed25519 EdDSA ES256", Bearer'
     assert answer.json()["code"] == "not-signed-in"
 
 
