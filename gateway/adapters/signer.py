@@ -53,11 +53,15 @@ class Signer:
 
 
 def replace_private(path: Path, content: bytes) -> None:
-    """Put a whole 0600 file in the place of the old one."""
+    """Put a whole 0600 file in the place of the old one. OSError leaves that as it was, and no draft beside it."""
     number, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")  # mkstemp creates 0600
-    with os.fdopen(number, "wb") as file:
-        file.write(content)
-    Path(name).replace(path)
+    try:
+        with os.fdopen(number, "wb") as file:
+            file.write(content)
+        Path(name).replace(path)
+    except OSError:  # a disk that is full fails again and again: drafts must not pile up
+        Path(name).unlink(missing_ok=True)
+        raise
 
 
 def _create(path: Path) -> None:

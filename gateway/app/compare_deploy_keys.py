@@ -20,7 +20,9 @@ _FOR_EVER = timedelta(days=36500)  # a credential has an end
 
 
 def compare_deploy_keys(ctx: Context) -> bool:
-    """Leave the names of this gateway's keys in the store; False, with its event, when none was there before."""
+    """Leave the names of this gateway's keys in the store; False, with its event, when whoever started last had none
+    of them. Unavailable when that cannot be stored.
+    """
     mine = [_name_of(key) for key in ctx.deploy_keys.root_keys()]
     digest, at = digest_of(_PURPOSE), ctx.clock.now()
     with ctx.store.begin() as uow:
@@ -38,8 +40,8 @@ def compare_deploy_keys(ctx: Context) -> bool:
             journal.append(ctx, uow, "deploy-token:key-changed", data=data)
     if not is_shared:
         LOG.warning(
-            "keys/deploy.key is not the one that a gateway on this database had before: its deploy tokens are refused "
-            "here, and ours there. Copy the file from another gateway unless it was replaced on purpose."
+            "keys/deploy.key is not the one of the gateway that started last on this database: its deploy tokens are "
+            "refused here, and ours there. Copy the file from another gateway unless it was replaced on purpose."
         )
     return is_shared
 

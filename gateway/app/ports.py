@@ -52,7 +52,8 @@ class Credential:
     """A bearer secret, known only by the SHA-256 hex of its text.
 
     `purpose`: `cli` (API bearer), `ticket` (database door), `device` (device code being confirmed),
-    `web` (browser session), `login` (OIDC state in flight). `subject` is a user id, "" while unknown.
+    `web` (browser session), `login` (OIDC state in flight), `deploy-keys` (no secret:
+    see `compare_deploy_keys`). `subject` is a user id, "" while unknown.
     `data` is small JSON for the purpose (grant id, user code, nonce, …). `single_use` ones are consumed by `claim`.
     """
 

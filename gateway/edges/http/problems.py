@@ -44,7 +44,9 @@ def problem(status: int, refusal: Refusal, fields: Sequence[Mapping[str, str]] =
     }
     if fields:
         body["fields"] = [dict(field) for field in fields]
-    headers = {"www-authenticate": 'DPoP algs="Ed25519 EdDSA ES256", Bearer'} if status == HTTPStatus.UNAUTHORIZED else None
+    headers = (
+        {"www-authenticate": 'DPoP algs="Ed25519 EdDSA ES256", Bearer'} if status == HTTPStatus.UNAUTHORIZED else None
+    )
     return Problem(body, status, headers)
 
 

@@ -1,8 +1,9 @@
+from errno import ENOSPC
 from pathlib import Path
 
 import pytest
 
-from gateway.adapters.signer import Signer
+from gateway.adapters.signer import Signer, replace_private
 from gateway.audit.checkpoint import Checkpoint, open_checkpoint
 from gateway.audit.merkle import EMPTY_ROOT
 
@@ -49,3 +50,18 @@ def test_it_remembers_what_it_signed(path: Path):
     assert Signer(path).remembered(ORIGIN) == checkpoint
     with pytest.raises(ValueError):
         signer.remembered("another.test/log")
+
+
+def test_a_disk_that_is_full_leaves_the_old_file_and_no_draft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "note"
+    replace_private(path, b"old")
+
+    def full(*_: object) -> None:
+        raise OSError(ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "replace", full)
+        with pytest.raises(OSError, match="No space"):
+            replace_private(path, b"new")
+    assert [each.name for each in tmp_path.iterdir()] == ["note"]
+    assert path.read_bytes() == b"old"
