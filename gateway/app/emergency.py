@@ -55,14 +55,20 @@ def finish_emergency(
     ctx: Context, party: RelyingParty, providers: Providers, code: str, browser: str, answer: Answer,
     *, knows_place: bool,
 ) -> User:  # fmt: skip
-    """Let the terminal that shows the code break the glass in the name of whose passkey answers."""
+    """Let the terminal that shows the code break the glass in the name of whose passkey answers.
+
+    Denied, or Unavailable while it is not known whether their provider answers; each with its event.
+    """
     device = _waiting(ctx, code, browser)
     view = device_view(device, browser)
     if view.is_elsewhere and not knows_place:
         raise _refuse(ctx, browser, ELSEWHERE)
     user, passkey = verified_assertion(ctx, party, answer, _purpose(device), client=browser)
     at = ctx.clock.now()
-    no = _why_not(ctx, providers, user, at)
+    try:
+        no = _why_not(ctx, providers, user, at)
+    except Unavailable as not_known:
+        raise _refuse(ctx, browser, not_known.refusal, user.name, Unavailable) from not_known
     if no is not None:
         raise _refuse(ctx, browser, no, user.name)
     with ctx.store.begin() as uow:
@@ -84,15 +90,15 @@ def _confirm(ctx: Context, uow: UnitOfWork, device: Credential, user: User, pass
 
 
 def _why_not(ctx: Context, providers: Providers, user: User, at: datetime) -> Refusal | None:
-    """Whoever their own provider could let in goes there; its last word about them must not be old."""
+    """Whoever their own provider could let in goes there; its last word about them must not be old.
+
+    Unavailable while it is not known whether it answers.
+    """
     provider = providers.of_issuer(user.issuer)
     if provider is None:
         return Refusal("unknown-provider", "Your identity provider is no longer one of this gateway's.")
-    try:
-        if provider.is_reachable():
-            return _PROVIDER_ANSWERS
-    except Unavailable as not_known:
-        return not_known.refusal
+    if provider.is_reachable():
+        return _PROVIDER_ANSWERS
     with ctx.store.read() as uow:
         confirmed_at = uow.users.confirmed_at(user.id)
         no = not_provisioned(uow, provider, user)
@@ -134,8 +140,12 @@ def _purpose(device: Credential) -> str:
     return f"{EMERGENCY}:{(device.data or {}).get('user_code', '')}"
 
 
-def _refuse(ctx: Context, browser: str, refusal: Refusal, principal: str = "") -> GatewayError:
-    return refuse_stranger(ctx, browser, "emergency:denied", refusal, about={"principal": principal})
+def _refuse(
+    ctx: Context, browser: str, refusal: Refusal, principal: str = "", kind: type[GatewayError] = Denied
+) -> GatewayError:
+    outcome = "denied" if kind is Denied else "failed"
+    about: journal.About = {"principal": principal}
+    return refuse_stranger(ctx, browser, "emergency:denied", refusal, kind, outcome=outcome, about=about)
 
 
 def _tell(ctx: Context, user: User, view: DeviceView) -> None:

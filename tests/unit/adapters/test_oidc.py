@@ -1,6 +1,6 @@
 import base64
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from joserfc import jwt
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
+from gateway.adapters import oidc_probe, oidc_transport
 from gateway.adapters.oidc import OidcProvider
 from gateway.adapters.oidc_claims import LEEWAY_S
 from gateway.adapters.oidc_transport import MAX_BODY
@@ -532,6 +533,74 @@ def test_while_all_places_are_taken_its_last_result_stands_for_a_moment(idp: Idp
         with pytest.raises(Unavailable):
             probe.is_reachable()
         probe._places.release(8)
+
+
+class Dripping(httpx2.SyncByteStream):
+    """A body that never ends, each piece of it in time; the clock of the transport goes on with each."""
+
+    def __init__(self, past: Callable[[], None]) -> None:
+        self.past = past
+        self.pieces = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        while self.pieces < 1000:
+            self.pieces += 1
+            self.past()
+            yield b" "
+
+
+def test_a_provider_that_drips_its_answer_is_not_there(
+    idp: Idp, moving: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(oidc_transport, "monotonic", lambda: now[0])
+
+    def second() -> None:
+        now[0] += 1
+
+    drips: list[Dripping] = []
+
+    def drip(_: httpx2.Request) -> httpx2.Response:
+        drips.append(Dripping(second))
+        return httpx2.Response(200, stream=drips[-1])
+
+    idp.bend = drip
+    assert not provider_of(idp, moving).is_reachable()
+    assert [each.pieces for each in drips] == [oidc_transport.TOTAL_S + 1] * 2
+
+
+def test_a_provider_that_holds_whoever_asks_it_holds_nobody_else(
+    idp: Idp, moving: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while it drips a head, which nothing else bounds: the door for emergencies opens."""
+    now = [0.0]
+    monkeypatch.setattr(oidc_probe, "monotonic", lambda: now[0])
+    release, began = Event(), Event()
+
+    def hang(_: httpx2.Request) -> httpx2.Response:
+        began.set()
+        release.wait(30)
+        return httpx2.Response(500)
+
+    idp.bend = hang
+    asked = provider_of(idp, moving)
+    with ThreadPoolExecutor(1) as pool:
+        held = pool.submit(asked.is_reachable)
+        assert began.wait(10)
+        while asked._probe._places.acquire(blocking=False):
+            pass  # by those who wait for the answer
+        try:
+            with pytest.raises(Unavailable):
+                asked.is_reachable()
+            now[0] = oidc_probe._LONGEST_S + 1
+            assert [asked.is_reachable() for _ in range(20)] == [False] * 20
+        finally:
+            release.set()
+            asked._probe._places.release(7)
+        assert held.result(30) is False
+    idp.bend = lambda _: None
+    moving.advance(timedelta(seconds=2))
+    assert asked.is_reachable()
 
 
 def test_asking_anew_is_said_to_the_provider(idp: Idp, moving: FakeClock) -> None:

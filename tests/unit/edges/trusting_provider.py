@@ -1,7 +1,7 @@
 from dataclasses import dataclass, field
 
 from gateway.app.identity import ClaimNames, Redeemed, Refreshed, SignedClaims, SignedLogout
-from gateway.core.errors import Denied, Refusal
+from gateway.core.errors import Denied, Refusal, Unavailable
 from tests.unit.edges.stage import ISSUER
 
 
@@ -20,6 +20,7 @@ class TrustingProvider:
     claims: dict[str, object] = field(default_factory=dict)
     refuses: bool = False
     is_down: bool = False
+    is_not_known: bool = False
     seen: dict[str, str] = field(default_factory=dict)
 
     def authorization_url(self, *, state: str, nonce: str, challenge: str, fresh: bool = False) -> str:
@@ -30,6 +31,8 @@ class TrustingProvider:
         return self.is_self_naming
 
     def is_reachable(self) -> bool:
+        if self.is_not_known:
+            raise Unavailable(Refusal("provider-not-known", "being found out", next_steps=("Try again.",)))
         return not self.is_down
 
     def redeem(self, *, code: str, verifier: str, nonce: str) -> Redeemed:

@@ -201,6 +201,18 @@ def test_a_provider_that_came_back_meanwhile_shuts_the_door(
     assert poll(client, stage, begun["device_code"])[1] == {"error": "authorization_pending"}
 
 
+def test_while_it_is_not_known_whether_the_provider_answers_one_comes_back_later(
+    client: TestClient, stage: Stage, provider: TrustingProvider, key: SoftPasskey
+) -> None:
+    provider.is_down = provider.is_not_known = True
+    no, _ = come_in(client, stage, key)
+    assert (no.status_code, no.json()["code"]) == (503, "provider-not-known")
+    assert no.json()["next_steps"]
+    assert stage.events()[-1] == ("emergency:denied", "failed")
+    provider.is_not_known = False
+    assert come_in(client, stage, key)[0].status_code == 204
+
+
 def test_the_providers_last_word_must_not_be_old(
     client: TestClient, stage: Stage, provider: TrustingProvider, key: SoftPasskey
 ) -> None:
