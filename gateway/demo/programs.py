@@ -28,9 +28,6 @@ PACKAGES = {
     "pg_dump": "postgresql-client",
     "java": "default-jdk-headless",
     "/usr/share/java/postgresql.jar": "libpostgresql-jdbc-java",
-    "gcc": "build-essential",
-    "make": "build-essential",
-    "dpkg-source": "dpkg-dev",
 }
 _SBIN = ("/usr/sbin", "/sbin", "/usr/local/sbin")
 _POLICY = Path("/usr/sbin/policy-rc.d")

@@ -33,6 +33,7 @@ def node() -> str:
 @dataclass(frozen=True)
 class NodeProvider:
     issuer: str
+    pid: int
 
     def person(self, name: str, **told: object) -> None:
         httpx2.post(f"{self.issuer}/test/people", json={"name": name, **told}, trust_env=False).raise_for_status()
@@ -76,7 +77,7 @@ def node_provider(redirect_uri: str, logout_uri: str, log: Path) -> Iterator[Nod
         try:
             wait_for("the provider is ready", lambda: "ready" in log.read_text() or process.poll() is not None, 60)
             assert process.poll() is None, log.read_text()
-            yield NodeProvider(f"http://127.0.0.1:{port}")
+            yield NodeProvider(f"http://127.0.0.1:{port}", process.pid)
         finally:
             process.terminate()
             process.wait(10)

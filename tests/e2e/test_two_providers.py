@@ -1,5 +1,7 @@
 """Two real providers at one gateway, each by others: who comes from one is never somebody of the other."""
 
+import os
+import signal
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -126,6 +128,17 @@ def test_an_answer_of_one_does_not_pass_for_the_others(house: House, browser: ht
     assert not house.is_in(browser)
 
 
+def test_an_answer_of_the_other_does_not_pass_for_this_ones(house: House, browser: httpx2.Client) -> None:
+    """The same the other way round: what the partner sends comes to the address of the staff's provider."""
+    sent = browser.get(f"{house.url}/login?provider=partner").headers["location"]
+    arrived = browser.post(sent, data={"sub": "oncall"}).headers["location"]
+    assert arrived.startswith(f"{house.url}/callback/partner")
+    answer = dict(parse_qsl(urlsplit(arrived).query))
+    for told in (answer, {**answer, "iss": house.staff.issuer}):
+        assert browser.get(f"{house.url}/callback/staff", params=told).status_code == 401, told
+    assert not house.is_in(browser)
+
+
 def test_the_other_provider_is_not_asked_with_a_code_of_this_one(house: House, browser: httpx2.Client) -> None:
     """The login began at the partner; somebody puts a staff code into its answer."""
     back = f"{house.url}/callback/staff"
@@ -137,6 +150,21 @@ def test_the_other_provider_is_not_asked_with_a_code_of_this_one(house: House, b
     for told in ({"code": code, "state": state}, {"code": code, "state": state, "iss": house.staff.issuer}):
         assert browser.get(f"{house.url}/callback/partner", params=told).status_code == 401
     assert not house.is_in(browser)
+
+
+def test_one_that_is_down_signs_nobody_out_and_keeps_nobody_out_of_the_other(
+    house: House, browser: httpx2.Client, other: httpx2.Client
+) -> None:
+    house.sign_in(browser, "staff")
+    os.kill(house.staff.pid, signal.SIGKILL)
+    for _ in range(3):
+        house.later()
+    assert house.is_in(browser)
+    assert ("provider:unreachable", "failed") in house.stage.events()
+    assert "oncall.partner" in house.sign_in(other, "partner").text
+    house.later()
+    assert house.is_in(browser)
+    assert house.is_in(other)
 
 
 def test_an_end_at_one_is_no_end_at_the_other(house: House, browser: httpx2.Client, other: httpx2.Client) -> None:

@@ -24,6 +24,7 @@ _STATUS: Mapping[type[GatewayError], HTTPStatus] = {
     Conflict: HTTPStatus.CONFLICT,
     Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
+_SCHEMES = 'DPoP algs="Ed25519 EdDSA ES256", Bearer'  # RFC 9449 §7.1
 _TOO_MANY = frozenset({"too-many-attempts", TOO_MANY_VIEWS})
 
 
@@ -44,9 +45,7 @@ def problem(status: int, refusal: Refusal, fields: Sequence[Mapping[str, str]] =
     }
     if fields:
         body["fields"] = [dict(field) for field in fields]
-    headers = (
-        {"www-authenticate": 'DPoP algs="Ed25519 EdDSA ES256", Bearer'} if status == HTTPStatus.UNAUTHORIZED else None
-    )
+    headers = {"www-authenticate": _SCHEMES} if status == HTTPStatus.UNAUTHORIZED else None
     return Problem(body, status, headers)
 
 

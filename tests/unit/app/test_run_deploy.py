@@ -1,7 +1,7 @@
 """Runs in a real house (store, policies, log, recorder); only the way to targets is ours, and it can misbehave."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -470,9 +470,16 @@ def test_an_override_is_a_broken_glass_or_nothing_at_all(deploys: Deploys) -> No
     deploys.ctx.deploys.live.discard(planned.run.id)
 
 
+def _slow(verbs: Mapping[str, Verb]) -> dict[str, Verb]:
+    return {name: replace(verb, timeout=timedelta(minutes=45)) for name, verb in verbs.items()}
+
+
 def test_who_came_in_while_the_provider_is_down_goes_back_by_override_alone(deploys: Deploys) -> None:
     for number in range(2):
         deploys.run("deploy", "web", run=f"{number}.1", version=f"1.{number}")
+    slow = deploys.ctx.catalogue.current()
+    targets = {name: replace(t, verbs=_slow(t.verbs)) for name, t in slow.targets.items()}
+    change(deploys, targets=targets)
     oncall = Caller.of(BreakGlassOnly(deploys.house.people["oncall"]))
     back = DeployAsk("rollback", ("web",), to="previous", incident=INCIDENT, reason="it burns")
     with pytest.raises(Denied) as no:
@@ -482,6 +489,7 @@ def test_who_came_in_while_the_provider_is_down_goes_back_by_override_alone(depl
     assert deploys.house.events("deploy:denied")
     planned = ask_deploy(deploys.ctx, oncall, replace(back, override=True))
     assert (planned.run.version, planned.record) == ("1.0", Record.REQUIRE)
+    assert planned.run.deadline - planned.run.started_at == timedelta(hours=1)  # two verbs of 45 minutes
     with deploys.ctx.store.read() as uow:
         (review,) = uow.reviews.open()
     assert review.grant == planned.run.grant

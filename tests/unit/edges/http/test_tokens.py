@@ -1,6 +1,9 @@
+from datetime import timedelta
+
 import pytest
 from fastapi.testclient import TestClient
 
+from gateway.core.session import Protocol, Session
 from tests.unit.edges.stage import Stage
 
 READS = ("/api/audit/events", "/api/log/checkpoint")
@@ -67,10 +70,19 @@ def _opened_by(path: str, method: str) -> str:
 
 def test_a_chat_bot_sees_everybodys_requests_and_grants(client: TestClient, stage: Stage, lead: dict[str, str]) -> None:
     bot = create(client, lead, name="bot", scopes=["access:read"])
-    oncall = {"authorization": f"Bearer {stage.token(stage.user('oncall'))}"}
+    who = stage.user("oncall")
+    oncall = {"authorization": f"Bearer {stage.token(who)}"}
     asked = {"target": "orders-db", "level": "read", "duration": "1h", "reason": "slow", "incident": "INC-1042"}
-    assert client.post("/api/requests", json=asked, headers=oncall).status_code in (201, 202)
-    for path in LISTS[:2]:
+    granted = client.post("/api/requests", json=asked, headers=oncall)
+    assert granted.status_code == 201, granted.text
+    grant, at = granted.json()["grant"]["id"], stage.clock.now()
+    session = Session(
+        "ses_1", grant, who.id, who.name, "orders-db", "read", Protocol.POSTGRES, "127.0.0.1:1", "stage", at,
+        at + timedelta(hours=1),
+    )  # fmt: skip
+    with stage.ctx.store.begin() as uow:
+        uow.sessions.add(session)
+    for path in LISTS:
         own, seen = client.get(path, headers=oncall).json(), client.get(path, headers=bot).json()
         assert own == seen != []
 
