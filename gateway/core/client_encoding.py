@@ -32,5 +32,5 @@ def may_change_encoding(sql: bytes, settings: frozenset[str], functions: frozens
         named = len(_CONSTANT.findall(sql))
         if not named or named != len(_CALLS.findall(sql)) or _ESCAPED_NAME.search(sql):
             return True
-    lower = sql.lower()
-    return b"pg_settings" in lower and b"update" in lower
+    lower = sql.lower()  # an UPDATE of pg_settings sets; its name may be escaped, as any quoted one
+    return b"update" in lower and (b"pg_settings" in lower or _ESCAPED_NAME.search(sql) is not None)

@@ -1,0 +1,83 @@
+"""Which texts could change the client's encoding to one in which the rules would read something else."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core.client_encoding import is_safe_encoding, may_change_encoding
+
+SETS, CALLS, NOTHING = frozenset({"client_encoding"}), frozenset({"set_config"}), frozenset[str]()
+
+
+@pytest.mark.parametrize("name", ["UTF8", "utf-8", "Unicode", "SQL_ASCII", "default", "u t f 8"])
+def test_encodings_in_which_ascii_is_ascii(name: str) -> None:
+    assert is_safe_encoding(name)
+
+
+@pytest.mark.parametrize("name", ["SJIS", "BIG5", "GBK", "GB18030", "UHC", "JOHAB", "LATIN1", "", "utf8x", "utf16"])
+def test_every_other_one_is_refused(name: str) -> None:
+    assert not is_safe_encoding(name)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SET client_encoding = 'UTF8'", "set session client_encoding to utf8;", "SET LOCAL client_encoding=UTF8",
+        "SET NAMES 'UTF8'", "  set names utf8 ; ", "RESET client_encoding", "SET client_encoding TO DEFAULT",
+    ],
+)  # fmt: skip
+def test_setting_a_safe_one_is_harmless(sql: str) -> None:
+    assert not may_change_encoding(sql.encode(), SETS, NOTHING)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SET client_encoding = 'SJIS'", "SET NAMES 'BIG5'", "SET client_encoding = E'UTF8'", "SET NAMES",
+        "SET client_encoding = 'UTF8'; SET client_encoding = 'SJIS'", "SET client_encoding /* x */ = 'UTF8'",
+        "RESET client_encoding; SET client_encoding = 'SJIS'", "SET client_encoding = U&'SJIS'",
+    ],
+)  # fmt: skip
+def test_what_is_not_one_plain_safe_setting_is_taken_for_a_change(sql: str) -> None:
+    assert may_change_encoding(sql.encode(), SETS, NOTHING)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    ["SELECT set_config('application_name', 'x', false)", "SELECT SET_CONFIG ( 'orders.tenant' , $1, true)"],
+)
+def test_a_function_that_sets_something_else_by_name_is_harmless(sql: str) -> None:
+    assert not may_change_encoding(sql.encode(), NOTHING, CALLS)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT set_config('client_encoding', 'SJIS', false)", "SELECT set_config('CLIENT_ENCODING', 'SJIS', false)",
+        "SELECT set_config($1, 'SJIS', false)", "SELECT set_config('client' || '_encoding', 'SJIS', false)",
+        "SELECT set_config(E'client_encoding', 'SJIS', false)", "SELECT set_config(n, v, false) FROM t",
+        "SELECT set_config('a.b', '', false), set_config($1, $2, false)", 'SELECT U&"set\\005fconfig"($1, $2, false)',
+        "SELECT set_config('a.b', '', false), U&\"set\\005fconfig\"($1, $2, false)",
+    ],
+)  # fmt: skip
+def test_a_function_whose_setting_is_not_a_plain_other_name_is_taken_for_a_change(sql: str) -> None:
+    assert may_change_encoding(sql.encode(), NOTHING, CALLS)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "UPDATE pg_settings SET setting = 'SJIS' WHERE name = 'client_encoding'",
+        'update "pg_catalog"."pg_settings" set setting = $1',
+        'UPDATE U&"pg\\005fsettings" SET setting = $1',
+    ],
+)
+def test_the_view_that_sets(sql: str) -> None:
+    assert may_change_encoding(sql.encode(), NOTHING, NOTHING)
+
+
+@given(st.binary(max_size=200))
+def test_no_text_is_too_strange_to_be_judged(sql: bytes) -> None:
+    assert may_change_encoding(sql, SETS, CALLS) in (True, False)
+    if b"update" not in sql.lower():
+        assert not may_change_encoding(sql, NOTHING, NOTHING)
