@@ -4,7 +4,8 @@ from fastapi import APIRouter
 
 from gateway.app.simulate_policy import DeployQuestion, why, why_deploy
 from gateway.edges.http.deps import Caller, Ctx
-from gateway.edges.http.schemas import AnswerOut, QuestionIn, problems
+from gateway.edges.http.schemas import problems
+from gateway.edges.http.schemas_policy import AnswerOut, QuestionIn
 
 router = APIRouter(prefix="/api/policy", tags=["policy"])
 
