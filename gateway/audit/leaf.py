@@ -18,6 +18,7 @@ TEXT_FIELDS: Final = ("at", "grant", "id", "outcome", "principal", "request", "s
 _FIELDS: Final = frozenset((*TEXT_FIELDS, "data", "format"))
 _REQUIRED: Final = ("at", "id", "outcome", "source", "type")
 _INSTANT: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z")
+_text: Final = json.JSONEncoder(ensure_ascii=False).encode  # escapes exactly what RFC 8785 §3.2.2.2 names
 _SAFE_INTEGER: Final = 2**53 - 1  # RFC 8785 §3.2.2.3: beyond it readers in other languages lose digits
 
 
@@ -95,13 +96,13 @@ def _json(value: object, depth: int) -> str:
         case None | bool():
             return json.dumps(value)
         case str():
-            return json.dumps(value, ensure_ascii=False)  # escapes exactly what §3.2.2.2 names
+            return _text(value)
         case int() if abs(value) <= _SAFE_INTEGER:
             return str(int(value))
         case float() if abs(value) <= _SAFE_INTEGER:  # which NaN and infinity are not
             return _number(value)
         case Mapping():
-            return "{" + ",".join(f"{_key(k)}:{_json(value[k], depth - 1)}" for k in sorted(value, key=_order)) + "}"
+            return "{" + ",".join(f"{_text(k)}:{_json(value[k], depth - 1)}" for k in sorted(value, key=_order)) + "}"
         case list() | tuple():
             return "[" + ",".join(_json(item, depth - 1) for item in value) + "]"
         case _:
@@ -113,10 +114,6 @@ def _order(key: object) -> bytes:
     if not isinstance(key, str):
         raise ValueError("a key in an event is not text")  # noqa: TRY004 - one kind of error for bad events
     return key.encode("utf-16-be")
-
-
-def _key(key: object) -> str:
-    return json.dumps(key, ensure_ascii=False)
 
 
 def _number(value: float) -> str:

@@ -41,9 +41,10 @@ def _compared(issuer: Issuer, name: str, values: frozenset[str], claims: Claims)
     value = claim_of(claims, name)
     is_folded = name in FOLDED[issuer.kind] and isinstance(value, str)
     seen = spelled(folded(str(value)) if is_folded else value)
-    held = seen in values
+    if seen in values:
+        return ClaimResult(name, True, f"is {_shown(seen)}")
     wanted = " or ".join(sorted(_shown(text) for text in values))
-    return ClaimResult(name, held, f"is {_shown(seen)}" if held else f"is {_shown(seen)}, and the rule wants {wanted}")
+    return ClaimResult(name, False, f"is {_shown(seen)}, and the rule wants {wanted}")
 
 
 def _shown(text: str) -> str:

@@ -13,12 +13,13 @@ write.
 
 import os
 import sqlite3
+import time
 from pathlib import Path
 from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, OperationalError
 from sqlalchemy.pool import QueuePool
 
 WAIT_SECONDS = 10  # for a lock, a pooled connection or a server's answer
@@ -26,6 +27,7 @@ WAIT_SECONDS = 10  # for a lock, a pooled connection or a server's answer
 WRITER_LOCK = 0x6777_0001
 MIGRATION_LOCK = 0x6777_0002
 _READERS = 8
+_POLL_SECONDS = 0.0005  # between two tries to begin
 _POSTGRES_WRITERS = 4
 _POSTGRES_NAMES = ("postgres", "postgresql", "postgresql+psycopg")
 
@@ -115,7 +117,28 @@ def _pragmas(*, read_only: bool) -> tuple[str, ...]:
 
 
 def _begin_immediate(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    """Begin as soon as another process lets go. SQLite's own waiting sleeps up to 100 ms at a time, however short the
+    other transaction is (`sqliteDefaultBusyCallback` in its main.c), so that two workers write no more than one.
+    """
+    until = time.monotonic() + WAIT_SECONDS
+    driver = connection.connection.cursor()
+    driver.execute("PRAGMA busy_timeout = 0")
+    try:
+        while not _has_begun(connection, is_last=time.monotonic() >= until):
+            time.sleep(_POLL_SECONDS)
+    finally:
+        driver.execute(f"PRAGMA busy_timeout = {round(WAIT_SECONDS * 1000)}")
+
+
+def _has_begun(connection: Connection, *, is_last: bool) -> bool:
+    try:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    except OperationalError as error:
+        code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF  # the primary code of an extended one
+        if is_last or code != sqlite3.SQLITE_BUSY:
+            raise
+        return False
+    return True
 
 
 def _begin_deferred(connection: Connection) -> None:

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from gateway.adapters.store import SqlStore, upgrade
+from gateway.adapters.store import SqlStore, engine, upgrade
 from gateway.adapters.store.failures import outages_as_unavailable
 from gateway.core.errors import Unavailable
 from gateway.core.principal import User
@@ -43,8 +43,10 @@ def test_a_full_disk_is_a_sentence_and_leaves_the_store_usable(sqlite_store: Sql
         assert len(uow.users.all()) == 1
 
 
-def test_a_lock_that_is_never_given_back_is_a_sentence(sqlite_store: SqlStore, sqlite_store_url: str) -> None:
-    _on_the_writer(sqlite_store, "PRAGMA busy_timeout = 50")
+def test_a_lock_that_is_never_given_back_is_a_sentence(
+    sqlite_store: SqlStore, sqlite_store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "WAIT_SECONDS", 0.05)
     other = sqlite3.connect(sqlite_store_url.removeprefix("sqlite:///"), isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(Unavailable, match="busy"):
@@ -52,6 +54,8 @@ def test_a_lock_that_is_never_given_back_is_a_sentence(sqlite_store: SqlStore, s
     other.execute("ROLLBACK")
     other.close()
     _write(sqlite_store)
+    with sqlite_store._writing.connect() as connection:  # what is not a BEGIN waits as before
+        assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 50
 
 
 def test_a_writer_inside_a_writer_is_busy_and_not_a_deadlock(
