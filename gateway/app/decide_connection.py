@@ -5,7 +5,8 @@ from dataclasses import replace
 
 from gateway.app import journal
 from gateway.app.context import Context
-from gateway.app.facts import gather
+from gateway.app.facts import gather_in
+from gateway.app.ports import UnitOfWork
 from gateway.core.authentication import proof_of, unmet
 from gateway.core.decision import Action, Decision, Deny, Facts, Permit, Query
 from gateway.core.errors import Refusal
@@ -15,25 +16,32 @@ from gateway.core.request import Request, RequestKind
 from gateway.core.target import Target
 
 
-def decide_connection(ctx: Context, grant: Grant, target: Target) -> Permit:
-    """The permit for a connection under a grant; Denied with a `session:denied` event."""
-    decision = decide_grant(ctx, grant, target)
+def decide_connection(ctx: Context, grant: Grant, target: Target) -> tuple[Grant, Permit]:
+    """The grant as it is now and the permit for a connection under it; Denied with a `session:denied` event."""
+    with ctx.store.read() as uow:
+        grant = uow.grants.get(grant.id) or grant  # it may have been revoked since it was looked up
+        decision = _decide(uow, ctx, grant, target)
     if isinstance(decision, Deny):
         data = {"policies": list(decision.policies), "policy_set": decision.policy_set}
         raise journal.refuse(ctx, "session:denied", decision.refusal, **journal.about_grant(grant), data=data)
-    return decision
+    return grant, decision
 
 
 def decide_grant(ctx: Context, grant: Grant, target: Target) -> Decision:
     """What policy says of a grant's use now, with fresh facts. No event: the caller knows what it means."""
     with ctx.store.read() as uow:
-        holder = uow.users.get(grant.holder)
-        request = uow.requests.get(grant.request)
-    if holder is None or not holder.is_enabled():
+        return _decide(uow, ctx, grant, target)
+
+
+def _decide(uow: UnitOfWork, ctx: Context, grant: Grant, target: Target) -> Decision:
+    holder = uow.users.get(grant.holder)
+    request = uow.requests.get(grant.request)
+    facts = _facts(uow, ctx, holder, grant, target, request) if holder is not None else None
+    if holder is None or facts is None or not holder.is_enabled():
         return _no(ctx, "user-disabled", "Your account is disabled here.")
     if grant.level not in target.levels:
         return _no(ctx, "unknown-level", f"{target.name} no longer has a level {grant.level!r}.")
-    decision = ctx.policy.decide(Query(holder, Action.CONNECT, target, _facts(ctx, holder, grant, target, request)))
+    decision = ctx.policy.decide(Query(holder, Action.CONNECT, target, facts))
     if isinstance(decision, Permit) and decision.obligations.approvals > grant.approvals:
         return _no(ctx, "approval-missing", "Policy now asks for more approvals than this grant has; request again.")
     if isinstance(decision, Permit) and not _was_proven(decision, request):
@@ -52,10 +60,10 @@ def _was_proven(permit: Permit, request: Request | None) -> bool:
     return request is not None and unmet(permit.obligations, proof_of(told), request.created_at) is None
 
 
-def _facts(ctx: Context, holder: User, grant: Grant, target: Target, request: Request | None) -> Facts:
+def _facts(uow: UnitOfWork, ctx: Context, holder: User, grant: Grant, target: Target, request: Request | None) -> Facts:
     is_break_glass = grant.kind is RequestKind.BREAK_GLASS
     at = ctx.clock.now()
-    facts = gather(ctx, holder, target, grant.level, grant.incident, is_break_glass, grant.approvals, at)
+    facts = gather_in(uow, ctx, holder, target, grant.level, grant.incident, is_break_glass, grant.approvals, at)
     was_on_call = request is not None and _was_on_call(request.facts)
     incident_open = facts.incident is not None and facts.incident.is_open(at)
     if facts.on_call and not facts.on_call.is_on_call and was_on_call and incident_open:

@@ -3,6 +3,7 @@
 from datetime import datetime
 
 from gateway.app.context import Context
+from gateway.app.ports import UnitOfWork
 from gateway.core.decision import Facts
 from gateway.core.incident import Incident
 from gateway.core.principal import User
@@ -21,10 +22,25 @@ def gather(
     at: datetime,
 ) -> Facts:
     """The facts for one question about one person and one target, in one read of the store."""
-    slack = max(ctx.rota.grace_before, ctx.rota.grace_after)
     with ctx.store.read() as uow:
-        shifts = uow.shifts.covering(target.service, at, slack)
-        incident = uow.incidents.get(incident_id) if incident_id else None
+        return gather_in(uow, ctx, user, target, level, incident_id, break_glass, approvals, at)
+
+
+def gather_in(
+    uow: UnitOfWork,
+    ctx: Context,
+    user: User,
+    target: Target,
+    level: str,
+    incident_id: str,
+    break_glass: bool,
+    approvals: int,
+    at: datetime,
+) -> Facts:
+    """The same within a read that has begun."""
+    slack = max(ctx.rota.grace_before, ctx.rota.grace_after)
+    shifts = uow.shifts.covering(target.service, at, slack)
+    incident = uow.incidents.get(incident_id) if incident_id else None
     return Facts(
         at=at,
         level=level,

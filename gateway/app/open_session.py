@@ -108,11 +108,9 @@ def open_session(ctx: Context, user: User, grant: Grant, client: str) -> Opened:
     The caller registers its `LiveSession` with `ctx.live.add(session.id, …)` at once and calls `end_session`
     exactly once afterwards. Raises Denied, NotFound or Unavailable; nothing is left behind then.
     """
-    with ctx.store.read() as uow:
-        grant = uow.grants.get(grant.id) or grant  # it may have been revoked since it was looked up
     target = find_target(ctx, user, grant.target, "session:denied")
     level = find_level(ctx, user, target, grant.level, "session:denied")
-    permit = decide_connection(ctx, grant, target)
+    grant, permit = decide_connection(ctx, grant, target)
     session = _begin(ctx, grant, target, client)
     login = lease_role(ctx, grant, target, level) if target.kind is Kind.POSTGRES else None
     mode = merge((grant.obligations, permit.obligations)).record

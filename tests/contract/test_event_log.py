@@ -16,7 +16,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import DBAPIError
 
 from gateway.adapters.event_log import EventLogReader, Sequencer, TreeMismatchError
-from gateway.adapters.event_log.sequencer import LEASE
+from gateway.adapters.event_log.sequencer import LEASE, REMEMBERED
 from gateway.adapters.signer import Signer
 from gateway.adapters.store import SqlStore, upgrade
 from gateway.adapters.store.engine import parse_url
@@ -166,6 +166,17 @@ def test_waiting_ends(house: House):
     assert house.log.wait_included(ids, NOW)
     assert not house.log.wait_included([*ids, "evt_unknown"], timedelta(milliseconds=60))
     assert house.log.wait_included([], NOW)
+
+
+def test_what_another_gateway_sequences_or_what_was_forgotten_here_is_found_in_the_log(house: House):
+    other = house.new_sequencer("gw-2")
+    ids = house.append(REMEMBERED + 10)
+    other.prepare()
+    assert other.sequence() == len(ids)
+    assert not other.wait_for(ids[:10], 0)  # only the newest are remembered
+    assert other.wait_for(ids[10:], 0)
+    assert not house.sequencer.wait_for(ids[-1:], 0)
+    assert house.log.wait_included(ids[:20], SOON)
 
 
 def test_what_was_rolled_back_is_not_in_the_log(house: House):

@@ -64,26 +64,20 @@ class EventLogReader(EventLog):
         """Works as well when another gateway sequences: what counts is what is stored."""
         wanted = set(event_ids)
         deadline = monotonic() + timeout.total_seconds()
-        seen = self._poke()
-        while not self._are_included(wanted):
-            rest = deadline - monotonic()
-            if rest <= 0 or self._closed.is_set() or (self._sequencer and self._sequencer.failure):
+        if self._sequencer is not None:
+            self._sequencer.poke()
+        while not (self._are_sequenced_here(wanted, deadline) or self._are_included(wanted)):
+            if monotonic() >= deadline or self._closed.is_set() or (self._sequencer and self._sequencer.failure):
                 return False
-            seen = self._pause(seen, min(rest, POLL_SECONDS))
+            if self._sequencer is None:
+                self._closed.wait(min(deadline - monotonic(), POLL_SECONDS))
         return True
 
-    def _poke(self) -> int:
+    def _are_sequenced_here(self, wanted: set[str], deadline: float) -> bool:
+        """Nearly always it is this process that sequences: then no query is needed to know."""
         if self._sequencer is None:
-            return 0
-        seen = self._sequencer.wait_for_batch(-1, 0)
-        self._sequencer.poke()
-        return seen
-
-    def _pause(self, seen: int, seconds: float) -> int:
-        if self._sequencer is not None:
-            return self._sequencer.wait_for_batch(seen, seconds)
-        self._closed.wait(seconds)
-        return 0
+            return False
+        return self._sequencer.wait_for(wanted, min(deadline - monotonic(), POLL_SECONDS))
 
     def _are_included(self, wanted: set[str]) -> bool:
         # Positions are committed together with the checkpoint that covers them.

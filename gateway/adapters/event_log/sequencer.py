@@ -9,8 +9,9 @@ behind what was signed before stops the sequencer for good; then nothing is rele
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from threading import Condition, Lock, Thread
 from typing import Any, Final
 
@@ -43,6 +44,7 @@ LEASE: Final = timedelta(seconds=2)
 IDLE_SECONDS: Final = 0.25
 BUSY_SECONDS: Final = 0.05
 RETRY_SECONDS: Final = 1.0
+REMEMBERED: Final = 4 * BATCH  # events that were sequenced last, for those who wait for them
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -72,7 +74,7 @@ class Sequencer:
         self._changed = Condition()
         self._poked = self._was_poked = self._stopping = False
         self._failure = ""
-        self._batches = 0
+        self._newest: dict[str, None] = {}  # ids that this process has sequenced, the newest last
         self._thread = Thread(target=self._run, name="sequencer", daemon=True)
 
     # ---------------------------------------------------------------- for others
@@ -115,11 +117,13 @@ class Sequencer:
             self._poked = True
             self._changed.notify_all()
 
-    def wait_for_batch(self, seen: int, timeout: float) -> int:
-        """Sleep until another batch than number `seen` was stored, at most `timeout` seconds; the present number."""
+    def wait_for(self, event_ids: Collection[str], timeout: float) -> bool:
+        """True as soon as this process has sequenced them all; False after `timeout` seconds.
+
+        False says nothing: another gateway may have done it, or it was long ago.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: self._batches != seen, timeout)
-            return self._batches
+            return self._changed.wait_for(lambda: all(of in self._newest for of in event_ids), timeout)
 
     @property
     def failure(self) -> str:
@@ -165,46 +169,48 @@ class Sequencer:
     def sequence(self) -> int:
         """Sequence all that waits; how many events, 0 when another gateway holds the lease."""
         total = 0
-        while count := self._batch():
-            total += count
+        while done := self._batch():
+            total += len(done)
             with self._changed:
-                self._batches += 1
+                self._newest |= dict.fromkeys(done)
+                for of in list(islice(self._newest, max(0, len(self._newest) - REMEMBERED))):
+                    del self._newest[of]
                 self._changed.notify_all()
-            if count < BATCH:
+            if len(done) < BATCH:
                 break
         return total
 
-    def _batch(self) -> int:
+    def _batch(self) -> Sequence[str]:
+        """Ids of the events that have positions now."""
         with self._one_at_a_time:
             try:
                 with outages_as_unavailable(committing=True), self._engine.begin() as connection:
-                    head, count = self._grow(connection) if self._take_lease(connection) else (None, 0)
+                    head, done = self._grow(connection) if self._take_lease(connection) else (None, ())
             except IntegrityError as error:
                 raise TreeMismatchError("a position or size is taken that should be free") from error
             if head is not None:  # only what was committed is remembered
                 self._signed = Checkpoint(self._key.name, head.size, head.root)
                 self._signer.remember(head.note)
-            return count
+            return done
 
     def _take_lease(self, connection: Connection) -> bool:
         at, length = unix_microseconds(self._now()), LEASE // timedelta(microseconds=1)
         until = at + length
         # An end that is too far away was written before a clock was set back.
-        is_over = (HEAD.c.expires_at <= at) | (HEAD.c.expires_at > until + length)
-        is_free = (HEAD.c.owner == self._owner) | is_over
-        query = update(HEAD).where(HEAD.c.id == 1, is_free).values(owner=self._owner, expires_at=until)
-        return connection.execute(query).rowcount == 1
+        told = {"of": self._owner, "at": at, "too_far": until + length, "until": until}
+        return connection.execute(_TAKE_LEASE, told).rowcount == 1
 
-    def _grow(self, connection: Connection) -> tuple[Head | None, int]:
+    def _grow(self, connection: Connection) -> tuple[Head | None, Sequence[str]]:
         waiting = _unsequenced(connection)
         if not waiting:
-            return None, 0
+            return None, ()
         tree = self._checked_tree(connection)
         _give_positions(connection, waiting, tree.size)
         for row in waiting:
             tree.append(leaf_hash(stored_bytes(row.leaf)))
         store_tiles(connection, tree.changed)
-        return self._sign(connection, Checkpoint(self._key.name, tree.size, tree.root())), len(waiting)
+        head = self._sign(connection, Checkpoint(self._key.name, tree.size, tree.root()))
+        return head, [row.id for row in waiting]
 
     def _sign(self, connection: Connection, checkpoint: Checkpoint) -> Head:
         head = Head(checkpoint.size, checkpoint.root, self._signer.sign(checkpoint))
@@ -258,17 +264,28 @@ class Sequencer:
             raise TreeMismatchError(f"the database went back from {signed.size} events to {checkpoint.size}")
 
 
-def _unsequenced(connection: Connection) -> Sequence[Row[Any, Any]]:
+def _unsequenced(connection: Connection) -> Sequence[Row[Any, Any, Any]]:
     return connection.execute(_WAITING).all()
 
 
-def _give_positions(connection: Connection, rows: Sequence[Row[Any, Any]], first: int) -> None:
+def _give_positions(connection: Connection, rows: Sequence[Row[Any, Any, Any]], first: int) -> None:
     connection.execute(_GIVE_POSITION, [{"of": row.ordinal, "to": first + i} for i, row in enumerate(rows)])
 
 
 # Made once: building a statement anew costs more than running it, and these run in every batch.
 _ANY_WAITS: Final = select(EVENTS.c.id).where(EVENTS.c.position.is_(None)).limit(1)
 _WAITING: Final = (
-    select(EVENTS.c.ordinal, EVENTS.c.leaf).where(EVENTS.c.position.is_(None)).order_by(EVENTS.c.ordinal).limit(BATCH)
+    select(EVENTS.c.ordinal, EVENTS.c.id, EVENTS.c.leaf)
+    .where(EVENTS.c.position.is_(None))
+    .order_by(EVENTS.c.ordinal)
+    .limit(BATCH)
+)
+_IS_FREE: Final = (
+    (HEAD.c.owner == bindparam("of"))
+    | (HEAD.c.expires_at <= bindparam("at"))
+    | (HEAD.c.expires_at > bindparam("too_far"))
+)
+_TAKE_LEASE: Final = (
+    update(HEAD).where(HEAD.c.id == 1, _IS_FREE).values(owner=bindparam("of"), expires_at=bindparam("until"))
 )
 _GIVE_POSITION: Final = update(EVENTS).where(EVENTS.c.ordinal == bindparam("of")).values(position=bindparam("to"))

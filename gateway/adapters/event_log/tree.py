@@ -22,6 +22,7 @@ _AT: Final = (TILES.c.level == bindparam("of_level")) & (TILES.c.number == bindp
 _TILE: Final = select(TILES.c.hashes).where(_AT)
 _WIDEN: Final = update(TILES).where(_AT).values(hashes=bindparam("grown"))
 _ADD_TILE: Final = insert(TILES)
+_ADD_CHECKPOINT: Final = insert(CHECKPOINTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ def root_at(connection: Connection, size: int) -> bytes | None:
 def add_checkpoint(connection: Connection, head: Head, signed_at: int) -> None:
     """The primary key forbids a second checkpoint of one size."""
     values = {"size": head.size, "root": head.root, "note": head.note, "signed_at": signed_at}
-    connection.execute(insert(CHECKPOINTS).values(**values))
+    connection.execute(_ADD_CHECKPOINT, values)
 
 
 def tile_loader(connection: Connection) -> Load:

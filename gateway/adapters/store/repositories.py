@@ -8,7 +8,7 @@ from datetime import datetime
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import Select, bindparam, exists, insert, or_, select, type_coerce, update
+from sqlalchemy import BindParameter, Select, bindparam, exists, insert, or_, select, type_coerce, update
 from sqlalchemy.types import NullType
 
 from gateway.adapters.store import rows
@@ -21,13 +21,28 @@ from gateway.core.principal import User
 from gateway.core.request import Approval, Request, RequestState
 from gateway.core.session import Session
 
+# Made once: putting a statement together costs more than running it, and each connection runs these.
+_OF: BindParameter[str] = bindparam("of")
+_USER = select(USERS).where(USERS.c.id == _OF)
+_REQUEST = select(REQUESTS).where(REQUESTS.c.id == _OF)
+_APPROVALS = select(APPROVALS).where(APPROVALS.c.request == _OF).order_by(APPROVALS.c.place)
+_GRANT = select(GRANTS).where(GRANTS.c.id == _OF)
+_SESSION = select(SESSIONS).where(SESSIONS.c.id == _OF)
+_ADD_SESSION = insert(SESSIONS)
+_TOUCH = update(SESSIONS).where(SESSIONS.c.id == _OF).values(active_at=bindparam("now"))
+_END = (
+    update(SESSIONS)
+    .where(SESSIONS.c.id == _OF, SESSIONS.c.ended_at.is_(None))
+    .values({name: bindparam(f"new_{name}") for name in rows.END})
+)
+
 
 class SqlUsers:
     def __init__(self, transaction: Transaction) -> None:
         self._tx = transaction
 
     def get(self, user_id: str) -> User | None:
-        row = self._tx.first(select(USERS).where(USERS.c.id == user_id))
+        row = self._tx.first(_USER, of=user_id)
         return rows.user_of(row) if row else None
 
     def by_name(self, name: str) -> User | None:
@@ -56,7 +71,7 @@ class SqlUsers:
         self._tx.change(update(USERS).where(USERS.c.id == user_id).values(confirmed_at=at))
 
     def confirmed_at(self, user_id: str) -> datetime | None:
-        row = self._tx.first(select(USERS).where(USERS.c.id == user_id))
+        row = self._tx.first(_USER, of=user_id)
         at: datetime | None = row[USERS.c.confirmed_at] if row else None
         return at
 
@@ -73,8 +88,10 @@ class SqlRequests:
         self._add_approvals(request, known=0)
 
     def get(self, request_id: str) -> Request | None:
-        found = self._load(select(REQUESTS).where(REQUESTS.c.id == request_id))
-        return found[0] if found else None
+        row = self._tx.first(_REQUEST, of=request_id)
+        if row is None:
+            return None
+        return rows.request_of(row, [rows.approval_of(each) for each in self._tx.rows(_APPROVALS, of=request_id)])
 
     def save(self, request: Request, expected: RequestState) -> bool:
         """As the port; an answer that `request` does not know of counts as somebody being faster, too."""
@@ -121,7 +138,7 @@ class SqlGrants:
         self._tx.insert(insert(GRANTS), [rows.grant_columns(grant)])
 
     def get(self, grant_id: str) -> Grant | None:
-        row = self._tx.first(select(GRANTS).where(GRANTS.c.id == grant_id))
+        row = self._tx.first(_GRANT, of=grant_id)
         return rows.grant_of(row) if row else None
 
     def save(self, grant: Grant) -> bool:
@@ -194,17 +211,17 @@ class SqlSessions:
         self._tx = transaction
 
     def add(self, session: Session) -> None:
-        self._tx.insert(insert(SESSIONS), [rows.session_columns(session)])
+        self._tx.insert(_ADD_SESSION, [rows.session_columns(session)])
 
     def get(self, session_id: str) -> Session | None:
-        row = self._tx.first(select(SESSIONS).where(SESSIONS.c.id == session_id))
+        row = self._tx.first(_SESSION, of=session_id)
         return rows.session_of(row) if row else None
 
     def save(self, session: Session) -> bool:
         if session.is_live():
             raise ValueError("only an end changes a session")
-        is_live = (SESSIONS.c.id == session.id) & SESSIONS.c.ended_at.is_(None)
-        return self._tx.change(update(SESSIONS).where(is_live).values(rows.end_columns(session))) == 1
+        new = {f"new_{name}": value for name, value in rows.end_columns(session).items()}
+        return self._tx.change(_END, of=session.id, **new) == 1
 
     def request_kill(self, session_id: str, by: str) -> bool:
         if not by:
@@ -220,7 +237,7 @@ class SqlSessions:
         return self._tx.change(query) == 1
 
     def touch(self, session_id: str, at: datetime) -> None:
-        self._tx.change(update(SESSIONS).where(SESSIONS.c.id == session_id).values(active_at=at))
+        self._tx.change(_TOUCH, of=session_id, now=at)
 
     def list(
         self, *, live: bool | None = None, holder: str = "", target: str = "", grant: str = "", limit: int = 200

@@ -265,8 +265,11 @@ def session_columns(session: Session) -> Columns:
     }
 
 
+END = ("ended_at", "end_reason", "end_detail", "recording_digest")
+
+
 def end_columns(session: Session) -> Columns:
-    """What the end of a session changes."""
+    """What the end of a session changes: the columns `END`."""
     return {
         "ended_at": session.ended_at,
         "end_reason": session.end_reason.value if session.end_reason else None,

@@ -22,6 +22,31 @@ _FIND = select(CREDENTIALS).where(
 _COUNT_FOR = select(func.count().label("n")).where(
     CREDENTIALS.c.subject == bindparam("subject"), CREDENTIALS.c.purpose == bindparam("purpose")
 )
+_CLAIM = (
+    update(CREDENTIALS)
+    .where(
+        CREDENTIALS.c.digest == bindparam("of"),
+        CREDENTIALS.c.purpose == bindparam("of_purpose"),
+        CREDENTIALS.c.used_at.is_(None),
+        CREDENTIALS.c.expires_at > bindparam("now"),
+    )
+    .values(used_at=bindparam("now"))
+)
+_COVERING = (
+    select(SHIFTS)
+    .where(
+        SHIFTS.c.service == bindparam("service"),
+        SHIFTS.c.not_before <= bindparam("latest"),
+        SHIFTS.c.not_after > bindparam("earliest"),
+    )
+    .order_by(SHIFTS.c.level, SHIFTS.c.not_before, SHIFTS.c.id)
+)
+_INCIDENT = (
+    select(INCIDENTS)
+    .where(INCIDENTS.c.id == bindparam("of"))
+    .order_by(INCIDENTS.c.fetched_at.desc(), INCIDENTS.c.source)
+    .limit(1)
+)
 
 
 class SqlLeases:
@@ -78,9 +103,7 @@ class SqlCredentials:
 
     def claim(self, digest: str, purpose: str, at: datetime) -> bool:
         """As the port; one that has expired does not exist any more."""
-        c = CREDENTIALS.c
-        is_unused = (c.digest == digest) & (c.purpose == purpose) & c.used_at.is_(None) & (c.expires_at > at)
-        return self._tx.change(update(CREDENTIALS).where(is_unused).values(used_at=at)) == 1
+        return self._tx.change(_CLAIM, of=digest, of_purpose=purpose, now=at) == 1
 
     def remove_for(self, subject: str, purpose: str) -> int:
         c = CREDENTIALS.c
@@ -120,9 +143,8 @@ class SqlShifts:
 
     def covering(self, service: str, at: datetime, slack: timedelta) -> Sequence[Shift]:
         """Shifts of a service that contain `at` when widened by `slack` on both ends, the lowest level first."""
-        c = SHIFTS.c
-        query = select(SHIFTS).where(c.service == service, c.not_before <= at + slack, c.not_after > at - slack)
-        return [rows.shift_of(row) for row in self._tx.rows(query.order_by(c.level, c.not_before, c.id))]
+        found = self._tx.rows(_COVERING, service=service, latest=at + slack, earliest=at - slack)
+        return [rows.shift_of(row) for row in found]
 
 
 class SqlIncidents:
@@ -131,9 +153,7 @@ class SqlIncidents:
 
     def get(self, incident_id: str) -> Incident | None:
         """What was fetched last, when several sources know the id."""
-        c = INCIDENTS.c
-        query = select(INCIDENTS).where(c.id == incident_id).order_by(c.fetched_at.desc(), c.source).limit(1)
-        row = self._tx.first(query)
+        row = self._tx.first(_INCIDENT, of=incident_id)
         return rows.incident_of(row) if row else None
 
     def replace(self, source: str, incidents: Iterable[Incident]) -> None:

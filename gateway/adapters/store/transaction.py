@@ -37,9 +37,9 @@ class Transaction:
         self._read_only = read_only
         self.has_failed = False
 
-    def rows(self, statement: Executable) -> Sequence[RowMapping]:
-        """All rows, keyed by column."""
-        return self._run(statement).mappings().all()
+    def rows(self, statement: Executable, **values: object) -> Sequence[RowMapping]:
+        """All rows, keyed by column; `values` as of `first`."""
+        return self._run(statement, values).mappings().all()
 
     def tuples(self, statement: Executable) -> Sequence[Row[Any]]:
         """All rows, as they come: the fastest."""
@@ -49,9 +49,9 @@ class Transaction:
         """The first row, or None; `values` are those of bind parameters in a statement that is made once."""
         return self._run(statement, values).mappings().first()
 
-    def change(self, statement: Update | Delete) -> int:
-        """Run an update or a delete; the number of rows that it matched."""
-        return self._run(statement).rowcount
+    def change(self, statement: Update | Delete, **values: object) -> int:
+        """Run an update or a delete; the number of rows that it matched. `values` as of `first`."""
+        return self._run(statement, values).rowcount
 
     def change_each(self, statement: Update, rows: Sequence[dict[str, Any]]) -> None:
         """Run an update with bind parameters for each of the rows."""
