@@ -14,6 +14,7 @@ from gateway.settings import Settings
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 _EVENT = re.compile(r"[a-z]+(-[a-z]+)*:[a-z]+(-[a-z]+)*")
+_TEST = re.compile(r"`((?:contract|conformance|e2e|unit)/[\w/]+\.py)(?:::(test_\w+))?`")
 _LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)")
 # Put together from two words: app/reload_rules.py.
 _COMPOSED = frozenset(
@@ -50,6 +51,15 @@ def test_every_setting_is_described(name: str) -> None:
 def test_every_event_type_is_described() -> None:
     described = (DOCS / "events.md").read_text()
     assert sorted(t for t in event_types() if f"`{t}`" not in described) == []
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda p: p.name)
+def test_every_test_that_a_page_names_is_there(page: Path) -> None:
+    named = _TEST.findall(page.read_text().replace("`tests/", "`"))
+    assert named or page.name != "attacks.md"
+    texts = {file: ROOT / "tests" / file for file, _ in named}
+    assert [file for file, path in texts.items() if not path.is_file()] == []
+    assert [f"{file}::{name}" for file, name in named if name and f"def {name}(" not in texts[file].read_text()] == []
 
 
 def test_no_event_type_is_described_that_nothing_writes() -> None:
