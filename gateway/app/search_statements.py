@@ -34,6 +34,7 @@ class FoundStatement:
     """One statement of one session. What it returned is None until it has: `bytes` of rows, `ms` from first to last.
 
     `kind` is a StatementKind, `fingerprint` what texts share that differ in constants alone; "" while not known.
+    `tx` numbers the explicit transactions of a session (0: none), `outcome` is how that one ended; "" while it is open.
     """
 
     session: str
@@ -49,6 +50,8 @@ class FoundStatement:
     principal: str
     kind: str = ""
     fingerprint: str = ""
+    tx: int = 0
+    outcome: str = ""
 
 
 @dataclass(frozen=True, slots=True)

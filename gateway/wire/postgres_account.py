@@ -6,6 +6,8 @@ from functools import lru_cache
 from json import JSONEncoder
 from typing import Generic, NamedTuple, TypeVar
 
+from gateway.wire.postgres_transactions import Ended, Turn
+
 MAX_STATEMENT = 1 << 20  # bytes of a Query or Parse: what is longer is refused, for it could not be recorded whole
 KEEP = 65_536  # bytes of a statement's text in one record
 KEEP_REPEATED = 2_048  # of a prepared statement's text once it has been told in full
@@ -14,7 +16,7 @@ V = TypeVar("V")
 
 
 class Entry(NamedTuple):
-    """One record: `kind` is statement, statement-more, result or unread, `data` a JSON object in UTF-8."""
+    """One record: `kind` is statement, statement-more, result, transaction or unread, `data` a JSON object in UTF-8."""
 
     kind: str
     data: bytes
@@ -30,6 +32,7 @@ class Text:
     name: str = ""
     told: bool = False
     again: bytes = b""  # all but the number of the record that tells it once more
+    turn: Turn = Turn.UNKNOWN
 
 
 class Run:
@@ -46,6 +49,8 @@ class Run:
     sqlstate = ""
     returned_before = 0  # rows that belong to tags already counted
     is_reported = False
+    turn = Turn.UNKNOWN
+    tx = 0  # the explicit transaction that it ran in, the last of several
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -138,9 +143,14 @@ def outcome(run: Run, ms: float, state: str) -> Entry:
     text = (
         f'{{"n":{run.number},"tag":{_quoted("; ".join(run.tags))},"rows":{rows},"returned":{run.returned},'
         f'"bytes":{run.bytes_out},"bytes_in":{run.bytes_in},"ms":{ms:.3f},"sqlstate":{_quoted(run.sqlstate)},'
-        f'"state":"{"failed" if run.sqlstate else state}"}}'
+        f'"state":"{"failed" if run.sqlstate else state}"'
     )
-    return Entry("result", text.encode())
+    return Entry("result", (f'{text},"tx":{run.tx}}}' if run.tx else f"{text}}}").encode())
+
+
+def transaction(of: Ended) -> Entry:
+    """The record of an explicit transaction's end."""
+    return Entry("transaction", _encode(of._asdict()).encode())
 
 
 def unread(chunk: bytes) -> Entry:

@@ -7,8 +7,10 @@ is made of, so that there is one set of rules only.
 from gateway.wire.postgres_account import Step, tag_of
 from gateway.wire.postgres_quick import Reply
 from gateway.wire.postgres_statements import NAME_BYTES, UNNAMING, StatementAccount
+from gateway.wire.postgres_transactions import TURNS
 
 _QUERY, _BIND, _EXECUTE, _DESCRIBE, _SYNC = b"QBEDS"
+_SPECIAL = UNNAMING | TURNS  # tags that change more than their own statement's account
 _ROUND = 1  # Bind, perhaps Describe, Execute and Sync in one: no message has this number
 
 
@@ -60,13 +62,16 @@ class RoundAccount(StatementAccount):
         """All that is owed for the lone step has come. False when it has to be told message by message."""
         tag, number = tag_of(reply.tag)
         run = step.run
-        if run is None or not tag or tag in UNNAMING:
+        if run is None or not tag or tag in _SPECIAL:
+            return False
+        if reply.status != (b"T" if self._transactions.current else b"I"):
             return False
         run.returned, run.bytes_out, run.tags = reply.rows, reply.size, (tag,)
         run.returned_before = reply.rows
         run.affected = reply.rows if number is None else number
         self._owed.clear()
         self._copying = None
+        self._transactions.warning = ""
         if step.kind == _ROUND:
             self._rounds = 0
             self._portals.accept(b"", run)

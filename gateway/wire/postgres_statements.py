@@ -25,8 +25,10 @@ from gateway.wire.postgres_account import (
     continued,
     outcome,
     tag_of,
+    transaction,
 )
 from gateway.wire.postgres_messages import parse_fields
+from gateway.wire.postgres_transactions import TURNS, Transactions, Turn, turn_of
 
 MAX_NAMES = 10_000  # prepared statements of one session whose text is remembered
 MAX_TEXT = 4 << 20  # bytes of text remembered; beyond that a text is told at once and remembered in part
@@ -45,7 +47,9 @@ class StatementAccount:
         self.entries: list[Entry] = []
         self.said_goodbye = False  # the client's Terminate
         self.heard_fatal = False  # the server has said itself why it leaves
+        self._transactions = Transactions()
         self._number = 0
+        self._newest = 0  # number of the statement that was answered last
         self._owed: deque[Step] = deque()
         self._statements: Names[Text] = Names()
         self._portals: Names[Run] = Names()
@@ -84,6 +88,9 @@ class StatementAccount:
     def query(self, text: Text, at: float) -> None:
         """A simple Query, which may hold several statements."""
         run = self._new()
+        turn = turn_of(text.sql)
+        if turn:
+            run.turn = turn
         self._tell(run, "simple", text)
         self._owe(Step(_QUERY, at, run))
 
@@ -91,6 +98,7 @@ class StatementAccount:
         """A Parse. It runs nothing, so it is told with its first Bind."""
         name = name[:NAME_BYTES]
         text.name = name.decode(errors="backslashreplace")
+        text.turn = turn_of(text.sql)
         if self._remembered + len(text.sql) > MAX_TEXT:
             self._tell_only(text)
         self._remembered += len(text.sql)
@@ -120,6 +128,8 @@ class StatementAccount:
         run = self._new()
         if text is not None:
             self._tell(run, "extended", text, values)
+            if text.turn:
+                run.turn = text.turn
         else:
             self.entries.append(attempt(run, "extended", None, values, name=source.decode(errors="backslashreplace")))
         self._portals.propose(portal, run)
@@ -187,6 +197,8 @@ class StatementAccount:
             fields = parse_fields(head)
             self.heard_fatal |= fields.get("V", fields.get("S")) in ("FATAL", "PANIC")
             self._error(fields.get("C", "XX000")[:5], at)  # a server may leave out even the SQLSTATE: CVE-2026-6666
+        elif kind == 0x4E:
+            self._transactions.warned(head)
         elif (step := self._due()) is not None:
             if kind in (0x43, 0x49):
                 self._completed(step, head, at)
@@ -203,6 +215,15 @@ class StatementAccount:
             step = self._owed.popleft()
             if step.run is not None and not step.run.is_reported:
                 self._finish(step, at, "unknown")
+        self._transactions.lose()
+        self._tell_transactions()
+
+    def _tell_transactions(self) -> None:
+        """Behind the result of the statement that ended them."""
+        ended = self._transactions.ended
+        if ended:
+            self.entries.extend(transaction(each) for each in ended)
+            ended.clear()
 
     def _due(self) -> Step | None:
         """The step that the server answers now. It ignores a CopyDone that it did not ask for."""
@@ -241,12 +262,24 @@ class StatementAccount:
         tag, number = tag_of(body)
         if tag in UNNAMING:
             self._renamed_by_sql(tag)
+        self._take_part(run, tag)
         if tag and len(run.tags) < _MAX_TAGS:
             run.tags += (tag,)
         run.affected += run.returned - run.returned_before if number is None else number
         run.returned_before = run.returned
         if step.kind == _EXECUTE:
             self._finish(self._owed.popleft(), at, "done")
+            self._tell_transactions()
+
+    def _take_part(self, run: Run, tag: str) -> None:
+        transactions = self._transactions
+        before = transactions.current
+        if tag in TURNS:
+            transactions.tagged(tag, run.turn, run.number)
+        elif transactions.warning:
+            transactions.warning = ""
+        if before or transactions.current:
+            run.tx = before or transactions.current
 
     def _renamed_by_sql(self, tag: str) -> None:
         """Names that SQL has freed may mean another text by now, which was told with its PREPARE: none is believed."""
@@ -263,6 +296,7 @@ class StatementAccount:
         for step in self._owed:  # told already, with a text that may be false
             if step.kind == _BIND and step.run is not None and id(step.text) in gone:
                 step.text = None
+                step.run.turn = Turn.UNKNOWN
                 name = step.source.decode(errors="backslashreplace")
                 self._tell(step.run, "extended", None, name=name, corrected=True)
 
@@ -270,10 +304,13 @@ class StatementAccount:
         run = step.run
         if run is None:
             return
+        if self._transactions.current and not run.tx and state != "skipped":
+            run.tx = self._transactions.current
+        self._newest = run.number
         self.entries.append(outcome(run, (at - step.at) * 1000, state))
         run.is_reported = True
         run.returned = run.returned_before = run.affected = run.bytes_out = run.bytes_in = 0
-        run.tags, run.sqlstate = (), ""
+        run.tags, run.sqlstate, run.tx = (), "", 0
 
     def _ready(self, body: bytes, at: float) -> None:
         self._copying = None
@@ -283,6 +320,8 @@ class StatementAccount:
                 self._finish(step, at, "done")
             if step.kind in (_QUERY, _CALL, _SYNC):
                 break
+        self._transactions.ready(body[:1], self._newest)
+        self._tell_transactions()
         if body[:1] == b"I":  # outside a transaction no portal lives on
             self._portals.accepted.clear()
 
@@ -349,6 +388,7 @@ class StatementAccount:
         for step in self._owed:
             if step.kind == _BIND and step.text is refused and step.run is not None:
                 step.text = self._statements.look(step.source)
+                step.run.turn = step.text.turn if step.text else Turn.UNKNOWN
                 self._tell(step.run, "extended", step.text, corrected=True)
 
     def _correct_portal(self, refused: Run) -> None:

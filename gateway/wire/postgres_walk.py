@@ -25,7 +25,7 @@ _NO_VALUES = bytes(4)  # no formats, no values
 _EMPTY = frozenset(b"SHXc")  # messages without a body
 _LONGEST = {**CLIENT_MESSAGES, **dict.fromkeys(_EMPTY, 4)}
 _LONGEST_STATEMENT = MAX_STATEMENT + 5  # with the length word and a terminator
-_TOLD = frozenset(b"CEZ")  # replies whose body the account reads
+_TOLD = frozenset(b"CEZN")  # replies whose body the account reads
 
 
 class StatementTooLong(ProtocolViolation):

@@ -29,7 +29,7 @@ FEED_BYTES = 16 * 1024 * 1024  # waiting for the next second
 FEED_SECONDS = 0.05  # of processor time per second, so that a busy session does not starve the proxy of this processor
 FEED_RECORDS = 500  # of one transaction
 LONGEST_TEXT = 64 * 1024  # characters of a statement that are searchable
-_KINDS = frozenset({"session", "statement", "result"})
+_KINDS = frozenset({"session", "statement", "result", "transaction"})
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NO_LINK = bytes(LINK)
 _TABLES = """
@@ -39,12 +39,19 @@ CREATE TABLE IF NOT EXISTS texts (
 );
 CREATE TABLE IF NOT EXISTS statements (
     session TEXT NOT NULL, n INTEGER NOT NULL, at_ns INTEGER NOT NULL, text INTEGER NOT NULL REFERENCES texts (id),
-    tag TEXT, rows INTEGER, bytes INTEGER, ms REAL, sqlstate TEXT, PRIMARY KEY (session, n)
+    tag TEXT, rows INTEGER, bytes INTEGER, ms REAL, sqlstate TEXT, tx INTEGER, PRIMARY KEY (session, n)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS transactions (
+    session TEXT NOT NULL, tx INTEGER NOT NULL, outcome TEXT NOT NULL, PRIMARY KEY (session, tx)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS statements_at ON statements (at_ns);
 CREATE INDEX IF NOT EXISTS statements_text ON statements (text);
 """
-_OF_TEXTS = ("kind", "fingerprint")  # of what a text does; an older index lacks them
+_ADDED = (  # columns that an older index lacks
+    ("texts", "kind", "TEXT"),
+    ("texts", "fingerprint", "TEXT"),
+    ("statements", "tx", "INTEGER"),
+)
 _BY_FACTS = """
 CREATE INDEX IF NOT EXISTS texts_unread ON texts (id) WHERE kind IS NULL;
 CREATE INDEX IF NOT EXISTS texts_fingerprint ON texts (fingerprint);
@@ -57,11 +64,14 @@ _NEW = (  # told again when the text turned out to be another (docs/formats/stat
     "INSERT INTO statements (session, n, at_ns, text) VALUES (?, ?, ?, ?) "
     "ON CONFLICT (session, n) DO UPDATE SET text = excluded.text"
 )
-_RESULT = "UPDATE statements SET tag = ?, rows = ?, bytes = ?, ms = ?, sqlstate = ? WHERE session = ? AND n = ?"
+_RESULT = "UPDATE statements SET tag = ?, rows = ?, bytes = ?, ms = ?, sqlstate = ?, tx = ? WHERE session = ? AND n = ?"
+_OUTCOME = "INSERT OR REPLACE INTO transactions (session, tx, outcome) VALUES (?, ?, ?)"
 _FOUND = """
 SELECT st.session, st.n, st.at_ns, t.sql, st.tag, st.rows, st.bytes, st.ms, st.sqlstate,
-       coalesce(se.target, ''), coalesce(se.principal, ''), coalesce(t.kind, ''), coalesce(t.fingerprint, '')
+       coalesce(se.target, ''), coalesce(se.principal, ''), coalesce(t.kind, ''), coalesce(t.fingerprint, ''),
+       coalesce(st.tx, 0), coalesce(tr.outcome, '')
 FROM statements st JOIN texts t ON t.id = st.text LEFT JOIN sessions se ON se.session = st.session
+LEFT JOIN transactions tr ON tr.session = st.session AND tr.tx = st.tx
 """
 
 
@@ -138,6 +148,7 @@ class StatementIndex:
         """Index one session anew from its recording; sqlite3.Error when that fails."""
         with self._transaction() as database:
             database.execute("DELETE FROM statements WHERE session = ?", (session_id,))
+            database.execute("DELETE FROM transactions WHERE session = ?", (session_id,))
         wanted = (frame for frame in joined(frames) if frame.kind in _KINDS)
         while some := list(itertools.islice(wanted, 1000)):  # short transactions: the live sessions are indexed too
             with self._transaction() as database:
@@ -154,11 +165,14 @@ class StatementIndex:
                 database.execute("INSERT OR REPLACE INTO sessions VALUES (?, ?, ?)", about)
             elif not isinstance(number, int):
                 continue
+            elif frame.kind == "transaction":
+                if isinstance(tx := told.get("tx"), int):
+                    database.execute(_OUTCOME, (session_id, tx, str(told.get("outcome", ""))))
             elif frame.kind == "statement":
                 text = self._text_id(database, str(told.get("sql", ""))[:LONGEST_TEXT])
                 database.execute(_NEW, (session_id, number, frame.at_ns, text))
             else:
-                values = (_plain(told.get(key)) for key in ("tag", "rows", "bytes", "ms", "sqlstate"))
+                values = (_plain(told.get(key)) for key in ("tag", "rows", "bytes", "ms", "sqlstate", "tx"))
                 database.execute(_RESULT, (*values, session_id, number))
 
     def _text_id(self, database: sqlite3.Connection, sql: str) -> int:
@@ -259,9 +273,9 @@ class StatementIndex:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = OFF")  # it can be rebuilt
         database.executescript(_TABLES)
-        known = {row[1] for row in database.execute("PRAGMA table_info(texts)")}
-        for column in (column for column in _OF_TEXTS if column not in known):
-            database.execute(f"ALTER TABLE texts ADD COLUMN {column} TEXT")
+        for table, column, type_ in _ADDED:
+            if column not in {row[1] for row in database.execute(f"PRAGMA table_info({table})")}:
+                database.execute(f"ALTER TABLE {table} ADD COLUMN {column} {type_}")
         database.executescript(_BY_FACTS)
         try:
             database.execute(_SEARCHABLE)
@@ -283,7 +297,7 @@ def _plain(value: object) -> str | int | float | None:
 
 
 def _found(row: tuple[object, ...]) -> FoundStatement:
-    session, n, at_ns, sql, tag, rows, size, ms, sqlstate, target, principal, kind, fingerprint = row
+    session, n, at_ns, sql, tag, rows, size, ms, sqlstate, target, principal, kind, fingerprint, tx, outcome = row
     return FoundStatement(
         session=str(session),
         n=int(str(n)),
@@ -298,4 +312,6 @@ def _found(row: tuple[object, ...]) -> FoundStatement:
         principal=str(principal),
         kind=str(kind),
         fingerprint=str(fingerprint),
+        tx=int(str(tx)),
+        outcome=str(outcome),
     )

@@ -152,7 +152,10 @@ def _sentence(kind: str, fields: dict[str, Any]) -> str:
         case "result":
             went = f"ERROR {fields['sqlstate']}" if fields.get("sqlstate") else fields.get("tag") or fields.get("state")
             did = f"{fields.get('rows')} rows, {fields.get('bytes')} bytes, {fields.get('ms')} ms"
-            return f"[{fields.get('n')}]   -> {went}, {did}"
+            within = f", transaction {fields['tx']}" if fields.get("tx") else ""
+            return f"[{fields.get('n')}]   -> {went}, {did}{within}"
+        case "transaction":
+            return f"transaction {fields.get('tx')}: {fields.get('outcome')}"
         case "gap":
             lost = f"{fields.get('records')} records, {fields.get('bytes')} bytes"
             return f"NOT RECORDED: {lost}, from {fields.get('since')} to {fields.get('until')}: {fields.get('why')}"

@@ -39,11 +39,12 @@ def statements(text: str, since: str, as_json: bool, **query: object) -> None:
             s["ms"],
             s["sqlstate"],
             s["kind"],
+            f"{s['tx']} {s['outcome'] or 'open'}" if s["tx"] else "",
             s["sql"],
         )
         for s in found["statements"]
     ]
-    heads = ("AT", "WHO", "TARGET", "ROWS", "BYTES", "MS", "ERROR", "KIND", "STATEMENT")
+    heads = ("AT", "WHO", "TARGET", "ROWS", "BYTES", "MS", "ERROR", "KIND", "TRANSACTION", "STATEMENT")
     output.table(heads, rows, empty="No statement matches.")
     for session in found["incomplete"]:
         output.say(f"Not all of {output.safe(session)} can be searched yet.", err=True)

@@ -441,7 +441,8 @@ class EventOut(Schema):
 class StatementOut(Schema):
     """One statement of a session. What it returned is null until it has; `ms` from first to last byte.
 
-    `kind` and `fingerprint` are "" until the index has read the text.
+    `kind` and `fingerprint` are "" until the index has read the text. `tx` is the number of its explicit transaction
+    in the session, 0 without one; `outcome` committed, rolled-back, prepared, lost or unknown, "" while it is open.
     """
 
     session: str
@@ -457,6 +458,8 @@ class StatementOut(Schema):
     principal: str
     kind: str
     fingerprint: str
+    tx: int
+    outcome: str
 
     @classmethod
     def of(cls, found: FoundStatement) -> "StatementOut":

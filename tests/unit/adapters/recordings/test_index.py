@@ -151,6 +151,26 @@ def test_what_texts_do_can_be_asked_for(tmp_path: Path):
     made.close()
 
 
+def test_statements_know_how_their_transaction_ended(statements: StatementIndex):
+    statements.feed(
+        [
+            record("statement", n=1, sql="begin"),
+            record("result", n=1, tag="BEGIN", tx=1),
+            record("statement", 1, n=2, sql="commit"),
+            record("result", 1, n=2, tag="COMMIT", tx=1),
+            record("transaction", n=2, tx=1, outcome="committed"),
+            record("transaction", n=2, tx="x", outcome="committed"),
+            record("statement", 2, n=3, sql="begin"),
+            record("result", 2, n=3, tag="BEGIN", tx=2),
+            record("statement", 3, n=4, sql="select"),
+        ]
+    )
+    found = statements.search(StatementQuery())
+    assert [(s.n, s.tx, s.outcome) for s in found] == [(4, 0, ""), (3, 2, ""), (2, 1, "committed"), (1, 1, "committed")]
+    statements.rebuild_session("ses_1", ())
+    assert statements.search(StatementQuery()) == []
+
+
 def test_an_index_from_before_is_brought_up_to_date(tmp_path: Path):
     path = tmp_path / "statements.sqlite"
     made = StatementIndex(path)
@@ -160,6 +180,8 @@ def test_an_index_from_before_is_brought_up_to_date(tmp_path: Path):
     with closing(sqlite3.connect(path)) as database, database:
         database.execute("DROP INDEX texts_unread")
         database.execute("DROP INDEX texts_fingerprint")
+        database.execute("DROP TABLE transactions")
+        database.execute("ALTER TABLE statements DROP COLUMN tx")
         database.execute("ALTER TABLE texts DROP COLUMN kind")
         database.execute("ALTER TABLE texts DROP COLUMN fingerprint")
     made = StatementIndex(path, PostgresParser())

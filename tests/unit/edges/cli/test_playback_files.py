@@ -31,3 +31,9 @@ def test_the_rest_of_a_long_statement_is_shown() -> None:
 
 def test_a_statement_is_shown_with_its_parameters() -> None:
     assert shown("statement", n=7, sql="SELECT $1", params=["é", None]) == '[7] SELECT $1  with ["é", null]'
+
+
+def test_transactions_are_shown() -> None:
+    ran = shown("result", n=7, tag="UPDATE 1", rows=1, bytes=0, ms=1, sqlstate="", tx=2)
+    assert ran == "[7]   -> UPDATE 1, 1 rows, 0 bytes, 1 ms, transaction 2"
+    assert shown("transaction", tx=2, outcome="rolled-back", n=8) == "transaction 2: rolled-back"
