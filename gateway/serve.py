@@ -20,7 +20,7 @@ import uvicorn
 import uvloop
 from pydantic import ValidationError
 
-from gateway.adapters.door_tls import ensure_door_certificate
+from gateway.adapters.door_tls import end_point_binding, ensure_door_certificate
 from gateway.adapters.event_log import TreeMismatchError
 from gateway.adapters.webauthn import WebAuthnRelyingParty
 from gateway.app import journal
@@ -154,7 +154,15 @@ async def _open_doors(gateway: Gateway, *, is_worker: bool) -> _Doors:
     tls.load_cert_chain(cert, key)
     postgres = None
     if settings.postgres.enabled:
-        postgres = await serve_postgres(ctx, settings.postgres.host, settings.postgres.port, tls, reuse_port=is_worker)
+        postgres = await serve_postgres(
+            ctx,
+            settings.postgres.host,
+            settings.postgres.port,
+            tls,
+            uses_scram=settings.postgres.authentication == "scram",
+            binding=end_point_binding(cert),
+            reuse_port=is_worker,
+        )
     ssh = None
     if settings.ssh.enabled:
         ssh = await asyncio.to_thread(

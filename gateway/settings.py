@@ -58,6 +58,7 @@ class Postgres(_Part):
     tls_cert_file: Path | None = None
     tls_key_file: Path | None = None
     tls_ca_file: Path | None = None
+    authentication: Literal["scram", "password"] = "password"  # how clients show their ticket
     examine_targets: bool = True  # every day, and whenever their entry in the catalogue changes
 
 

@@ -29,6 +29,17 @@ def ensure_door_certificate(directory: Path, hosts: tuple[str, ...], at: datetim
     return cert_file, key_file, ca_file
 
 
+def end_point_binding(cert_file: Path) -> bytes:
+    """What a client binds its sign-in to (`tls-server-end-point`, RFC 5929 section 4.1): the certificate's hash by the
+    algorithm of its signature, by SHA-256 where that is MD5 or SHA-1. b"" for a signature without one (Ed25519).
+    """
+    cert = x509.load_pem_x509_certificate(cert_file.read_bytes())
+    algorithm = cert.signature_hash_algorithm
+    if algorithm is None:
+        return b""
+    return cert.fingerprint(hashes.SHA256() if algorithm.name in ("md5", "sha1") else algorithm)
+
+
 def _is_current(cert_file: Path, hosts: tuple[str, ...], at: datetime) -> bool:
     if not cert_file.exists():
         return False

@@ -9,6 +9,7 @@ from gateway.app.context import Context
 from gateway.app.credentials import digest_of
 from gateway.app.open_session import grant_for
 from gateway.app.ports import Credential
+from gateway.app.ticket_proof import VERIFIER, verifier_for
 from gateway.core.emergency import BreakGlassOnly
 from gateway.core.principal import User
 from gateway.core.request import RequestKind
@@ -46,9 +47,10 @@ def issue_ticket(
     at = ctx.clock.now()
     expires_at = min(at + ctx.limits.ticket_lifetime, grant.window.not_after)
     secret = PREFIX + ctx.ids.secret()
-    credential = Credential(
-        digest_of(secret), "ticket", user.id, at, expires_at, single_use, data={"grant": grant.id, "target": target}
-    )
+    about = {"grant": grant.id, "target": target}
+    if found.kind is Kind.POSTGRES:
+        about[VERIFIER] = verifier_for(secret, user.name, target)
+    credential = Credential(digest_of(secret), "ticket", user.id, at, expires_at, single_use, data=about)
     with ctx.store.begin() as uow:
         uow.credentials.add(credential)
         data = {"expires_at": expires_at.isoformat(), "single_use": single_use}

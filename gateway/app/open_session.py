@@ -1,5 +1,6 @@
 """Let one connection in: authenticate, find the grant, decide again, lease, record, store the event, or no session."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from gateway.app import journal
@@ -10,7 +11,7 @@ from gateway.app.decide_connection import decide_connection
 from gateway.app.end_session import end_session as end_session
 from gateway.app.end_session import store_end
 from gateway.app.lease_role import lease_role
-from gateway.app.ports import DatabaseLogin, Recording, RecordingFailed
+from gateway.app.ports import Credential, DatabaseLogin, Recording, RecordingFailed, UnitOfWork
 from gateway.app.refuse_stranger import refuse_stranger
 from gateway.app.verify_deploy_token import misplaced
 from gateway.core.decision import Permit
@@ -50,13 +51,26 @@ def user_of_ticket(
 
     One answer for every flaw, so that nothing can be learned by trying. `client` is the peer's `address:port`.
     """
-    about: journal.About = {"principal": user_name, "target": target}
     if (no := misplaced(ticket)) is not None:
-        raise refuse_stranger(ctx, client, "session:denied", no, about=about)
+        raise refuse_stranger(ctx, client, "session:denied", no, about={"principal": user_name, "target": target})
+    digest = digest_of(ticket)
+    return admit_ticket(ctx, lambda uow: uow.credentials.find(digest, "ticket"), user_name, target, door, client)
+
+
+def admit_ticket(
+    ctx: Context,
+    find: Callable[[UnitOfWork], Credential | None],
+    user_name: str,
+    target: str,
+    door: Kind = Kind.POSTGRES,
+    client: str = "",
+) -> tuple[User, Grant]:
+    """The person and grant behind the ticket that `find` knows; one for a single use is used up by it."""
+    about: journal.About = {"principal": user_name, "target": target}
     at = ctx.clock.now()
     known = ctx.catalogue.current().targets.get(target)
     with ctx.store.read() as uow:
-        held = uow.credentials.find(digest_of(ticket), "ticket")
+        held = find(uow)
         user = uow.users.get(held.subject) if held else None
         grant = uow.grants.get((held.data or {}).get("grant", "")) if held else None
     is_good = (

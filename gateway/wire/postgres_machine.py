@@ -26,10 +26,12 @@ SERVER_MESSAGES = frozenset(b"ACDEGHINSTVZcdnst123")
 
 
 class ClientState(Enum):
-    """Where the client's conversation is. Legal: FIRST any untyped packet; PASSWORD only PasswordMessage."""
+    """Where the client's conversation is. Legal: FIRST any untyped packet; later only the answer that was asked for."""
 
     FIRST = auto()
     PASSWORD = auto()
+    SASL_INITIAL = auto()
+    SASL_RESPONSE = auto()
     DONE = auto()
 
 
@@ -40,8 +42,28 @@ class Password:
     text: str = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class SaslInitial:
+    """The mechanism that the client chose, and its first message."""
+
+    mechanism: str
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SaslResponse:
+    """The client's last message in a SASL exchange."""
+
+    data: bytes = field(repr=False)
+
+
+Told = pg.First | Password | SaslInitial | SaslResponse
+
+
 class ClientGreeting:
-    """The client's side until it has sent its password. Feed bytes, ask for what they mean."""
+    """The client's side until it has shown its secret: as a password, or by SCRAM once `expect_sasl` was called behind
+    the Startup. Feed bytes, ask for what they mean.
+    """
 
     def __init__(self) -> None:
         self._buffer = Buffer(pg.MAX_STARTUP + MAX_PASSWORD)
@@ -51,13 +73,20 @@ class ClientGreeting:
         """Bytes that arrived; ProtocolViolation when they are too many."""
         self._buffer.feed(data)
 
-    def step(self) -> pg.First | Password | None:
+    def step(self) -> Told | None:
         """The next message, None while it is not whole."""
         if self.state is ClientState.FIRST:
             return self._first()
-        if self.state is ClientState.PASSWORD:
-            return self._password()
-        raise RuntimeError("the greeting is over")
+        if self.state is ClientState.DONE:
+            raise RuntimeError("the greeting is over")
+        body = self._secret()
+        return None if body is None else self._shown(body)
+
+    def expect_sasl(self) -> None:
+        """The client is asked for SCRAM, not for its password."""
+        if self.state is not ClientState.PASSWORD:
+            raise RuntimeError("not the moment to choose")
+        self.state = ClientState.SASL_INITIAL
 
     def is_drained(self) -> bool:
         """True when nothing has come behind the last message. Must hold before TLS begins: bytes sent in the clear
@@ -84,7 +113,15 @@ class ClientGreeting:
             self.state = ClientState.PASSWORD
         return first
 
-    def _password(self) -> Password | None:
+    def _shown(self, body: bytes) -> Told:
+        """The three messages share one type byte: which one it is, only the state tells."""
+        if self.state is ClientState.SASL_INITIAL:
+            self.state = ClientState.SASL_RESPONSE
+            return SaslInitial(*pg.parse_sasl_initial(body))
+        was, self.state = self.state, ClientState.DONE
+        return SaslResponse(body) if was is ClientState.SASL_RESPONSE else Password(pg.parse_password(body))
+
+    def _secret(self) -> bytes | None:
         head = self._buffer.peek(5)
         if head is None:
             return None
@@ -94,10 +131,7 @@ class ClientGreeting:
         if not 5 <= length <= MAX_PASSWORD:
             raise ProtocolViolation("password message of an impossible length")
         packet = self._buffer.take(length + 1)
-        if packet is None:
-            return None
-        self.state = ClientState.DONE
-        return Password(pg.parse_password(packet[5:]))
+        return None if packet is None else packet[5:]
 
 
 class LoginState(Enum):

@@ -132,6 +132,17 @@ def parse_password(body: bytes) -> str:
     return _text(body[:-1])
 
 
+def parse_sasl_initial(body: bytes) -> tuple[str, bytes]:
+    """Mechanism and first message of a SASLInitialResponse."""
+    name, found, rest = body.partition(b"\0")
+    if not found or len(rest) < 4:
+        raise ProtocolViolation("SASL response too short")
+    (length,) = struct.unpack_from(">i", rest)
+    if length != len(rest) - 4:  # -1, no first message, is not for SCRAM, where the client begins
+        raise ProtocolViolation("SASL response of the wrong length")
+    return _text(name), rest[4:]
+
+
 def parse_fields(body: bytes) -> dict[str, str]:
     """The fields of an ErrorResponse or NoticeResponse by their one-letter code; what cannot be read is left out.
 
@@ -202,6 +213,19 @@ def _printable(text: str) -> bytes:
 
 def authentication_cleartext() -> bytes:
     return message(b"R", struct.pack(">I", 3))
+
+
+def authentication_sasl(mechanisms: Iterable[str]) -> bytes:
+    """AuthenticationSASL: what may be chosen from."""
+    return message(b"R", struct.pack(">I", 10) + b"".join(_cstring(each) for each in mechanisms) + b"\0")
+
+
+def authentication_sasl_continue(data: bytes) -> bytes:
+    return message(b"R", struct.pack(">I", 11) + data)
+
+
+def authentication_sasl_final(data: bytes) -> bytes:
+    return message(b"R", struct.pack(">I", 12) + data)
 
 
 def authentication_ok() -> bytes:

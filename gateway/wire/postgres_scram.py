@@ -59,14 +59,14 @@ class ScramClient:
         text = _bounded(server_final)
         if not self._server_signature or not text.startswith("v="):
             raise ProtocolViolation("the server's proof is missing")
-        if not hmac.compare_digest(_unb64(text[2:].split(",")[0]), self._server_signature):
+        if not hmac.compare_digest(decode(text[2:].split(",")[0]), self._server_signature):
             raise ProtocolViolation("the server's proof is wrong")
 
     def _parse_first(self, text: str) -> tuple[str, bytes, int]:
         parts = text.split(",")
         if len(parts) < 3 or [p[:2] for p in parts[:3]] != ["r=", "s=", "i="]:
             raise ProtocolViolation("server-first-message without nonce, salt and iterations")
-        nonce, salt = parts[0][2:], _unb64(parts[1][2:])
+        nonce, salt = parts[0][2:], decode(parts[1][2:])
         if not nonce.startswith(self._nonce) or not len(self._nonce) < len(nonce) <= MAX_NONCE:
             raise ProtocolViolation("the server's nonce does not continue ours, or is too long")
         if not 1 <= len(salt) <= MAX_SALT:
@@ -87,6 +87,11 @@ def _iterations(text: str) -> int:
 
 @lru_cache(maxsize=256)  # a role is made for a grant, which has many connections; its password dies with it
 def _keys(password: str, salt: bytes, iterations: int) -> tuple[bytes, bytes]:
+    return keys_of(password, salt, iterations)
+
+
+def keys_of(password: str, salt: bytes, iterations: int) -> tuple[bytes, bytes]:
+    """ClientKey and ServerKey of an ASCII password. Costs as many hashes as there are iterations."""
     salted = hashlib.pbkdf2_hmac("sha256", password.encode("ascii"), salt, iterations)
     return hmac.digest(salted, b"Client Key", "sha256"), hmac.digest(salted, b"Server Key", "sha256")
 
@@ -101,7 +106,8 @@ def _b64(raw: bytes) -> str:
     return b64encode(raw).decode("ascii")
 
 
-def _unb64(text: str) -> bytes:
+def decode(text: str) -> bytes:
+    """Base64, ProtocolViolation when it is none."""
     try:
         return b64decode(text, validate=True)
     except Base64Error:

@@ -24,6 +24,7 @@ from gateway.adapters.door_tls import ensure_door_certificate
 from gateway.app.live import LiveSessions
 from gateway.app.open_session import Opened
 from gateway.app.ports import DatabaseLogin, Recording, RecordingFailed
+from gateway.app.ticket_proof import salt_of
 from gateway.core.errors import Denied, Refusal
 from gateway.core.grant import Grant
 from gateway.core.obligation import Obligations, Record
@@ -33,6 +34,7 @@ from gateway.core.session import EndReason, Protocol, Session
 from gateway.core.target import Kind, Level, Target
 from gateway.core.window import Window
 from gateway.edges.proxy.postgres import Doorkeeper, PostgresDoor
+from gateway.wire.postgres_scram_server import Proof, Verifier
 from tests.servers import PostgresServer
 
 WITHIN = 15
@@ -113,7 +115,9 @@ class Stage:
         return self.door.port
 
     def keeper(self) -> Doorkeeper:
-        return Doorkeeper(self._authenticate, self._open, self._end, self.live, lambda: datetime.now(UTC))
+        return Doorkeeper(
+            self._authenticate, self._open, self._end, self.live, lambda: datetime.now(UTC), prove=self._prove
+        )
 
     def url(self, **parameters: str) -> str:
         asked = {"sslmode": "verify-full", "sslrootcert": str(self.ca_file), "connect_timeout": "10", **parameters}
@@ -157,6 +161,11 @@ class Stage:
         if (user, ticket, target) != (ONCALL.name, TICKET, self.target.name):
             raise Denied(Refusal("ticket-invalid", "This ticket is not valid.", (), ("gw connect prints a new one.",)))
         return ONCALL, self._grant()
+
+    def _prove(self, user: str, proof: Proof, target: str, client: str) -> tuple[User, Grant, bytes]:
+        verifier = Verifier.of(TICKET, salt_of(user, target))
+        who, grant = self._authenticate(user, TICKET if proof.is_of(verifier) else "", target, client)
+        return who, grant, proof.answer(verifier)
 
     def _grant(self) -> Grant:
         at = datetime.now(UTC)

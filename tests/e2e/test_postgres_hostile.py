@@ -1,7 +1,6 @@
 """Clients and targets at the database door that mean harm, or are merely broken."""
 
 import asyncio
-import socket
 import ssl
 import struct
 import threading
@@ -19,8 +18,10 @@ from gateway.app.ports import DatabaseLogin
 from gateway.core.session import EndReason
 from gateway.core.target import Kind, Level, Target
 from gateway.edges.proxy.listener import MAX_STRANGERS
+from gateway.edges.proxy.postgres_cancel import Backend, CancelKeys
 from gateway.wire import postgres_messages as pg
-from tests.e2e.postgres_stage import TICKET, WITHIN, Stage, database, door_tls, leased, running_door
+from tests.e2e.postgres_stage import WITHIN, Stage, database, door_tls, leased, running_door
+from tests.e2e.postgres_wire import encrypted, plain, rest_of, signed_in
 from tests.servers import PostgresServer, free_port
 
 LOGIN = DatabaseLogin("gw_oncall_fake", "planted-role-password")
@@ -52,40 +53,6 @@ def real(target: Target, tmp_path: Path) -> Iterator[Stage]:
     context, ca = door_tls(tmp_path / "tls")
     with leased(target, "gw_hostile") as login, running_door(Stage(target, login, ca), context) as running:
         yield running
-
-
-def plain(stage: Stage) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", stage.port), timeout=WITHIN)
-
-
-def encrypted(stage: Stage) -> ssl.SSLSocket:
-    raw = plain(stage)
-    raw.sendall(pg.ssl_request())
-    assert raw.recv(1) == b"S"
-    return ssl.create_default_context(cafile=stage.ca_file).wrap_socket(raw, server_hostname="127.0.0.1")
-
-
-def signed_in(stage: Stage, dial: Callable[[Stage], socket.socket] = encrypted) -> socket.socket:
-    client = dial(stage)
-    client.sendall(pg.startup({"user": "oncall", "database": "orders-db"}))
-    assert client.recv(9) == pg.authentication_cleartext()
-    client.sendall(pg.message(b"p", TICKET.encode() + b"\0"))
-    answer = b""
-    while b"Z\0\0\0\5I" not in answer:
-        got = client.recv(65536)
-        assert got, answer
-        answer += got
-    return client
-
-
-def rest_of(client: socket.socket) -> bytes:
-    said = b""
-    try:
-        while got := client.recv(65536):
-            said += got
-    except (ConnectionError, ssl.SSLError):
-        pass
-    return said
 
 
 def test_bytes_behind_the_request_for_tls(stage: Stage) -> None:
@@ -202,11 +169,21 @@ def test_another_sessions_key_cancels_nothing(real: Stage) -> None:
     assert real.recording().of("result")[0]["sqlstate"] == ""
 
 
-def test_the_targets_own_key_is_not_given_away(real: Stage) -> None:
+def test_the_targets_number_is_told_and_its_key_is_not(real: Stage, target: Target) -> None:
+    """Clients look for themselves in pg_stat_activity by the number; cancelling takes the key, and the door's is its own."""
     with real.connect() as session:
         row = session.execute("SELECT pg_backend_pid()").fetchone()
         assert row is not None
-        assert row[0] != session.info.backend_pid
+        assert row[0] == session.info.backend_pid
+    keys = CancelKeys()
+    backend = Backend(target, 7, b"the target's")
+    first, second = keys.issue(backend, 0), keys.issue(replace(backend, secret=b"another's"), 2)
+    assert (first.pid, second.pid, len(first.secret), len(second.secret)) == (7, 7, 4, 32)
+    assert keys.find(pg.CancelRequest(7, first.secret)) is backend
+    assert keys.find(pg.CancelRequest(7, b"the target's")) is None
+    keys.forget(first)
+    assert keys.find(pg.CancelRequest(7, first.secret)) is None
+    assert keys.find(pg.CancelRequest(7, second.secret)) is not None
 
 
 def test_fifty_thousand_tiny_messages_in_one_go(target: Target, tmp_path: Path) -> None:

@@ -114,6 +114,13 @@ class SqlCredentials:
         query = select(CREDENTIALS).where(c.subject == subject, c.purpose == purpose).order_by(c.issued_at, c.digest)
         return [rows.credential_of(row) for row in self._tx.rows(query)]
 
+    def newest(self, subject: str, purpose: str, at: datetime, limit: int) -> Sequence[Credential]:
+        c = CREDENTIALS.c
+        may_be_used = (c.expires_at > at) & (c.used_at.is_(None) | ~c.single_use)
+        query = select(CREDENTIALS).where(c.subject == subject, c.purpose == purpose, may_be_used)
+        query = query.order_by(c.issued_at.desc(), c.digest).limit(limit)
+        return [rows.credential_of(row) for row in self._tx.rows(query)]
+
     def remove(self, digest: str, purpose: str) -> int:
         c = CREDENTIALS.c
         return self._tx.change(delete(CREDENTIALS).where(c.digest == digest, c.purpose == purpose))

@@ -18,6 +18,7 @@ from gateway.app.note_statement import note_statement
 from gateway.app.open_session import Opened, end_session, open_session, user_of_ticket
 from gateway.app.ports import Recording
 from gateway.app.statement_ports import ReadsNothing, StatementReader
+from gateway.app.ticket_proof import user_of_proof
 from gateway.core.client_encoding import is_safe_encoding
 from gateway.core.errors import GatewayError
 from gateway.core.grant import Grant
@@ -29,7 +30,7 @@ from gateway.edges.proxy import postgres_refusals as refuse
 from gateway.edges.proxy.listener import MAX_STRANGERS, Admission, Listener
 from gateway.edges.proxy.postgres_books import Backlog
 from gateway.edges.proxy.postgres_cancel import Backend, CancelKeys
-from gateway.edges.proxy.postgres_greeting import Visitor, greet
+from gateway.edges.proxy.postgres_greeting import Manners, Visitor, greet
 from gateway.edges.proxy.postgres_guarded import GuardedSession, is_guarded
 from gateway.edges.proxy.postgres_leg import SCRATCH, Leg, LegClosed
 from gateway.edges.proxy.postgres_refusals import Turned
@@ -40,6 +41,7 @@ from gateway.wire.buffer import ProtocolViolation
 from gateway.wire.postgres_machine import TargetLogin, TargetRefused
 from gateway.wire.postgres_messages import CancelRequest
 from gateway.wire.postgres_parameters import ParameterRefused, client_encodings, relayed
+from gateway.wire.postgres_scram_server import Proof
 
 HANDSHAKE_S = 10.0
 STOP_S = 5.0
@@ -48,17 +50,22 @@ LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 
+def _proves_nothing(user: str, proof: Proof, target: str, client: str) -> tuple[User, Grant, bytes]:
+    raise NotImplementedError("this door asks for passwords")
+
+
 @dataclass(frozen=True, slots=True)
 class Doorkeeper:
     """The use cases behind the door, as plain synchronous calls. They raise GatewayError."""
 
-    authenticate: Callable[[str, str, str, str], tuple[User, Grant]]
+    authenticate: Callable[[str, str, str, str], tuple[User, Grant]]  # user, ticket, target, client's address
     open: Callable[[User, Grant, str], Opened]
     end: Callable[[Session, Recording, EndReason, str], None]
     live: LiveSessions
     now: Callable[[], datetime]
     reader: StatementReader = field(default_factory=ReadsNothing)
     note: Callable[[Session, str, Mapping[str, object]], None] = lambda *_: None
+    prove: Callable[[str, Proof, str, str], tuple[User, Grant, bytes]] = field(default=_proves_nothing)
 
     @classmethod
     def of(cls, ctx: Context) -> "Doorkeeper":
@@ -71,6 +78,7 @@ class Doorkeeper:
             ctx.clock.now,
             ctx.reader,
             partial(note_statement, ctx),
+            lambda user, proof, target, client: user_of_proof(ctx, user, proof, target, client),
         )
 
 
@@ -83,13 +91,14 @@ class PostgresDoor:
         tls: ssl.SSLContext,
         *,
         allow_plaintext: bool = False,
+        uses_scram: bool = False,
+        binding: bytes = b"",
         max_strangers: int = MAX_STRANGERS,
         handshake_s: float = HANDSHAKE_S,
     ) -> None:
         self.port = 0
         self._keeper = keeper
-        self._tls = tls
-        self._allow_plaintext = allow_plaintext
+        self._manners = Manners(tls, uses_scram=uses_scram, binding=binding, allow_plaintext=allow_plaintext)
         self._handshake_s = handshake_s
         self._listener = Listener(self._serve, max_strangers)
         self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="postgres-door")
@@ -145,7 +154,7 @@ class PostgresDoor:
         """Who comes; None when nobody stayed long enough, or in time, to be told anything."""
         try:
             async with asyncio.timeout(self._handshake_s):
-                return await greet(leg, sock, self._tls, allow_plaintext=self._allow_plaintext)
+                return await greet(leg, sock, self._manners)
         except ProtocolViolation as why:
             raise Turned(refuse.fatal(refuse.PROTOCOL_VIOLATION, f"Protocol violation: {why}.")) from why
         except (LegClosed, TimeoutError, OSError):
@@ -162,18 +171,27 @@ class PostgresDoor:
         if isinstance(parameters, ParameterRefused):
             raise Turned(refuse.of_parameter(parameters))
         try:
-            opened = await self._call(self._let_in, visitor, client)
+            opened, answer = await self._call(self._let_in, visitor, client)
         except GatewayError as no:
             raise Turned(refuse.of_error(no)) from no
         admission.release()
+        leg.write(answer)
         await self._hold(leg, visitor, opened, parameters)
 
-    def _let_in(self, visitor: Visitor, client: str) -> Opened:
-        """On a worker's thread, at one go: each change of threads costs a busy gateway more than the look-ups do."""
-        user, grant = self._keeper.authenticate(visitor.user, visitor.password, visitor.target, client)
+    def _let_in(self, visitor: Visitor, client: str) -> tuple[Opened, bytes]:
+        """The session, and what the client is told of its sign-in first.
+
+        On a worker's thread, at one go: each change of threads costs a busy gateway more than the look-ups do.
+        """
+        answer = b""
+        if isinstance(visitor.secret, Proof):
+            user, grant, said = self._keeper.prove(visitor.user, visitor.secret, visitor.target, client)
+            answer = pg.authentication_sasl_final(said)
+        else:
+            user, grant = self._keeper.authenticate(visitor.user, visitor.secret, visitor.target, client)
         if visitor.level and visitor.level != grant.level:
             raise Turned(_other_level(visitor, grant))
-        return self._keeper.open(user, grant, client)
+        return self._keeper.open(user, grant, client), answer
 
     async def _hold(self, leg: Leg, visitor: Visitor, opened: Opened, parameters: dict[str, str]) -> None:
         """A session is open: whatever happens from here on, it is ended exactly once."""
@@ -287,16 +305,26 @@ class PostgresDoor:
 
 
 async def serve_postgres(
-    ctx: Context, host: str, port: int, tls: ssl.SSLContext, *, allow_plaintext: bool = False, reuse_port: bool = False
+    ctx: Context,
+    host: str,
+    port: int,
+    tls: ssl.SSLContext,
+    *,
+    uses_scram: bool = False,
+    binding: bytes = b"",
+    allow_plaintext: bool = False,
+    reuse_port: bool = False,
 ) -> PostgresDoor:
     """Open the door on the running event loop; OSError when the address cannot be bound.
 
     `tls` is a server-side context with its certificate; the ALPN name that direct TLS needs is set on it here.
-    `allow_plaintext` is for loopback tests only.
+    With `uses_scram` clients prove that they have a ticket, bound to the certificate whose hash is `binding` where that
+    is given; else they show it as password. `allow_plaintext` is for loopback tests only.
     """
     tls.set_alpn_protocols(["postgresql"])
     tls.num_tickets = 0  # libpq resumes no session, nor does PostgreSQL offer it
-    door = PostgresDoor(Doorkeeper.of(ctx), tls, allow_plaintext=allow_plaintext)
+    keeper = Doorkeeper.of(ctx)
+    door = PostgresDoor(keeper, tls, allow_plaintext=allow_plaintext, uses_scram=uses_scram, binding=binding)
     await door.start(host, port, reuse_port=reuse_port)
     return door
 

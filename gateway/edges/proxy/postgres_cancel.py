@@ -26,24 +26,41 @@ class Key:
 
 
 class CancelKeys:
-    """Keys of the sessions of this door. `pid` is a random number, nobody's process."""
+    """Keys of the sessions of this door.
+
+    `pid` is the target's own, as `pg_backend_pid()` says there: clients look for their session by it in
+    pg_stat_activity and pg_locks. It is no secret, and several targets may have the same. The secret is made here: up
+    to protocol 3.0 it has 32 bits, as at the server itself.
+    """
 
     def __init__(self) -> None:
-        self._held: dict[int, tuple[bytes, Backend]] = {}
+        self._held: dict[int, dict[bytes, Backend]] = {}
 
     def issue(self, backend: Backend, minor: int) -> Key:
         """A fresh key; 256 bits from protocol 3.2 on, 32 before."""
-        pid = secrets.randbelow(0x7FFFFFFE) + 1
-        while pid in self._held:
-            pid = secrets.randbelow(0x7FFFFFFE) + 1
-        key = Key(pid, secrets.token_bytes(LONG_KEY_BYTES if minor >= 2 else OLD_KEY_BYTES))
-        self._held[pid] = (key.secret, backend)
-        return key
+        others = self._held.setdefault(backend.pid, {})
+        secret = _fresh(minor)
+        while secret in others:
+            secret = _fresh(minor)
+        others[secret] = backend
+        return Key(backend.pid, secret)
 
     def find(self, request: CancelRequest) -> Backend | None:
         """The session that this key belongs to."""
-        secret, backend = self._held.get(request.pid, (b"", None))
-        return backend if hmac.compare_digest(secret, request.secret) else None
+        found = None
+        for secret, backend in self._held.get(
+            request.pid, {}
+        ).items():  # all of them, whichever it is: no time to read off
+            if hmac.compare_digest(secret, request.secret):
+                found = backend
+        return found
 
     def forget(self, key: Key) -> None:
-        self._held.pop(key.pid, None)
+        others = self._held.get(key.pid, {})
+        others.pop(key.secret, None)
+        if not others:
+            self._held.pop(key.pid, None)
+
+
+def _fresh(minor: int) -> bytes:
+    return secrets.token_bytes(LONG_KEY_BYTES if minor >= 2 else OLD_KEY_BYTES)

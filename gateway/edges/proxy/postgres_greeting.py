@@ -1,18 +1,21 @@
 """The client's way to the point where it has shown a ticket: TLS first, then who and where, then the password."""
 
 import asyncio
+import secrets
 import socket
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from gateway.app.ticket_proof import salt_of
 from gateway.edges.proxy import postgres_refusals as refuse
 from gateway.edges.proxy.postgres_leg import Leg, LegClosed, tune
 from gateway.edges.proxy.postgres_refusals import Turned
 from gateway.wire import postgres_messages as pg
 from gateway.wire.buffer import ProtocolViolation
-from gateway.wire.postgres_machine import ClientGreeting, Password
+from gateway.wire.postgres_machine import ClientGreeting, Password, SaslInitial, SaslResponse, Told
 from gateway.wire.postgres_messages import CancelRequest, GssEncRequest, SslRequest, Startup
+from gateway.wire.postgres_scram_server import Proof, ScramServer
 
 _TLS_RECORD = b"\x16"  # ContentType handshake (RFC 8446 section 5.1)
 _TLS_S = 10.0
@@ -21,23 +24,34 @@ _MAX_NAME = 200
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """Who knocks, for which target, and with what. `early` are bytes that came behind the password."""
+    """Who knocks, for which target, and with what: a ticket as password, or the proof of one.
+
+    `early` are bytes that came behind it.
+    """
 
     user: str
     target: str
     level: str
     minor: int
     parameters: Mapping[str, str]
-    password: str = field(repr=False)
+    secret: str | Proof = field(repr=False)
     tls: str = ""
     early: bytes = field(default=b"", repr=False)
 
 
-async def greet(
-    leg: Leg, sock: socket.socket, tls: ssl.SSLContext, *, allow_plaintext: bool
-) -> Visitor | CancelRequest:
+@dataclass(frozen=True, slots=True)
+class Manners:
+    """What the door asks of a client. `binding` is the hash of its TLS certificate, b"" for SCRAM without it."""
+
+    tls: ssl.SSLContext
+    uses_scram: bool = False
+    binding: bytes = b""
+    allow_plaintext: bool = False
+
+
+async def greet(leg: Leg, sock: socket.socket, manners: Manners) -> Visitor | CancelRequest:
     """Take over `sock`; the caller sets the deadline. Turned, ProtocolViolation, LegClosed, OSError: nothing."""
-    is_direct = await _take_over(leg, sock, tls)
+    is_direct = await _take_over(leg, sock, manners.tls)
     machine = ClientGreeting()
     is_encrypted = is_direct
     while True:
@@ -49,14 +63,14 @@ async def greet(
                 leg.write(b"N")
                 continue
             leg.write(b"S")
-            await leg.start_tls(tls, _TLS_S)
+            await leg.start_tls(manners.tls, _TLS_S)
             is_encrypted = True
         elif isinstance(first, CancelRequest):
             return first  # libpq before 17 sends it in the clear, whatever its session used
         else:
-            if not is_encrypted and not allow_plaintext:
+            if not is_encrypted and not manners.allow_plaintext:
                 raise Turned(_plaintext())
-            return await _password(leg, machine, first)
+            return await _sign_in(leg, machine, first, manners)
 
 
 async def _take_over(leg: Leg, sock: socket.socket, tls: ssl.SSLContext) -> bool:
@@ -91,35 +105,54 @@ async def _peek(sock: socket.socket) -> bytes:
 
 
 async def _first(leg: Leg, machine: ClientGreeting) -> pg.First:
-    while True:
-        found = machine.step()
-        if isinstance(found, Password):
-            raise ProtocolViolation("a password before the startup packet")
-        if found is not None:
-            return found
+    found = await _next(leg, machine)
+    if isinstance(found, Password | SaslInitial | SaslResponse):
+        raise ProtocolViolation("a password before the startup packet")
+    return found
+
+
+async def _next(leg: Leg, machine: ClientGreeting) -> Told:
+    while (found := machine.step()) is None:
         machine.feed(await leg.read())
+    return found
 
 
-async def _password(leg: Leg, machine: ClientGreeting, startup: Startup) -> Visitor:
+async def _sign_in(leg: Leg, machine: ClientGreeting, startup: Startup, manners: Manners) -> Visitor:
     user, target, level = _names(startup)
     if startup.needs_negotiation():
         leg.write(pg.negotiate_protocol_version(startup))
-    leg.write(pg.authentication_cleartext())
-    while True:
-        found = machine.step()
-        if isinstance(found, Password):
-            break
-        machine.feed(await leg.read())
+    secret = await (_scram(leg, machine, user, target, manners) if manners.uses_scram else _password(leg, machine))
     return Visitor(
         user,
         target,
         level,
         startup.spoken_minor(),
         startup.parameters,
-        found.text,
+        secret,
         (leg.tls.version() or "") if leg.tls is not None else "",
         machine.rest(),
     )
+
+
+async def _password(leg: Leg, machine: ClientGreeting) -> str:
+    leg.write(pg.authentication_cleartext())
+    found = await _next(leg, machine)
+    assert isinstance(found, Password), "the machine's state"
+    return found.text
+
+
+async def _scram(leg: Leg, machine: ClientGreeting, user: str, target: str, manners: Manners) -> Proof:
+    """The exchange up to the client's proof; whose it is, and the answer to it, are the use case's."""
+    binding = manners.binding if leg.tls is not None else b""
+    scram = ScramServer(salt_of(user, target), secrets.token_urlsafe(24), binding)
+    machine.expect_sasl()
+    leg.write(pg.authentication_sasl(scram.mechanisms()))
+    chosen = await _next(leg, machine)
+    assert isinstance(chosen, SaslInitial), "the machine's state"
+    leg.write(pg.authentication_sasl_continue(scram.first(chosen.mechanism, chosen.data)))
+    shown = await _next(leg, machine)
+    assert isinstance(shown, SaslResponse), "the machine's state"
+    return scram.proof(shown.data)
 
 
 def _names(startup: Startup) -> tuple[str, str, str]:

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from gateway.wire import postgres_messages as pg
 from gateway.wire.buffer import Buffer, ProtocolViolation
-from gateway.wire.postgres_machine import MAX_PASSWORD, ClientGreeting, Password, TargetLogin, TargetRefused
+from gateway.wire.postgres_machine import (
+    MAX_PASSWORD,
+    ClientGreeting,
+    Password,
+    SaslInitial,
+    SaslResponse,
+    TargetLogin,
+    TargetRefused,
+)
 from gateway.wire.postgres_parameters import ParameterRefused, relayed
 from gateway.wire.postgres_scram import ScramClient, verifier
 
@@ -104,6 +112,40 @@ def test_only_a_password_before_authentication(sent: bytes) -> None:
     machine.step()
     with pytest.raises(ProtocolViolation):  # noqa: PT012 - too much is refused when fed, nonsense when read
         machine.feed(sent)
+        machine.step()
+
+
+def test_a_client_that_is_asked_for_scram() -> None:
+    machine = greeted(STARTUP)
+    machine.step()
+    machine.expect_sasl()
+    machine.feed(pg.sasl_initial_response("SCRAM-SHA-256", b"n,,n=,r=abc") + pg.sasl_response(b"c=biws") + b"Q...")
+    assert machine.step() == SaslInitial("SCRAM-SHA-256", b"n,,n=,r=abc")
+    assert machine.step() == SaslResponse(b"c=biws")
+    assert machine.rest() == b"Q..."
+    with pytest.raises(RuntimeError):
+        machine.step()
+    with pytest.raises(RuntimeError):
+        machine.expect_sasl()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"SCRAM-SHA-256",
+        b"SCRAM-SHA-256\0",
+        b"SCRAM-SHA-256\0\xff\xff\xff\xff",
+        b"S\0\0\0\0\4abc",
+        b"S\0\0\0\0\2abc",
+    ],
+)
+def test_sasl_responses_that_make_no_sense(body: bytes) -> None:
+    machine = greeted(STARTUP)
+    machine.step()
+    machine.expect_sasl()
+    machine.feed(pg.message(b"p", body))
+    with pytest.raises(ProtocolViolation):
         machine.step()
 
 

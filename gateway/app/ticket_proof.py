@@ -1,0 +1,54 @@
+"""A ticket shown by SCRAM: the client proves that it has one; neither the door nor an impostor gets to see it.
+
+A client does not say which ticket it has. All tickets of one person for one target share their salt, and the proof is
+held against each that is good now: a ticket is 256 bits by chance, which neither a salt of its own nor many iterations
+would make any better. The salt is made of the two names and is answered for any: who exists cannot be asked.
+"""
+
+from hashlib import sha256
+
+from gateway.app.context import Context
+from gateway.app.open_session import admit_ticket
+from gateway.app.ports import Credential, UnitOfWork
+from gateway.core.grant import Grant
+from gateway.core.principal import User
+from gateway.wire.postgres_scram_server import Proof, Verifier
+
+MOST_TICKETS = 1_000  # of a person, newest first, that a proof is held against: 2 µs each
+VERIFIER = "scram"  # where a ticket's verifier stands in its `data`
+_SALT_BYTES = 16
+
+
+def salt_of(user_name: str, target: str) -> bytes:
+    """The salt of every ticket of that person for that target."""
+    return sha256(f"gateway ticket\0{user_name}\0{target}".encode()).digest()[:_SALT_BYTES]
+
+
+def verifier_for(secret: str, user_name: str, target: str) -> str:
+    """What is kept of a ticket for SCRAM, as text. Costs some 4,096 hashes."""
+    return Verifier.of(secret, salt_of(user_name, target)).text()
+
+
+def user_of_proof(
+    ctx: Context, user_name: str, proof: Proof, target: str, client: str = ""
+) -> tuple[User, Grant, bytes]:
+    """As `user_of_ticket`, and the answer that proves to the client that its ticket is known here.
+
+    A ticket for one connection is used up by a proof that is right, and by nothing else.
+    """
+    at = ctx.clock.now()
+    found: list[Verifier] = []
+
+    def find(uow: UnitOfWork) -> Credential | None:
+        user = uow.users.by_name(user_name)
+        for ticket in uow.credentials.newest(user.id, "ticket", at, MOST_TICKETS) if user is not None else ():
+            data = ticket.data or {}
+            if data.get("target") == target and VERIFIER in data:
+                verifier = Verifier.parse(data[VERIFIER])
+                if proof.is_of(verifier):
+                    found.append(verifier)
+                    return ticket
+        return None
+
+    user, grant = admit_ticket(ctx, find, user_name, target, client=client)
+    return user, grant, proof.answer(found[0])

@@ -1,0 +1,96 @@
+"""Tickets shown by SCRAM, with the real use cases: whose proof it is, and what it uses up."""
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+
+from gateway.app.issue_ticket import issue_ticket
+from gateway.app.request_access import Ask, request_access
+from gateway.app.ticket_proof import VERIFIER, salt_of, user_of_proof
+from gateway.core.errors import Denied
+from gateway.core.grant import Grant
+from gateway.wire.postgres_scram import MECHANISM, ScramClient
+from gateway.wire.postgres_scram_server import Proof, ScramServer
+from tests.unit.app.house import INCIDENT, House
+
+HOUR = timedelta(hours=1)
+
+
+def granted(house: House, target: str = "orders-db", level: str = "read") -> Grant:
+    outcome = request_access(house.ctx, house.people["oncall"], Ask(target, level, HOUR, "p99 is 8 s", INCIDENT))
+    assert outcome.grant is not None
+    return outcome.grant
+
+
+def shown(secret: str, user: str = "oncall", target: str = "orders-db") -> tuple[ScramClient, Proof]:
+    client, server = ScramClient(secret, "cnonce"), ScramServer(salt_of(user, target), "snonce")
+    return client, server.proof(client.final(server.first(MECHANISM, client.first())))
+
+
+def test_each_of_several_tickets_is_found_by_its_proof(house: House) -> None:
+    grant = granted(house)
+    tickets = [issue_ticket(house.ctx, house.people["oncall"], "orders-db") for _ in range(3)]
+    for ticket in tickets:
+        client, proof = shown(ticket.secret)
+        user, found, answer = user_of_proof(house.ctx, "oncall", proof, "orders-db")
+        client.verify(answer)
+        assert (user.name, found.id) == ("oncall", grant.id)
+
+
+def test_what_is_stored_is_not_the_ticket_and_proves_nothing(house: House) -> None:
+    granted(house)
+    ticket = issue_ticket(house.ctx, house.people["oncall"], "orders-db")
+    with house.ctx.store.read() as uow:
+        (held,) = uow.credentials.newest(house.people["oncall"].id, "ticket", house.ctx.clock.now(), 9)
+    assert held.data is not None
+    assert ticket.secret not in str(held)
+    stored, server = held.data[VERIFIER].split(":")
+    for stolen in (held.data[VERIFIER], stored, server):
+        with pytest.raises(Denied):
+            user_of_proof(house.ctx, "oncall", shown(stolen)[1], "orders-db")
+
+
+def test_a_proof_of_another_name_or_target_is_none(house: House) -> None:
+    granted(house)
+    ticket = issue_ticket(house.ctx, house.people["oncall"], "orders-db")
+    for name, target in (("lead", "orders-db"), ("nobody", "orders-db"), ("oncall", "web-1"), ("oncall", "nowhere")):
+        with pytest.raises(Denied) as no:
+            user_of_proof(house.ctx, name, shown(ticket.secret, name, target)[1], target)
+        assert no.value.refusal.code == "ticket-invalid"
+        with pytest.raises(Denied):  # the right salt for the ticket, at the wrong name
+            user_of_proof(house.ctx, name, shown(ticket.secret)[1], target)
+
+
+def test_a_ticket_for_one_connection_is_used_up_by_success_alone(house: House) -> None:
+    granted(house)
+    ticket = issue_ticket(house.ctx, house.people["oncall"], "orders-db", single_use=True)
+    for _ in range(3):
+        with pytest.raises(Denied):
+            user_of_proof(house.ctx, "oncall", shown(ticket.secret + "x")[1], "orders-db")
+
+    def one(_: int) -> bool:
+        try:
+            user_of_proof(house.ctx, "oncall", shown(ticket.secret)[1], "orders-db")
+        except Denied:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(one, range(8))) == 1
+
+
+def test_an_expired_ticket_proves_nothing(house: House) -> None:
+    granted(house)
+    ticket = issue_ticket(house.ctx, house.people["oncall"], "orders-db")
+    house.clock.advance(HOUR + timedelta(seconds=1))
+    with pytest.raises(Denied):
+        user_of_proof(house.ctx, "oncall", shown(ticket.secret)[1], "orders-db")
+
+
+def test_a_server_s_ticket_keeps_no_verifier(house: House) -> None:
+    granted(house, "web-1", "shell")
+    issue_ticket(house.ctx, house.people["oncall"], "web-1")
+    with house.ctx.store.read() as uow:
+        (held,) = uow.credentials.newest(house.people["oncall"].id, "ticket", house.ctx.clock.now(), 9)
+    assert VERIFIER not in (held.data or {})
