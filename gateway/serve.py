@@ -152,6 +152,8 @@ async def _open_doors(gateway: Gateway, *, is_worker: bool) -> _Doors:
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.minimum_version = ssl.TLSVersion.TLSv1_2
     tls.load_cert_chain(cert, key)
+    uses_scram = settings.postgres.authentication == "scram"
+    binding = end_point_binding(cert) if uses_scram else b""
     postgres = None
     if settings.postgres.enabled:
         postgres = await serve_postgres(
@@ -159,8 +161,8 @@ async def _open_doors(gateway: Gateway, *, is_worker: bool) -> _Doors:
             settings.postgres.host,
             settings.postgres.port,
             tls,
-            uses_scram=settings.postgres.authentication == "scram",
-            binding=end_point_binding(cert),
+            uses_scram=uses_scram,
+            binding=binding,
             reuse_port=is_worker,
         )
     ssh = None
@@ -182,6 +184,7 @@ async def _open_doors(gateway: Gateway, *, is_worker: bool) -> _Doors:
         postgres_host=settings.postgres.public_host or settings.postgres.host,
         postgres_port=postgres.port if postgres else 0,
         postgres_ca_pem=ca.read_text(),
+        postgres_binds=bool(binding),
         audit_key=gateway.audit_key,
     )
     passkeys = WebAuthnRelyingParty(settings.api_url())

@@ -24,6 +24,7 @@ FEATURES = {
 }
 DRIVER_FEATURES = {
     "connect": "TLS, ticket",
+    "scram": "SCRAM",
     "simple": "simple",
     "extended": "extended",
     "named": "named statements",

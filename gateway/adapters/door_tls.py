@@ -9,6 +9,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -31,10 +32,14 @@ def ensure_door_certificate(directory: Path, hosts: tuple[str, ...], at: datetim
 
 def end_point_binding(cert_file: Path) -> bytes:
     """What a client binds its sign-in to (`tls-server-end-point`, RFC 5929 section 4.1): the certificate's hash by the
-    algorithm of its signature, by SHA-256 where that is MD5 or SHA-1. b"" for a signature without one (Ed25519).
+    algorithm of its signature, by SHA-256 where that is MD5 or SHA-1. b"" for a signature without one (Ed25519), for
+    which the RFC defines nothing, and for one that is not known here.
     """
     cert = x509.load_pem_x509_certificate(cert_file.read_bytes())
-    algorithm = cert.signature_hash_algorithm
+    try:
+        algorithm = cert.signature_hash_algorithm
+    except UnsupportedAlgorithm:
+        return b""
     if algorithm is None:
         return b""
     return cert.fingerprint(hashes.SHA256() if algorithm.name in ("md5", "sha1") else algorithm)

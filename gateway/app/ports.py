@@ -221,8 +221,11 @@ class Credentials(Protocol):
         """All of a person's, used or not, the oldest first."""
         ...
 
-    def newest(self, subject: str, purpose: str, at: datetime, limit: int) -> Sequence[Credential]:
-        """Those of a person's that may still be used at an instant, the newest first."""
+    def usable(self, user_name: str, target: str, key: str, at: datetime, limit: int) -> Sequence[tuple[str, str]]:
+        """(digest, `data[key]`) of a person's tickets for a target that may be used at an instant, the newest first.
+
+        One question for any name: whether somebody has it shows neither in the answer nor in the time that it takes.
+        """
         ...
 
     def remove(self, digest: str, purpose: str) -> int: ...

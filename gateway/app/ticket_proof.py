@@ -7,16 +7,27 @@ would make any better. The salt is made of the two names and is answered for any
 
 from hashlib import sha256
 
+from gateway.app import journal
 from gateway.app.context import Context
 from gateway.app.open_session import admit_ticket
 from gateway.app.ports import Credential, UnitOfWork
+from gateway.app.refuse_stranger import refuse_stranger
+from gateway.core.errors import Refusal
 from gateway.core.grant import Grant
 from gateway.core.principal import User
-from gateway.wire.postgres_scram_server import Proof, Verifier
+from gateway.wire.postgres_scram_server import Misbound, Proof, Verifier
 
-MOST_TICKETS = 1_000  # of a person, newest first, that a proof is held against: 2 µs each
+MOST_TICKETS = 200  # of a person for a target, newest first: bounds the work that a stranger's proof costs
 VERIFIER = "scram"  # where a ticket's verifier stands in its `data`
 _SALT_BYTES = 16
+_MISBOUND = Refusal(
+    "door-impersonated",
+    "Your client is connected to another TLS certificate than this door's: somebody is between you and the gateway.",
+    next_steps=(
+        "Tell the gateway's operators. Nothing of your ticket was given away.",
+        "If a proxy on the way opens TLS on purpose, the database door must be let through it unopened.",
+    ),
+)
 
 
 def salt_of(user_name: str, target: str) -> bytes:
@@ -30,24 +41,24 @@ def verifier_for(secret: str, user_name: str, target: str) -> str:
 
 
 def user_of_proof(
-    ctx: Context, user_name: str, proof: Proof, target: str, client: str = ""
+    ctx: Context, user_name: str, proof: Proof | Misbound, target: str, client: str = ""
 ) -> tuple[User, Grant, bytes]:
     """As `user_of_ticket`, and the answer that proves to the client that its ticket is known here.
 
     A ticket for one connection is used up by a proof that is right, and by nothing else.
     """
+    if isinstance(proof, Misbound):
+        about: journal.About = {"principal": user_name, "target": target}
+        raise refuse_stranger(ctx, client, "session:denied", _MISBOUND, about=about)
     at = ctx.clock.now()
     found: list[Verifier] = []
 
     def find(uow: UnitOfWork) -> Credential | None:
-        user = uow.users.by_name(user_name)
-        for ticket in uow.credentials.newest(user.id, "ticket", at, MOST_TICKETS) if user is not None else ():
-            data = ticket.data or {}
-            if data.get("target") == target and VERIFIER in data:
-                verifier = Verifier.parse(data[VERIFIER])
-                if proof.is_of(verifier):
-                    found.append(verifier)
-                    return ticket
+        for digest, text in uow.credentials.usable(user_name, target, VERIFIER, at, MOST_TICKETS):
+            verifier = Verifier.parse(text)
+            if proof.is_of(verifier):
+                found.append(verifier)
+                return uow.credentials.find(digest, "ticket")
         return None
 
     user, grant = admit_ticket(ctx, find, user_name, target, client=client)

@@ -51,8 +51,8 @@ def target_ca_file(state: Path) -> Path:
 
 def environment() -> dict[str, str]:
     """The caller's, without settings of another gateway: the stage is configured by its own files."""
-    kept = "GATEWAY_WORKERS"  # how many processes is not the stage's business
-    return {n: value for n, value in os.environ.items() if n == kept or not n.startswith(("GATEWAY_", "PG"))}
+    kept = ("GATEWAY_WORKERS", "GATEWAY_POSTGRES__AUTHENTICATION")  # which are not the stage's business
+    return {n: value for n, value in os.environ.items() if n in kept or not n.startswith(("GATEWAY_", "PG"))}
 
 
 def _settings(state: Path, parts: Parts) -> str:

@@ -7,7 +7,6 @@ Everything that a server says is bounded before it is used: a hostile one may as
 import hashlib
 import hmac
 from base64 import b64decode, b64encode
-from binascii import Error as Base64Error
 from functools import lru_cache
 
 from gateway.wire.buffer import ProtocolViolation
@@ -107,8 +106,11 @@ def _b64(raw: bytes) -> str:
 
 
 def decode(text: str) -> bytes:
-    """Base64, ProtocolViolation when it is none."""
+    """Base64 in its one canonical form (RFC 4648 section 3.5), ProtocolViolation when it is none."""
     try:
-        return b64decode(text, validate=True)
-    except Base64Error:
+        raw = b64decode(text, validate=True)
+    except ValueError:  # binascii.Error, and its parent for what is not ASCII
         raise ProtocolViolation("SCRAM value is not base64") from None
+    if _b64(raw) != text:
+        raise ProtocolViolation("SCRAM value is not base64 as it is written")
+    return raw

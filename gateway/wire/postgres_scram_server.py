@@ -66,6 +66,14 @@ class Proof:
         return b"v=" + b64encode(hmac.digest(verifier.server_key, self.auth_message, "sha256"))
 
 
+@dataclass(frozen=True, slots=True)
+class Misbound:
+    """The client is bound to another TLS certificate than this door's, or did not see all that was offered here.
+
+    Somebody is in between: an attacker, or a proxy that opens TLS. No proof is looked at then.
+    """
+
+
 class ScramServer:
     """One exchange: `first`, then `proof`. `nonce` is printable ASCII without comma, fresh for each.
 
@@ -78,6 +86,7 @@ class ScramServer:
         self._nonce = nonce
         self._binding = binding
         self._header = ""
+        self._was_stripped = False
         self._expected = ""
         self._first_bare = ""
         self._server_first = ""
@@ -108,26 +117,28 @@ class ScramServer:
         elif mechanism == PLUS:
             raise ProtocolViolation(f"{PLUS} without the channel binding {_BINDING}")
         elif flag == "y":
-            if self._binding:  # somebody between has taken PLUS out of the offer (RFC 5802 section 6)
-                raise ProtocolViolation("the client was not shown that channel binding is offered here")
+            # The client could bind and was told that this door cannot: somebody took PLUS out of the offer. It must
+            # fail (RFC 5802 section 6), and does so with the proof, where it is told and noted who it was about.
+            self._was_stripped = bool(self._binding)
         elif flag != "n":
             raise ProtocolViolation("a channel binding that is not known here")
 
-    def proof(self, client_final: bytes) -> Proof:
+    def proof(self, client_final: bytes) -> Proof | Misbound:
         """What the client-final-message shows. Whose it is, the caller finds out."""
         text = _text(client_final)
         without_proof, found, proof_text = text.rpartition(",p=")
         parts = without_proof.split(",")
         if not found or len(parts) < 2 or parts[0][:2] != "c=" or parts[1][:2] != "r=":
             raise ProtocolViolation("client-final-message without binding, nonce and proof")
-        bound = self._binding if self._header.startswith("p=") else b""
-        if not hmac.compare_digest(decode(parts[0][2:]), self._header.encode() + bound):
-            raise ProtocolViolation("the client is connected to another TLS certificate than this door's")
-        if not self._expected or not hmac.compare_digest(parts[1][2:], self._expected):
+        if not self._expected or parts[1][2:] != self._expected:
             raise ProtocolViolation("the client's nonce is not that of this exchange")
-        proof = decode(proof_text)
+        binding, proof = decode(parts[0][2:]), decode(proof_text)
         if len(proof) != _KEY_BYTES:
             raise ProtocolViolation("a proof of the wrong length")
+        # cbind-input (RFC 5802 section 7): what the client has sent as header, and the certificate if that said so.
+        expected = self._header.encode() + (self._binding if self._header.startswith("p=") else b"")
+        if self._was_stripped or binding != expected:
+            return Misbound()
         return Proof(f"{self._first_bare},{self._server_first},{without_proof}".encode(), proof)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.adapters.door_tls import end_point_binding
 from gateway.core.target import Target
 from tests.e2e.node_provider import node
 from tests.e2e.postgres_stage import ONCALL, TICKET, Stage, database, door_tls, leased, running_door
@@ -64,6 +65,18 @@ def stage(target: Target, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield running
 
 
+@pytest.fixture(scope="module")
+def scram_stage(target: Target, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    folder = tmp_path_factory.mktemp("tls-scram")
+    context, ca = door_tls(folder)
+    binding = end_point_binding(folder / "door.pem")
+    with (
+        leased(target, "gw_scram_drivers") as login,
+        running_door(Stage(target, login, ca), context, uses_scram=True, binding=binding) as running,
+    ):
+        yield running
+
+
 @cache
 def outcomes(stage: int, driver: str, ca: str, target: str) -> dict[str, str]:
     """What the driver's script said of each feature. `stage` is the door's port: a script runs once for each."""
@@ -93,6 +106,19 @@ def outcomes(stage: int, driver: str, ca: str, target: str) -> dict[str, str]:
 )
 def test_driver(stage: Stage, driver: str, feature: str) -> None:
     assert outcomes(stage.port, driver, str(stage.ca_file), stage.target.name)[feature] == "ok"
+
+
+@pytest.mark.timeout(_SCRIPT_S)
+@pytest.mark.parametrize("driver", [pytest.param(each, marks=pytest.mark.driver(each, "scram")) for each in DRIVERS])
+def test_driver_that_is_asked_for_scram(scram_stage: Stage, driver: str) -> None:
+    said = outcomes(scram_stage.port, driver, str(scram_stage.ca_file), scram_stage.target.name)
+    assert set(said.values()) == {"ok"}, said
+
+
+@pytest.mark.driver("psql", "scram")
+def test_psql_that_insists_on_binding(scram_stage: Stage) -> None:
+    argv = ("psql", "-XAt", f"{scram_stage.url()}&channel_binding=require", "-c", "SELECT 41 + 1")
+    assert program(scram_stage, *argv).stdout == "42\n"
 
 
 def test_nothing_is_tried_that_no_test_asks_for(stage: Stage) -> None:

@@ -175,22 +175,29 @@ def test_credentials_of_a_person_are_listed_and_removed_one_by_one(store: SqlSto
         assert len(uow.credentials.of_subject(ONCALL.id, "ticket")) == 1
 
 
-def test_the_newest_credentials_that_may_still_be_used(store: SqlStore) -> None:
+def test_the_newest_tickets_that_may_still_be_used(store: SqlStore) -> None:
     from tests.contract.store_values import TICKET
 
     at = TICKET.issued_at + HOUR / 4
-    used = replace(TICKET, used_at=TICKET.issued_at)
+    ticket = replace(TICKET, data={"grant": "grt_1", "target": "orders-db", "scram": "verifier"})
+    used = replace(ticket, used_at=TICKET.issued_at)
     with store.begin() as uow:
-        uow.credentials.add(replace(TICKET, digest="a" * 64, single_use=False, used_at=TICKET.issued_at))
-        uow.credentials.add(replace(TICKET, digest="b" * 64, issued_at=TICKET.issued_at + HOUR / 8))
+        uow.users.upsert(ONCALL)
+        uow.credentials.add(replace(ticket, digest="a" * 64, single_use=False, used_at=TICKET.issued_at))
+        uow.credentials.add(replace(ticket, digest="b" * 64, issued_at=TICKET.issued_at + HOUR / 8))
         uow.credentials.add(replace(used, digest="c" * 64, single_use=True))
-        uow.credentials.add(replace(TICKET, digest="d" * 64, expires_at=at))
-        uow.credentials.add(replace(TICKET, digest="e" * 64, purpose="cli"))
-        uow.credentials.add(replace(TICKET, digest="f" * 64, subject="usr_other"))
+        uow.credentials.add(replace(ticket, digest="d" * 64, expires_at=at))
+        uow.credentials.add(replace(ticket, digest="e" * 64, purpose="cli"))
+        uow.credentials.add(replace(ticket, digest="f" * 64, subject="usr_other"))
+        uow.credentials.add(replace(ticket, digest="1" * 64, data={"target": "web-1", "scram": "verifier"}))
+        uow.credentials.add(replace(ticket, digest="2" * 64, data={"target": "orders-db"}))
+        uow.credentials.add(replace(ticket, digest="3" * 64, data=None))
     with store.read() as uow:
-        found = uow.credentials.newest(TICKET.subject, "ticket", at, 9)
-        assert [each.digest[0] for each in found] == ["b", "a"]
-        assert [each.digest[0] for each in uow.credentials.newest(TICKET.subject, "ticket", at, 1)] == ["b"]
+        credentials, b, a = uow.credentials, ("b" * 64, "verifier"), ("a" * 64, "verifier")
+        assert list(credentials.usable(ONCALL.name, "orders-db", "scram", at, 9)) == [b, a]
+        assert list(credentials.usable(ONCALL.name, "orders-db", "scram", at, 1)) == [b]
+        assert not credentials.usable(ONCALL.name.upper(), "orders-db", "scram", at, 9)
+        assert not credentials.usable("nobody", "orders-db", "scram", at, 9)
 
 
 def test_many_are_found_and_regrouped_at_once(store: SqlStore) -> None:

@@ -34,7 +34,7 @@ from gateway.core.session import EndReason, Protocol, Session
 from gateway.core.target import Kind, Level, Target
 from gateway.core.window import Window
 from gateway.edges.proxy.postgres import Doorkeeper, PostgresDoor
-from gateway.wire.postgres_scram_server import Proof, Verifier
+from gateway.wire.postgres_scram_server import Misbound, Proof, Verifier
 from tests.servers import PostgresServer
 
 WITHIN = 15
@@ -162,7 +162,9 @@ class Stage:
             raise Denied(Refusal("ticket-invalid", "This ticket is not valid.", (), ("gw connect prints a new one.",)))
         return ONCALL, self._grant()
 
-    def _prove(self, user: str, proof: Proof, target: str, client: str) -> tuple[User, Grant, bytes]:
+    def _prove(self, user: str, proof: Proof | Misbound, target: str, client: str) -> tuple[User, Grant, bytes]:
+        if isinstance(proof, Misbound):
+            raise Denied(Refusal("door-impersonated", "Somebody is in between."))
         verifier = Verifier.of(TICKET, salt_of(user, target))
         who, grant = self._authenticate(user, TICKET if proof.is_of(verifier) else "", target, client)
         return who, grant, proof.answer(verifier)

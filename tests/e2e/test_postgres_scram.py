@@ -1,14 +1,22 @@
-"""A ticket shown by SCRAM at the database door: by libpq, by scramp's client, by impostors."""
+"""A ticket shown by SCRAM at the database door: by libpq, by hand, by somebody in between."""
 
+import socket
+import ssl
+import threading
+from base64 import b64encode
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
 
 import psycopg
 import pytest
 
-from gateway.adapters.door_tls import end_point_binding
+from gateway.adapters.door_tls import end_point_binding, ensure_door_certificate
 from gateway.core.target import Target
 from gateway.wire import postgres_messages as pg
-from tests.e2e.postgres_stage import Stage, database, door_tls, leased, running_door
+from tests.e2e.postgres_stage import TICKET, WITHIN, Stage, database, door_tls, leased, running_door
 from tests.e2e.postgres_wire import encrypted, rest_of
 from tests.servers import PostgresServer
 
@@ -75,7 +83,6 @@ def test_who_exists_cannot_be_asked(stage: Stage) -> None:
     "sent",
     [
         pg.message(b"p", b"ticket-for-tests\0"),
-        pg.sasl_initial_response("SCRAM-SHA-256", b"y,,n=,r=abc"),
         pg.sasl_initial_response("SCRAM-SHA-1", b"n,,n=,r=abc"),
         pg.message(b"Q", b"SELECT 1\0"),
     ],
@@ -84,3 +91,74 @@ def test_anything_else_ends_it(stage: Stage, sent: bytes) -> None:
     with encrypted(stage) as client:
         client.sendall(pg.startup({"user": "oncall", "database": "orders-db"}) + sent)
         assert b"08P01" in rest_of(client)
+
+
+@pytest.mark.parametrize(
+    "final", [b"c=\xc3\xa9,r=%s,p=%s", b"c=biws,r=%s\xc3\xa9,p=%s", b"c=biws,r=%s,m=1,p=AA%s", b"c=biws,r=%s,p=\xff%s"]
+)
+def test_a_final_message_that_makes_no_sense_is_answered(stage: Stage, final: bytes) -> None:
+    with encrypted(stage) as client:
+        nonce = _exchange(client, b"n,,n=,r=abc")
+        client.sendall(pg.sasl_response(final % (nonce, b64encode(bytes(32)))))
+        assert b"08P01" in rest_of(client)
+
+
+@pytest.mark.parametrize(("flag", "binding"), [(b"n", b"eSws"), (b"y", b"eSws")])
+def test_somebody_in_between_is_named(stage: Stage, flag: bytes, binding: bytes) -> None:
+    """The client's word for what it was offered, changed on the way; and a client that was not shown everything."""
+    with encrypted(stage) as client:
+        nonce = _exchange(client, flag + b",,n=,r=abc")
+        client.sendall(pg.sasl_response(b"c=%s,r=%s,p=%s" % (binding, nonce, b64encode(bytes(32)))))
+        said = rest_of(client)
+        assert b"C28000" in said
+        assert b"Somebody is in between." in said
+
+
+def _exchange(client: ssl.SSLSocket, first: bytes) -> bytes:
+    """Up to the server's first message; the nonce of both."""
+    client.sendall(pg.startup({"user": "oncall", "database": "orders-db"}))
+    offered = pg.authentication_sasl(("SCRAM-SHA-256-PLUS", "SCRAM-SHA-256"))
+    assert client.recv(len(offered)) == offered
+    client.sendall(pg.sasl_initial_response("SCRAM-SHA-256", first))
+    return client.recv(1000).split(b"r=")[1].split(b",")[0]
+
+
+def test_a_relay_with_a_certificate_of_its_own_gets_nothing(stage: Stage, tmp_path: Path) -> None:
+    """A client that does not check certificates, and an attacker who opens its TLS and hands everything on."""
+    cert, key, _ = ensure_door_certificate(tmp_path / "relay", ("127.0.0.1",), datetime.now(UTC))
+    with relaying(stage, cert, key) as port:
+        url = f"postgresql://oncall@127.0.0.1:{port}/orders-db?sslmode=require&connect_timeout=10"
+        with pytest.raises(psycopg.OperationalError, match="Somebody is in between"):
+            psycopg.connect(url, password=TICKET)
+
+
+@contextmanager
+def relaying(stage: Stage, cert: Path, key: Path) -> Iterator[int]:
+    """One connection opened and handed on as it is; the port."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    listening = socket.create_server(("127.0.0.1", 0))
+    listening.settimeout(WITHIN)
+
+    def relay() -> None:
+        raw, _ = listening.accept()
+        raw.settimeout(WITHIN)
+        assert raw.recv(8) == pg.ssl_request()
+        raw.sendall(b"S")
+        with context.wrap_socket(raw, server_side=True) as client, encrypted(stage) as door:
+            back = threading.Thread(target=copy, args=(door, client))
+            back.start()
+            copy(client, door)
+            back.join(WITHIN)
+
+    with ThreadPoolExecutor(1) as pool, listening:
+        ran = pool.submit(relay)
+        yield int(listening.getsockname()[1])
+        ran.result(WITHIN)
+
+
+def copy(source: ssl.SSLSocket, sink: ssl.SSLSocket) -> None:
+    with suppress(OSError):
+        while got := source.recv(65536):
+            sink.sendall(got)
+        sink.shutdown(socket.SHUT_RDWR)

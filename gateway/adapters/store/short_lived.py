@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import bindparam, delete, func, insert, select, update
 
 from gateway.adapters.store import short_lived_rows as rows
-from gateway.adapters.store.tables import CREDENTIALS, GATEWAYS, INCIDENTS, LEASES, SHIFTS
+from gateway.adapters.store.tables import CREDENTIALS, GATEWAYS, INCIDENTS, LEASES, SHIFTS, USERS
 from gateway.adapters.store.transaction import Transaction
 from gateway.app.ports import Credential, Lease
 from gateway.core.errors import NotFound, Refusal
@@ -114,12 +114,14 @@ class SqlCredentials:
         query = select(CREDENTIALS).where(c.subject == subject, c.purpose == purpose).order_by(c.issued_at, c.digest)
         return [rows.credential_of(row) for row in self._tx.rows(query)]
 
-    def newest(self, subject: str, purpose: str, at: datetime, limit: int) -> Sequence[Credential]:
-        c = CREDENTIALS.c
+    def usable(self, user_name: str, target: str, key: str, at: datetime, limit: int) -> Sequence[tuple[str, str]]:
+        c, value = CREDENTIALS.c, CREDENTIALS.c.data[key].as_string()
         may_be_used = (c.expires_at > at) & (c.used_at.is_(None) | ~c.single_use)
-        query = select(CREDENTIALS).where(c.subject == subject, c.purpose == purpose, may_be_used)
+        is_theirs = (USERS.c.id == c.subject) & (USERS.c.name == user_name) & (c.purpose == "ticket")
+        is_for_it = (c.data["target"].as_string() == target) & value.is_not(None)
+        query = select(c.digest, value.label("held")).where(is_theirs, is_for_it, may_be_used)
         query = query.order_by(c.issued_at.desc(), c.digest).limit(limit)
-        return [rows.credential_of(row) for row in self._tx.rows(query)]
+        return [(str(row["digest"]), str(row["held"])) for row in self._tx.rows(query)]
 
     def remove(self, digest: str, purpose: str) -> int:
         c = CREDENTIALS.c

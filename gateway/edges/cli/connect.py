@@ -88,7 +88,8 @@ def _database_door(api: client.Api) -> dict[str, Any]:
         output.fail("The database door is closed at this gateway.", output.EXIT_ERROR, code="door-closed")
     ca_file = client.home() / "door-ca.pem"
     client.write_private(ca_file, str(door["ca_pem"]).encode())
-    return {"host": str(door["host"]), "port": int(door["port"]), "ca_file": ca_file}
+    # A gateway of before says nothing of binding.
+    return {"host": str(door["host"]), "port": int(door["port"]), "ca_file": ca_file, "binds": door.get("binds", False)}
 
 
 def _database_url(ticket: Any, door: Mapping[str, Any]) -> str:
@@ -107,12 +108,14 @@ def _libpq(ticket: Any, door: Mapping[str, Any]) -> dict[str, str]:
         "PGPASSWORD": str(ticket["password"]),
         "PGSSLMODE": "verify-full",
         "PGSSLROOTCERT": str(door["ca_file"]),
+        # Without it libpq would give the ticket itself to whoever asked for it instead of for a proof.
+        **({"PGCHANNELBINDING": "require"} if door["binds"] else {}),
     }
 
 
 def _service(ticket: Any, door: Mapping[str, Any]) -> dict[str, str]:
     names = {"PGHOST": "host", "PGPORT": "port", "PGUSER": "user", "PGDATABASE": "dbname", "PGPASSWORD": "password"}
-    names |= {"PGSSLMODE": "sslmode", "PGSSLROOTCERT": "sslrootcert"}
+    names |= {"PGSSLMODE": "sslmode", "PGSSLROOTCERT": "sslrootcert", "PGCHANNELBINDING": "channel_binding"}
     return {names[name]: safe(value) for name, value in _libpq(ticket, door).items()}
 
 
@@ -154,9 +157,10 @@ def _run_tunnelled(binary: str, args: tuple[str, ...], env: dict[str, str], door
 
     # Ctrl-C cancels a query in psql, which exec gives its own handling back; this process must outlive it.
     signal.signal(signal.SIGINT, lambda *_: None)
-    with Tunnel(door["host"], door["port"], door["ca_file"]) as folder:
+    with Tunnel(door["host"], door["port"], door["ca_file"], binds=door["binds"]) as folder:
         env |= {"PGHOST": folder, "PGPORT": str(PORT), "PGSSLMODE": "disable"}
-        env.pop("PGSSLROOTCERT")
+        for name in ("PGSSLROOTCERT", "PGCHANNELBINDING"):  # TLS is the tunnel's
+            env.pop(name, None)
         ran = subprocess.run([binary, *args], env=env, check=False)  # noqa: S603  as above
     click.get_current_context().exit(_exit_code(ran.returncode))
 

@@ -21,13 +21,20 @@ PORT = 5432  # only names the socket file: .s.PGSQL.5432
 _SSL_REQUEST = struct.pack(">II", 8, 80877103)  # PostgreSQL protocol, message SSLRequest
 _CHUNK = 64 * 1024
 _CONNECT_S = 10.0
+_CLOSE_S = 1.0
+_BOUND = b"SCRAM-SHA-256-PLUS\0"
+_MOST_GREETING = 8192  # bytes in one message before sign-in
 
 
 class Tunnel:
-    """`with Tunnel(host, port, ca) as folder:` gives the PGHOST for psql; everything is gone afterwards."""
+    """`with Tunnel(host, port, ca) as folder:` gives the PGHOST for psql; everything is gone afterwards.
 
-    def __init__(self, host: str, port: int, ca_file: Path) -> None:
+    `binds` says that the door offers sign-in bound to its certificate: a psql that sees no TLS refuses such an offer.
+    """
+
+    def __init__(self, host: str, port: int, ca_file: Path, *, binds: bool = False) -> None:
         self._door = (host, port)
+        self._binds = binds
         self._tls = ssl.create_default_context(cafile=str(ca_file))  # verifies chain and host name
         self._tls.minimum_version = ssl.TLSVersion.TLSv1_2
         self._folder = ""
@@ -69,7 +76,8 @@ class Tunnel:
             output.say(f"gw: the database door cannot be reached: {output.safe(why)}", err=True)
             near_out.close()
             return
-        pumps = [asyncio.create_task(_pump(near_in, far_out)), asyncio.create_task(_pump(far_in, near_out))]
+        back = _pump_greeting(far_in, near_out) if self._binds else _pump(far_in, near_out)
+        pumps = [asyncio.create_task(_pump(near_in, far_out)), asyncio.create_task(back)]
         try:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -78,6 +86,7 @@ class Tunnel:
             for pump in pumps:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
+            await _closed(near_out, far_out)
 
     async def _reach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         raw = await asyncio.to_thread(self._ask_for_tls)
@@ -106,9 +115,37 @@ class Tunnel:
         return raw
 
 
+async def _closed(*ends: asyncio.StreamWriter) -> None:
+    """Wait until they are, for a moment: the loop may be over next."""
+    closing = [asyncio.create_task(end.wait_closed()) for end in ends]
+    await asyncio.wait(closing, timeout=_CLOSE_S)
+    for end in ends:
+        end.transport.abort()  # nothing, for one that is closed
+    await asyncio.gather(*closing, return_exceptions=True)
+
+
 async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
     """Copy until either side ends; a slow reader slows the writer."""
     with suppress(OSError):
         while part := await source.read(_CHUNK):
             sink.write(part)
             await sink.drain()
+
+
+async def _pump_greeting(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    """The door's messages up to its offer of sign-in, less the bound one, and then everything as it is.
+
+    That takes nothing from anybody: this side has checked the certificate, and psql could not bind to it.
+    """
+    with suppress(OSError, asyncio.IncompleteReadError):
+        kind = b""
+        while kind not in (b"R", b"E"):
+            kind, length = await source.readexactly(1), int.from_bytes(await source.readexactly(4))
+            if not 4 <= length <= _MOST_GREETING:
+                return
+            body = await source.readexactly(length - 4)
+            if kind == b"R":
+                body = body.replace(_BOUND, b"")
+            sink.write(kind + (len(body) + 4).to_bytes(4) + body)
+        await sink.drain()
+        await _pump(source, sink)

@@ -108,7 +108,9 @@ def door(wired: Wired) -> DoorOut:
     """Public facts that a client needs: where the doors are and which keys prove them."""
     facts = wired.doors
     ssh = SshDoorOut(host=facts.ssh_host, port=facts.ssh_port, host_key=facts.ssh_host_key)
-    postgres = PostgresDoorOut(host=facts.postgres_host, port=facts.postgres_port, ca_pem=facts.postgres_ca_pem)
+    postgres = PostgresDoorOut(
+        host=facts.postgres_host, port=facts.postgres_port, ca_pem=facts.postgres_ca_pem, binds=facts.postgres_binds
+    )
     return DoorOut(
         ssh=ssh if facts.ssh_port else None,
         postgres=postgres if facts.postgres_port else None,

@@ -408,9 +408,12 @@ class SshDoorOut(Schema):
 
 
 class PostgresDoorOut(Schema):
+    """`binds` is true where clients may insist on channel binding (libpq's `channel_binding=require`)."""
+
     host: str
     port: int
     ca_pem: str
+    binds: bool
 
 
 class DoorOut(Schema):

@@ -41,7 +41,7 @@ from gateway.wire.buffer import ProtocolViolation
 from gateway.wire.postgres_machine import TargetLogin, TargetRefused
 from gateway.wire.postgres_messages import CancelRequest
 from gateway.wire.postgres_parameters import ParameterRefused, client_encodings, relayed
-from gateway.wire.postgres_scram_server import Proof
+from gateway.wire.postgres_scram_server import Misbound, Proof
 
 HANDSHAKE_S = 10.0
 STOP_S = 5.0
@@ -50,7 +50,7 @@ LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 
-def _proves_nothing(user: str, proof: Proof, target: str, client: str) -> tuple[User, Grant, bytes]:
+def _proves_nothing(user: str, proof: Proof | Misbound, target: str, client: str) -> tuple[User, Grant, bytes]:
     raise NotImplementedError("this door asks for passwords")
 
 
@@ -65,7 +65,7 @@ class Doorkeeper:
     now: Callable[[], datetime]
     reader: StatementReader = field(default_factory=ReadsNothing)
     note: Callable[[Session, str, Mapping[str, object]], None] = lambda *_: None
-    prove: Callable[[str, Proof, str, str], tuple[User, Grant, bytes]] = field(default=_proves_nothing)
+    prove: Callable[[str, Proof | Misbound, str, str], tuple[User, Grant, bytes]] = field(default=_proves_nothing)
 
     @classmethod
     def of(cls, ctx: Context) -> "Doorkeeper":
@@ -184,7 +184,7 @@ class PostgresDoor:
         On a worker's thread, at one go: each change of threads costs a busy gateway more than the look-ups do.
         """
         answer = b""
-        if isinstance(visitor.secret, Proof):
+        if isinstance(visitor.secret, Proof | Misbound):
             user, grant, said = self._keeper.prove(visitor.user, visitor.secret, visitor.target, client)
             answer = pg.authentication_sasl_final(said)
         else:

@@ -15,7 +15,7 @@ from gateway.wire import postgres_messages as pg
 from gateway.wire.buffer import ProtocolViolation
 from gateway.wire.postgres_machine import ClientGreeting, Password, SaslInitial, SaslResponse, Told
 from gateway.wire.postgres_messages import CancelRequest, GssEncRequest, SslRequest, Startup
-from gateway.wire.postgres_scram_server import Proof, ScramServer
+from gateway.wire.postgres_scram_server import Misbound, Proof, ScramServer
 
 _TLS_RECORD = b"\x16"  # ContentType handshake (RFC 8446 section 5.1)
 _TLS_S = 10.0
@@ -34,7 +34,7 @@ class Visitor:
     level: str
     minor: int
     parameters: Mapping[str, str]
-    secret: str | Proof = field(repr=False)
+    secret: str | Proof | Misbound = field(repr=False)
     tls: str = ""
     early: bytes = field(default=b"", repr=False)
 
@@ -141,7 +141,7 @@ async def _password(leg: Leg, machine: ClientGreeting) -> str:
     return found.text
 
 
-async def _scram(leg: Leg, machine: ClientGreeting, user: str, target: str, manners: Manners) -> Proof:
+async def _scram(leg: Leg, machine: ClientGreeting, user: str, target: str, manners: Manners) -> Proof | Misbound:
     """The exchange up to the client's proof; whose it is, and the answer to it, are the use case's."""
     binding = manners.binding if leg.tls is not None else b""
     scram = ScramServer(salt_of(user, target), secrets.token_urlsafe(24), binding)

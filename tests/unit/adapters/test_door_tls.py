@@ -1,10 +1,16 @@
 import ssl
 from datetime import UTC, datetime, timedelta
+from hashlib import new
 from pathlib import Path
 
+import pytest
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
 
-from gateway.adapters.door_tls import ensure_door_certificate
+from gateway.adapters.door_tls import end_point_binding, ensure_door_certificate
 
 AT = datetime.now(UTC)
 
@@ -52,3 +58,65 @@ def test_a_certificate_near_its_end_or_for_other_hosts_is_renewed_under_the_same
     assert ca.read_bytes() == authority
     names = third.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == ["gw.example"]
+
+
+RSA = rsa.generate_private_key(65537, 2048)
+PSS = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.DIGEST_LENGTH)
+
+
+def self_signed(
+    key: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey,
+    algorithm: hashes.SHA256 | hashes.SHA384 | hashes.SHA512 | None,
+    rsa_padding: padding.PSS | None = None,
+) -> x509.Certificate:
+    name = x509.Name([])
+    made = x509.CertificateBuilder(name, name, key.public_key(), 7, AT, AT + timedelta(days=1))
+    return made.sign(key, algorithm, rsa_padding=rsa_padding)
+
+
+@pytest.mark.parametrize(
+    ("cert", "by"),
+    [
+        (self_signed(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256()), "sha256"),
+        (self_signed(ec.generate_private_key(ec.SECP384R1()), hashes.SHA384()), "sha384"),
+        (self_signed(RSA, hashes.SHA512()), "sha512"),
+        (self_signed(RSA, hashes.SHA384(), PSS), "sha384"),
+    ],
+)
+def test_a_binding_is_the_certificate_s_hash_by_the_algorithm_of_its_signature(
+    cert: x509.Certificate, by: str, tmp_path: Path
+) -> None:
+    """RFC 5929 section 4.1. The first in the file is what the door shows."""
+    file = tmp_path / "door.pem"
+    other = self_signed(RSA, hashes.SHA256())
+    file.write_bytes(cert.public_bytes(Encoding.PEM) + other.public_bytes(Encoding.PEM))
+    assert end_point_binding(file) == new(by, cert.public_bytes(Encoding.DER)).digest()
+
+
+@pytest.mark.parametrize("weak", [hashes.MD5(), hashes.SHA1()])
+def test_a_weak_hash_is_replaced_as_the_rfc_says(
+    weak: hashes.HashAlgorithm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cert = self_signed(RSA, hashes.SHA256())
+
+    class Weak:
+        signature_hash_algorithm = weak
+        fingerprint = staticmethod(cert.fingerprint)
+
+    monkeypatch.setattr(x509, "load_pem_x509_certificate", lambda _: Weak())
+    (tmp_path / "door.pem").write_bytes(b"")
+    assert end_point_binding(tmp_path / "door.pem") == cert.fingerprint(hashes.SHA256())
+
+
+def test_a_signature_without_a_hash_has_no_binding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "door.pem"
+    file.write_bytes(self_signed(ed25519.Ed25519PrivateKey.generate(), None).public_bytes(Encoding.PEM))
+    assert end_point_binding(file) == b""
+
+    class Unknown:
+        @property
+        def signature_hash_algorithm(self) -> None:
+            raise UnsupportedAlgorithm("of the future")
+
+    monkeypatch.setattr(x509, "load_pem_x509_certificate", lambda _: Unknown())
+    assert end_point_binding(file) == b""

@@ -2,16 +2,19 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from typing import Any
 
 import pytest
+from sqlalchemy import CursorResult, Executable
 
+from gateway.adapters.store.transaction import Transaction
 from gateway.app.issue_ticket import issue_ticket
 from gateway.app.request_access import Ask, request_access
-from gateway.app.ticket_proof import VERIFIER, salt_of, user_of_proof
+from gateway.app.ticket_proof import MOST_TICKETS, VERIFIER, salt_of, user_of_proof
 from gateway.core.errors import Denied
 from gateway.core.grant import Grant
 from gateway.wire.postgres_scram import MECHANISM, ScramClient
-from gateway.wire.postgres_scram_server import Proof, ScramServer
+from gateway.wire.postgres_scram_server import Misbound, Proof, ScramServer
 from tests.unit.app.house import INCIDENT, House
 
 HOUR = timedelta(hours=1)
@@ -25,7 +28,9 @@ def granted(house: House, target: str = "orders-db", level: str = "read") -> Gra
 
 def shown(secret: str, user: str = "oncall", target: str = "orders-db") -> tuple[ScramClient, Proof]:
     client, server = ScramClient(secret, "cnonce"), ScramServer(salt_of(user, target), "snonce")
-    return client, server.proof(client.final(server.first(MECHANISM, client.first())))
+    proof = server.proof(client.final(server.first(MECHANISM, client.first())))
+    assert isinstance(proof, Proof)
+    return client, proof
 
 
 def test_each_of_several_tickets_is_found_by_its_proof(house: House) -> None:
@@ -42,7 +47,7 @@ def test_what_is_stored_is_not_the_ticket_and_proves_nothing(house: House) -> No
     granted(house)
     ticket = issue_ticket(house.ctx, house.people["oncall"], "orders-db")
     with house.ctx.store.read() as uow:
-        (held,) = uow.credentials.newest(house.people["oncall"].id, "ticket", house.ctx.clock.now(), 9)
+        (held,) = uow.credentials.of_subject(house.people["oncall"].id, "ticket")
     assert held.data is not None
     assert ticket.secret not in str(held)
     stored, server = held.data[VERIFIER].split(":")
@@ -92,5 +97,50 @@ def test_a_server_s_ticket_keeps_no_verifier(house: House) -> None:
     granted(house, "web-1", "shell")
     issue_ticket(house.ctx, house.people["oncall"], "web-1")
     with house.ctx.store.read() as uow:
-        (held,) = uow.credentials.newest(house.people["oncall"].id, "ticket", house.ctx.clock.now(), 9)
+        (held,) = uow.credentials.of_subject(house.people["oncall"].id, "ticket")
     assert VERIFIER not in (held.data or {})
+
+
+def test_somebody_in_between_is_told_of_and_uses_nothing_up(house: House) -> None:
+    granted(house)
+    ticket = issue_ticket(house.ctx, house.people["oncall"], "orders-db", single_use=True)
+    with pytest.raises(Denied) as no:
+        user_of_proof(house.ctx, "oncall", Misbound(), "orders-db", "192.0.2.7:5000")
+    assert no.value.refusal.code == "door-impersonated"
+    denied = house.events("session:denied")[-1]
+    assert (denied.principal, denied.target) == ("oncall", "orders-db")
+    assert denied.data["code"] == "door-impersonated"
+    assert denied.data["client"] == "192.0.2.7:5000"
+    user_of_proof(house.ctx, "oncall", shown(ticket.secret)[1], "orders-db")
+
+
+def test_the_newest_tickets_are_the_ones_that_count(house: House) -> None:
+    granted(house)
+    tickets = []
+    for _ in range(MOST_TICKETS + 1):
+        house.clock.advance(timedelta(microseconds=1))
+        tickets.append(issue_ticket(house.ctx, house.people["oncall"], "orders-db").secret)
+    for secret in (tickets[1], tickets[-1]):
+        assert user_of_proof(house.ctx, "oncall", shown(secret)[1], "orders-db")[0].name == "oncall"
+    with pytest.raises(Denied):
+        user_of_proof(house.ctx, "oncall", shown(tickets[0])[1], "orders-db")
+
+
+def test_what_is_asked_of_the_store_is_the_same_for_any_name(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who exists shows neither in the answer nor in the work done for it."""
+    asked: list[str] = []
+    run = Transaction._run
+
+    def noted(self: Transaction, statement: Executable, parameters: Any = None) -> CursorResult[Any]:
+        asked.append(str(statement))
+        return run(self, statement, parameters)
+
+    monkeypatch.setattr(Transaction, "_run", noted)
+    seen = []
+    for name in ("anybody", "nobody", "oncall"):  # the first adds the row that counts refusals
+        asked.clear()
+        with pytest.raises(Denied) as no:
+            user_of_proof(house.ctx, name, shown("gwt_wrong", name)[1], "orders-db")
+        seen.append((list(asked), no.value.refusal))
+    assert seen[1] == seen[2]
+    assert seen[1][0]

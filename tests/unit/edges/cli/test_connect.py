@@ -137,6 +137,15 @@ def run_with_ca(gw: Gw, ca: Path, *args: str, path: Path) -> "subprocess.Complet
     return subprocess.run([sys.executable, "-c", code, *args], env=env, capture_output=True, text=True, timeout=60)
 
 
+def test_a_door_that_binds_is_held_to_it(oncall: Gw, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Libpq would otherwise give the ticket itself to whoever asked for it (channel_binding's default is `prefer`)."""
+    door = connect._database_door
+    assert "PGCHANNELBINDING" not in json.loads(oncall("connect", "orders-db", "--json").stdout)["env"]
+    monkeypatch.setattr(connect, "_database_door", lambda api: {**door(api), "binds": True})
+    assert json.loads(oncall("connect", "orders-db", "--json").stdout)["env"]["PGCHANNELBINDING"] == "require"
+    assert "\nchannel_binding=require\n" in oncall("connect", "orders-db").stdout
+
+
 def test_the_client_that_is_missing_is_named(oncall: Gw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran = run(oncall, "ssh", "web-1", path=tmp_path)
     assert ran.returncode == 1

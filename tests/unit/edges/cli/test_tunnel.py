@@ -111,3 +111,36 @@ def test_a_closed_door_is_a_sentence(door: EchoDoor, capsys: pytest.CaptureFixtu
     with Tunnel("127.0.0.1", 9, door.ca) as folder:
         assert ask(folder, b"secret") == b""
     assert "cannot be reached" in capsys.readouterr().err
+
+
+def message(kind: bytes, body: bytes) -> bytes:
+    return kind + (len(body) + 4).to_bytes(4) + body
+
+
+@pytest.mark.parametrize(
+    ("said", "heard"),
+    [
+        (
+            message(b"v", b"\0\0\0\2\0\0\0\0") + message(b"R", b"\0\0\0\nSCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0") + b"rest",
+            message(b"v", b"\0\0\0\2\0\0\0\0") + message(b"R", b"\0\0\0\nSCRAM-SHA-256\0\0") + b"rest",
+        ),
+        (message(b"R", b"\0\0\0\3") + b"SCRAM-SHA-256-PLUS\0", message(b"R", b"\0\0\0\3") + b"SCRAM-SHA-256-PLUS\0"),
+        (message(b"E", b"no") + b"rest", message(b"E", b"no") + b"rest"),
+        (b"R\x7f\xff\xff\xff" + bytes(99), b""),
+        (b"R\0\0\0\0" + bytes(99), b""),
+        (b"R\0", b""),
+    ],
+)  # fmt: skip
+def test_a_psql_without_tls_is_offered_nothing_that_is_bound_to_it(door: EchoDoor, said: bytes, heard: bytes) -> None:
+    """The door echoes: what psql sends here is what the door says."""
+    with Tunnel("127.0.0.1", door.port, door.ca, binds=True) as folder, socket.socket(socket.AF_UNIX) as near:
+        near.settimeout(20)
+        near.connect(f"{folder}/.s.PGSQL.{PORT}")
+        near.sendall(said)
+        if said == b"R\0":
+            near.shutdown(socket.SHUT_WR)
+        got = b""
+        with suppress(ConnectionResetError):
+            while len(got) < max(len(heard), 1) and (part := near.recv(65536)):
+                got += part
+    assert got == heard
