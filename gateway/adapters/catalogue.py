@@ -9,9 +9,10 @@ from pathlib import Path
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 
-from gateway.adapters.catalogue_statements import budget, statement_rules
+from gateway.adapters.catalogue_statements import bind_parameters, budget, statement_rules
 from gateway.adapters.catalogue_verbs import ACCOUNT, freezes, groups, verbs
 from gateway.adapters.yaml_source import Place, SourceError, digest, document, read_bytes
+from gateway.core.bind_parameters import BindParameters
 from gateway.core.budget import Budget
 from gateway.core.obligation import BadObligationError, parse_duration
 from gateway.core.statement_rules import StatementRules
@@ -27,7 +28,14 @@ _OF_KIND = {
     Kind.SSH: ({"host_keys"}, set[str]()),
 }
 _LEVEL_KEYS = {
-    Kind.POSTGRES: {"statement_timeout", "idle_in_transaction_timeout", "connection_limit", "budget", "rules"},
+    Kind.POSTGRES: {
+        "statement_timeout",
+        "idle_in_transaction_timeout",
+        "connection_limit",
+        "budget",
+        "rules",
+        "bind_parameters",
+    },
     Kind.SSH: {
         "force_command",
         "shell",
@@ -197,6 +205,7 @@ def _level(name: str, place: Place, kind: Kind, rank: int) -> Level:
         ssh=_ssh_rules(keys),
         budget=budget(keys["budget"]) if "budget" in keys else Budget(),
         rules=statement_rules(keys["rules"]) if "rules" in keys else StatementRules(),
+        bind_parameters=bind_parameters(keys["bind_parameters"]) if "bind_parameters" in keys else BindParameters.FULL,
     )
 
 

@@ -1,8 +1,9 @@
-"""What a level of a database says about statements: its budget and its rules."""
+"""What a level of a database says about statements: its budget, its rules, and how much of values is recorded."""
 
 from datetime import timedelta
 
 from gateway.adapters.yaml_source import Place
+from gateway.core.bind_parameters import BindParameters
 from gateway.core.budget import Budget, Room
 from gateway.core.obligation import BadObligationError, parse_duration
 from gateway.core.statement_rules import StatementRules
@@ -17,6 +18,11 @@ def budget(place: Place) -> Budget:
     if not keys:
         raise place.wrong("must say what is limited: statement, session")
     return Budget(**{name: _room(item) for name, item in keys.items()})
+
+
+def bind_parameters(place: Place) -> BindParameters:
+    """`full`, `masked` or `none`."""
+    return place.one_of({each.value: each for each in BindParameters})
 
 
 def _room(place: Place) -> Room:

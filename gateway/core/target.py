@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 
+from gateway.core.bind_parameters import BindParameters
 from gateway.core.budget import Budget
 from gateway.core.freeze import Freeze
 from gateway.core.statement_rules import StatementRules
@@ -67,6 +68,7 @@ class Level:
     ssh: SshRules = field(default_factory=SshRules)
     budget: Budget = field(default_factory=Budget)
     rules: StatementRules = field(default_factory=StatementRules)
+    bind_parameters: BindParameters = BindParameters.FULL
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,14 @@
 """Reads the values of a Bind or FunctionCall as they arrive, and keeps what a record may hold of them.
 
-A short text is kept as it is, of everything else length and digest: the wire may carry a gigabyte here.
+A short text is kept as it is, of everything else length and digest: the wire may carry a gigabyte here. Where values
+are masked, what is kept of each is its length and a digest under a key that dies with the session.
 """
 
 from collections.abc import Generator
-from hashlib import sha256
+from hashlib import blake2b, sha256
 from json import JSONEncoder
 from struct import Struct, error, unpack_from
+from typing import NamedTuple
 
 from gateway.wire.buffer import ProtocolViolation
 
@@ -19,10 +21,24 @@ _SHORT = Struct(">H").unpack_from
 _LONG = Struct(">i").unpack_from
 
 
+KEYED_OCTETS = 16
+
+
+class Telling(NamedTuple):
+    """How much is told of values: all (neither), masked (`key`: at least 16 secret octets), or only how many."""
+
+    key: bytes = b""
+    is_silent: bool = False
+
+
+TELL_ALL = Telling()
+
+
 class Values:
     """Fed with the body behind the names (Bind) or the oid (FunctionCall), in any pieces."""
 
-    def __init__(self) -> None:
+    def __init__(self, telling: Telling = TELL_ALL) -> None:
+        self._telling = telling
         self._told: list[str] = []
         self._size = 0
         self._left_out = 0
@@ -55,8 +71,9 @@ class Values:
         """What was told so far."""
         if not self._told and not self._left_out:
             return b""
+        told = f',"params":[{",".join(self._told)}]' if self._told else ""
         more = f',"params_left_out":{self._left_out}' if self._left_out else ""
-        return f',"params":[{",".join(self._told)}]{more}'.encode()
+        return f"{told}{more}".encode()
 
     def _read(self) -> Generator[int, bytes, None]:
         """Yields how many bytes it needs next."""
@@ -77,12 +94,17 @@ class Values:
                 yield from self._value(length, is_text=form == 0)
 
     def _value(self, length: int, *, is_text: bool) -> Generator[int, bytes, None]:
-        digest, left, head = sha256(), length, b""
+        key = self._telling.key
+        digest = blake2b(key=key, digest_size=KEYED_OCTETS) if key else sha256()
+        left, head = length, b""
         while left:
             piece = yield min(left, _PIECE)
             head = head or piece[: 4 * KEEP_TEXT]
             digest.update(piece)
             left -= len(piece)
+        if key:
+            self.tell(_masked(length, digest.hexdigest()))
+            return
         text = head.decode(errors="backslashreplace") if is_text and length <= 4 * KEEP_TEXT else None
         if text is not None and len(text) <= KEEP_TEXT:
             self.tell(_encode(text))
@@ -93,14 +115,14 @@ class Values:
     def tell(self, value: str) -> None:
         """Keep one more value, as JSON, if there is room."""
         size = (len(value) if value.isascii() else len(value.encode())) + 1
-        if self._left_out or self._size + size > KEEP_ALL:
+        if self._telling.is_silent or self._left_out or self._size + size > KEEP_ALL:
             self._left_out += 1
             return
         self._size += size
         self._told.append(value)
 
 
-def values_told(body: bytes, pos: int) -> bytes:
+def values_told(body: bytes, pos: int, telling: Telling = TELL_ALL) -> bytes:
     """`Values.told` of values that lie whole in `body` from `pos` on, as nearly all do, without its pauses."""
     try:
         (formats,) = _SHORT(body, pos)
@@ -109,7 +131,7 @@ def values_told(body: bytes, pos: int) -> bytes:
         pos += 4 + 2 * formats
         if formats not in (0, 1, count):
             raise ProtocolViolation("formats that do not fit the values")
-        values = Values()
+        values = Values(telling)
         for place in range(count):
             (length,) = _LONG(body, pos)
             start, pos = pos + 4, pos + 4 + max(length, 0)
@@ -118,13 +140,19 @@ def values_told(body: bytes, pos: int) -> bytes:
             if pos > len(body):
                 raise ProtocolViolation("values that end before their count")
             form = forms[place if formats > 1 else 0] if formats else 0
-            values.tell("null" if length < 0 else _described(body[start:pos], is_text=form == 0))
+            values.tell("null" if length < 0 else _described(body[start:pos], telling, is_text=form == 0))
     except error:
         raise ProtocolViolation("values that end before their count") from None
     return values.listed()
 
 
-def _described(value: bytes, *, is_text: bool) -> str:
+def _masked(length: int, digest: str) -> str:
+    return f'{{"length":{length},"keyed":"{digest}"}}'
+
+
+def _described(value: bytes, telling: Telling, *, is_text: bool) -> str:
+    if telling.key:
+        return _masked(len(value), blake2b(value, key=telling.key, digest_size=KEYED_OCTETS).hexdigest())
     if is_text and len(value) <= 4 * KEEP_TEXT:
         text = value.decode(errors="backslashreplace")
         if len(text) <= KEEP_TEXT:

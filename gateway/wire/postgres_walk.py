@@ -13,7 +13,7 @@ from gateway.wire.postgres_machine import CLIENT_MESSAGES, SERVER_MESSAGES
 from gateway.wire.postgres_messages import HEADER
 from gateway.wire.postgres_quick import TAILS, reply_of
 from gateway.wire.postgres_rounds import RoundAccount
-from gateway.wire.postgres_values import Values, values_told
+from gateway.wire.postgres_values import TELL_ALL, Telling, Values, values_told
 
 _UNPACK = HEADER.unpack_from
 _UNPACK_SIGNED = Struct(">Bi").unpack_from  # one comparison finds lengths that are too small and too large
@@ -35,10 +35,11 @@ class StatementTooLong(ProtocolViolation):
 class _Capture:
     """One client message while it arrives: the whole of a statement, the head of what may be longer."""
 
-    __slots__ = ("_before", "_digest", "_ended", "_length", "_values", "head", "kind", "size")
+    __slots__ = ("_before", "_digest", "_ended", "_length", "_telling", "_values", "head", "kind", "size")
 
-    def __init__(self, kind: int) -> None:
+    def __init__(self, kind: int, telling: Telling) -> None:
         self.kind = kind
+        self._telling = telling
         self.head = bytearray()
         self.size = 0
         self._digest = sha256()
@@ -76,7 +77,7 @@ class _Capture:
         self.head += part
         start = _values_start(self.kind, self.head)
         if start:
-            self._values = Values()
+            self._values = Values(self._telling)
             self._values.feed(bytes(self.head[start:]))
             del self.head[start:]
         elif len(self.head) > 2 * _KEEP_NAMES:
@@ -115,10 +116,10 @@ def _values_start(kind: int, body: bytes | bytearray) -> int:
     return 1 + body.find(0, cut + 1, 2 * _KEEP_NAMES) if cut >= 0 else 0
 
 
-def _values_in(message: bytes, start: int) -> bytes:
+def _values_in(message: bytes, start: int, telling: Telling) -> bytes:
     if message.startswith(_NO_VALUES, start):
         return b""
-    return values_told(message, start)
+    return values_told(message, start, telling)
 
 
 def _tell_values(account: RoundAccount, kind: int, head: bytes, values: bytes, at: float) -> None:
@@ -136,8 +137,9 @@ def _text_of(sql: bytes) -> Text:
 class ClientWalk:
     """From the client to the server."""
 
-    def __init__(self, account: RoundAccount) -> None:
+    def __init__(self, account: RoundAccount, telling: Telling = TELL_ALL) -> None:
         self._account = account
+        self._telling = telling
         self._fragment = b""  # of a header
         self._left = 0  # bytes of a body that are still to come
         self._capture: _Capture | None = None
@@ -163,7 +165,7 @@ class ClientWalk:
             elif pos <= end:
                 self._whole(kind, chunk, body, pos, at)
             else:
-                self._capture = _Capture(kind)
+                self._capture = _Capture(kind, self._telling)
                 self._capture.feed(chunk[body:pos])
         self._left = max(0, pos - end)
         self._fragment = chunk[pos:]
@@ -176,7 +178,8 @@ class ClientWalk:
         cut = chunk.find(0, body + 1, min(end, body + _KEEP_NAMES))
         if cut < 0:
             return False
-        self._account.round(chunk[body + 1 : cut], values_told(chunk[cut + 1 : end], 0), at, is_described=is_described)
+        values = values_told(chunk[cut + 1 : end], 0, self._telling)
+        self._account.round(chunk[body + 1 : cut], values, at, is_described=is_described)
         self._left, self._fragment = 0, b""
         return True
 
@@ -205,7 +208,7 @@ class ClientWalk:
             start = _values_start(kind, message)
             if not start:
                 raise ProtocolViolation("a message without a place for its values, or a name of impossible length")
-            _tell_values(account, kind, message[:start], _values_in(message, start), at)
+            _tell_values(account, kind, message[:start], _values_in(message, start, self._telling), at)
         elif kind == _PARSE:
             cut = chunk.find(0, body, end)
             last = chunk.find(0, cut + 1, end) if cut >= 0 else -1

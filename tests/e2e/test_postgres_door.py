@@ -4,11 +4,14 @@ import os
 import subprocess
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from gateway.core.bind_parameters import BindParameters
 from gateway.core.errors import Refusal
 from gateway.core.obligation import Record
 from gateway.core.session import EndReason
@@ -197,6 +200,26 @@ def test_parameters_are_recorded(stage: Stage) -> None:
     (told,) = stage.recording().of("statement")
     assert told["params"][0] == "needle"
     assert told["params"][1]["length"] == len(bytes.fromhex(told["params"][1]["hex"]))
+
+
+@pytest.mark.parametrize("policy", [BindParameters.MASKED, BindParameters.NONE])
+@pytest.mark.parametrize("record", [Record.SPOOL, Record.REQUIRE])
+def test_no_trace_of_parameters_that_a_level_hides(stage: Stage, policy: BindParameters, record: Record) -> None:
+    level = replace(stage.target.levels["read"], bind_parameters=policy)
+    stage.target = replace(stage.target, levels={"read": level})
+    stage.record = record
+    with stage.connect() as session:
+        assert session.execute("SELECT %s::text, %b::int", ("needle", 7)).fetchone() == ("needle", 7)
+        session.execute("SELECT %s::text", ("needle" * 100,), prepare=True)
+        with session.pipeline():
+            session.execute("SELECT %s::text, 2", ("needle",))
+            session.execute("SELECT %s::text, 3", ("needle",))
+    assert stage.recording().of("startup")[0]["bind_parameters"] == policy.value
+    whole = repr(stage.recording().records)
+    assert "needle" not in whole
+    assert b"needle".hex() not in whole
+    assert sha256(b"needle").hexdigest() not in whole
+    assert stage.statements()[0] == "SELECT $1::text, $2::int"
 
 
 def fail_in_pipeline(session: psycopg.Connection[tuple[object, ...]]) -> None:

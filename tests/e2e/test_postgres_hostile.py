@@ -15,6 +15,7 @@ import psycopg
 import pytest
 
 from gateway.app.ports import DatabaseLogin
+from gateway.core.bind_parameters import BindParameters
 from gateway.core.session import EndReason
 from gateway.core.target import Kind, Level, Target
 from gateway.edges.proxy.listener import MAX_STRANGERS
@@ -142,6 +143,18 @@ def test_server_messages_from_the_client_end_the_session(real: Stage, kind: int)
         client.sendall(pg.message(b"Q", b"SELECT 1\0") + pg.message(bytes([kind]), b"I"))
         assert b"08P01" in rest_of(client)
     assert real.end_of() is EndReason.PROTOCOL_VIOLATION
+
+
+def test_what_breaks_the_protocol_is_neither_sent_on_nor_recorded_where_values_are_hidden(real: Stage) -> None:
+    level = replace(real.target.levels["read"], bind_parameters=BindParameters.MASKED)
+    real.target = replace(real.target, levels={"read": level})
+    with signed_in(real) as client:
+        client.sendall(pg.message(b"Q", b"SELECT 1\0") + pg.message(b"Z", b"needle"))
+        assert b"08P01" in rest_of(client)
+    assert real.end_of() is EndReason.PROTOCOL_VIOLATION
+    kinds = [kind for kind, _, _ in real.recording().records]
+    assert kinds == ["startup", "statement", "result"]
+    assert real.recording().of("result")[0]["state"] == "unknown"
 
 
 @pytest.mark.parametrize("length", [b"\x7f\xff\xff\xff", b"\0\0\0\3", b"\xff\xff\xff\xff", b"\x40\0\0\0"])

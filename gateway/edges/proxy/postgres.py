@@ -203,7 +203,7 @@ class PostgresDoor:
             self._keeper.live.add(opened.session.id, session)
             if self._is_stopping:
                 session.end(EndReason.GATEWAY_STOPPED)
-            session.note("startup", _startup_record(visitor, parameters))
+            session.note("startup", _startup_record(visitor, parameters, opened.level))
             _demand_safe_encoding(session, opened.level, parameters)
             await self._run(visitor, opened, parameters, session)
             reason, detail = await session.over
@@ -216,7 +216,10 @@ class PostgresDoor:
     def _session(self, leg: Leg, opened: Opened, *, is_strict: bool) -> PostgresSession:
         keeper = self._keeper
         if not is_guarded(opened.level):
-            return PostgresSession(leg, opened.recording, keeper.now, self._backlog, is_strict=is_strict)
+            binds = opened.level.bind_parameters
+            return PostgresSession(
+                leg, opened.recording, keeper.now, self._backlog, is_strict=is_strict, bind_parameters=binds
+            )
         tell = partial(self._note, opened.session)
         level, reader = opened.level, keeper.reader
         return GuardedSession(
@@ -350,6 +353,7 @@ def _other_level(visitor: Visitor, grant: Grant) -> pg.Report:
     )
 
 
-def _startup_record(visitor: Visitor, parameters: dict[str, str]) -> bytes:
-    about = {"protocol": f"3.{visitor.minor}", "tls": visitor.tls, "parameters": parameters}
+def _startup_record(visitor: Visitor, parameters: dict[str, str], level: Level) -> bytes:
+    about: dict[str, object] = {"protocol": f"3.{visitor.minor}", "tls": visitor.tls, "parameters": parameters}
+    about["bind_parameters"] = level.bind_parameters.value
     return json.dumps(about, ensure_ascii=False).encode()

@@ -10,6 +10,7 @@ from gateway.audit.recording import unix_ns
 from gateway.wire.buffer import ProtocolViolation
 from gateway.wire.postgres_account import Entry, unread
 from gateway.wire.postgres_rounds import RoundAccount
+from gateway.wire.postgres_values import TELL_ALL, Telling
 from gateway.wire.postgres_walk import ClientWalk, ServerWalk
 
 _SOON_S = 0.005
@@ -49,9 +50,9 @@ class Books:
     INVARIANT: what went on to the target is in the records, as statements or, where it breaks the protocol, unread.
     """
 
-    def __init__(self, now: Callable[[], datetime]) -> None:
+    def __init__(self, now: Callable[[], datetime], telling: Telling = TELL_ALL) -> None:
         self.account = RoundAccount()
-        self.asks = ClientWalk(self.account)
+        self.asks = ClientWalk(self.account, telling)
         self.answers = ServerWalk(self.account)
         self.records: list[tuple[str, int, bytes]] = []  # for the caller to take
         self.is_unreadable = False  # what the client sent breaks the protocol

@@ -46,7 +46,7 @@ class GuardedSession(PostgresSession):
         *,
         is_strict: bool,
     ) -> None:
-        super().__init__(client, recording, now, backlog, is_strict=is_strict)
+        super().__init__(client, recording, now, backlog, is_strict=is_strict, bind_parameters=level.bind_parameters)
         self.cancel: Callable[[], Coroutine[Any, Any, None]] | None = None
         self._level = level
         self._reader = reader

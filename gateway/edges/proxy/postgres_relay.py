@@ -1,12 +1,14 @@
 """One database session: bytes both ways with back-pressure, every statement recorded, ended at once when told to."""
 
 import asyncio
+import secrets
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
 
 from gateway.app.ports import Recording, RecordingFailed
+from gateway.core.bind_parameters import BindParameters
 from gateway.core.errors import Conflict, Refusal
 from gateway.core.session import EndReason
 from gateway.edges.proxy.postgres_books import Backlog, Books
@@ -15,6 +17,7 @@ from gateway.edges.proxy.postgres_refusals import of_end, of_long_statement
 from gateway.wire.buffer import ProtocolViolation
 from gateway.wire.postgres_account import Entry
 from gateway.wire.postgres_messages import Report, error_response, notice_response
+from gateway.wire.postgres_values import TELL_ALL, Telling
 from gateway.wire.postgres_walk import StatementTooLong
 
 _HELD_HIGH = 1 << 16  # bytes that may wait for their record before the client is paused
@@ -45,6 +48,7 @@ class PostgresSession:
         backlog: Backlog,
         *,
         is_strict: bool,
+        bind_parameters: BindParameters = BindParameters.FULL,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.over: asyncio.Future[tuple[EndReason, str]] = self._loop.create_future()
@@ -58,7 +62,8 @@ class PostgresSession:
         self._newest = -1  # number of the last record given to it
         self._is_asking = False
         self._stalled = b""  # from the client, recorded in part: goes on when the recorder has taken the rest
-        self._books = Books(now)
+        self._hides_values = bind_parameters.hides()
+        self._books = Books(now, _telling(bind_parameters))
         self._account = self._books.account
         self._held: deque[tuple[bytes, int]] = deque()  # chunks, each with the record it waits for
         self._held_bytes = 0
@@ -191,7 +196,8 @@ class PostgresSession:
     def _from_client(self, chunk: bytes) -> None:
         if self._ending is not None or self._target is None:
             return
-        if self._may_go_on(chunk):
+        # What went on and cannot be read is recorded as it is, so where that may not be nothing goes on unread.
+        if not self._hides_values and self._may_go_on(chunk):
             self._go_on(self._target, chunk, is_asking=True)
             return
         self.settle()
@@ -397,3 +403,13 @@ class PostgresSession:
                 self._target.resume(Pause.SPOOL)
         if self._client_is_gone and not self._held:
             self._leave()
+
+
+def _telling(policy: BindParameters) -> Telling:
+    match policy:
+        case BindParameters.FULL:
+            return TELL_ALL
+        case BindParameters.MASKED:
+            return Telling(key=secrets.token_bytes(32))
+        case BindParameters.NONE:
+            return Telling(is_silent=True)

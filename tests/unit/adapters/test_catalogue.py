@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from gateway.adapters.catalogue import CatalogueFile, read_catalogue
 from gateway.adapters.yaml_source import MAX_BYTES, SourceError
+from gateway.core.bind_parameters import BindParameters
 from gateway.core.budget import Budget, Room
 from gateway.core.statement_rules import StatementRules
 from gateway.core.target import Kind
@@ -177,6 +178,7 @@ targets:
         account: orders_write
         budget: {statement: {rows: 1000, bytes: 1000000, time: 30s}, session: {rows: 5000}}
         rules: {require_where: true, deny_functions: ["pg_read_*"], unparsed: forward}
+        bind_parameters: masked
 """
 
 
@@ -184,6 +186,7 @@ def test_budgets_and_statement_rules(tmp_path: Path) -> None:
     read = read_catalogue(GUARDED.encode(), tmp_path / "catalogue.yaml")
     level = read.targets["orders-db"].levels["write"]
     assert level.budget == Budget(Room(1000, 1_000_000, timedelta(seconds=30)), Room(5000))
+    assert level.bind_parameters is BindParameters.MASKED
     assert level.rules == StatementRules(require_where=True, deny_functions=("pg_read_*",), forward_unparsed=True)
 
 
@@ -197,6 +200,7 @@ def test_budgets_and_statement_rules(tmp_path: Path) -> None:
         ("require_where: true", "require_where: maybe", "require_where"),
         ("pg_read_*", "pg_catalog.pg_read_file", "without its schema"),
         ("unparsed: forward", "unparsed: perhaps", "unparsed"),
+        ("bind_parameters: masked", "bind_parameters: some", "must be full or masked or none"),
         ('require_where: true, deny_functions: ["pg_read_*"], unparsed: forward', "unparsed: deny", "has no rule"),
         ('require_where: true, deny_functions: ["pg_read_*"], unparsed: forward', "", "has no rule"),
     ],

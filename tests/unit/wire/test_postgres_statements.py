@@ -13,6 +13,7 @@ from gateway.wire.postgres_account import KEEP, KEEP_REPEATED, MAX_STATEMENT
 from gateway.wire.postgres_messages import Report, error_response, message
 from gateway.wire.postgres_rounds import RoundAccount
 from gateway.wire.postgres_statements import MAX_NAMES, MAX_TEXT
+from gateway.wire.postgres_values import TELL_ALL, Telling
 from gateway.wire.postgres_walk import ClientWalk, ServerWalk, StatementTooLong
 
 SYNC = message(b"S")
@@ -55,9 +56,9 @@ ROW = message(b"D", b"x" * 40)
 class Session:
     """Both walks over one account, and the records so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, telling: Telling = TELL_ALL) -> None:
         self.account = RoundAccount()
-        self.client = ClientWalk(self.account)
+        self.client = ClientWalk(self.account, telling)
         self.server = ServerWalk(self.account)
 
     def ask(self, *messages: bytes, at: float = 0.0) -> "Session":
@@ -272,6 +273,33 @@ def test_parameters_are_told_in_bounds() -> None:
     assert [each["sql"] for each in told] == ["SELECT $1"] * 2
 
 
+MASKED, SILENT = Telling(key=b"k" * 32), Telling(is_silent=True)
+
+
+@pytest.mark.parametrize("form", [0, 1])
+def test_masked_parameters_tell_lengths_and_repetition_alone(form: int) -> None:
+    given = [b"4711", None, b"4711", b"4712", b""]
+    asked = (parse("SELECT $1", "s"), message(b"B", b"\0s\0" + values(given, [form])))
+    (told,) = Session(MASKED).ask(*asked).of("statement")
+    first, null, again, other, empty = told["params"]
+    assert null is None
+    assert first == again == {"length": 4, "keyed": first["keyed"]} != other
+    assert empty["length"] == 0
+    (elsewhere,) = Session(Telling(key=b"j" * 32)).ask(*asked).of("statement")
+    assert elsewhere["params"][0]["keyed"] != first["keyed"]
+    assert "4711" not in json.dumps(told)
+    assert sha256(b"4711").hexdigest() not in json.dumps(told)
+
+
+def test_where_no_parameters_are_told_their_number_is() -> None:
+    for sent in (
+        message(b"B", b"\0\0" + values([b"4711", None], [])),
+        message(b"F", bytes(4) + values([b"4", b""], [])),
+    ):
+        (told,) = Session(SILENT).ask(sent).of("statement")
+        assert (told.get("params"), told["params_left_out"]) == (None, 2)
+
+
 def test_parameters_beyond_the_bound_are_counted() -> None:
     (told,) = Session().ask(message(b"B", b"\0\0" + values([b"x" * 200] * 30, []))).of("statement")
     assert (len(told["params"]), told["params_left_out"]) == (20, 10)
@@ -285,15 +313,19 @@ def test_arguments_of_a_function_call_are_told() -> None:
 
 @given(
     st.lists(st.one_of(st.none(), st.binary(max_size=600), st.just(b"y" * 70_000)), max_size=6), st.integers(0, 1),
-    st.lists(st.integers(0, 200_000), max_size=6),
+    st.lists(st.integers(0, 200_000), max_size=6), st.sampled_from([TELL_ALL, MASKED, SILENT]),
 )  # fmt: skip
-def test_parameters_are_the_same_in_any_pieces(given: list[bytes | None], form: int, cuts: list[int]) -> None:
+def test_parameters_are_the_same_in_any_pieces(
+    given: list[bytes | None], form: int, cuts: list[int], telling: Telling
+) -> None:
     sent = message(b"B", b"\0s\0" + values(given, [form])) + message(b"F", bytes(4) + values(given, [form])) + SYNC
-    cut = Session()
+    cut = Session(telling)
     for piece in pieces(sent, cuts):
         cut.ask(piece)
-    assert cut.account.entries == Session().ask(sent).account.entries
-    assert all(len(each.get("params", [])) == len(given) for each in cut.of("statement"))
+    assert cut.account.entries == Session(telling).ask(sent).account.entries
+    kind = "params_left_out" if telling.is_silent else "params"
+    counts = [each.get(kind, []) for each in cut.of("statement")]
+    assert [each if isinstance(each, int) else len(each) for each in counts] == [len(given)] * 2
 
 
 def test_an_error_outside_any_statement() -> None:
