@@ -41,6 +41,7 @@ class Tunnel:
         self._loop = asyncio.new_event_loop()
         self._thread = Thread(target=self._loop.run_forever, daemon=True)
         self._server: asyncio.Server | None = None
+        self._serving: set[asyncio.Task[None]] = set()
 
     def __enter__(self) -> str:
         self._folder = tempfile.mkdtemp(prefix="gw-")  # 0700
@@ -64,29 +65,37 @@ class Tunnel:
     async def _end(self) -> None:
         if self._server is not None:
             self._server.close()
-        serving = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in serving:
+        for task in self._serving:
             task.cancel()
-        await asyncio.gather(*serving, return_exceptions=True)
+        await asyncio.gather(*self._serving, return_exceptions=True)
 
     async def _serve(self, near_in: asyncio.StreamReader, near_out: asyncio.StreamWriter) -> None:
+        task, ends = asyncio.current_task(), [near_out]
+        assert task is not None, "asyncio's server runs this as a task"
+        self._serving.add(task)
+        try:
+            with suppress(asyncio.CancelledError):  # by `_end`, which waits; asyncio would report it as a failure
+                await self._carry(near_in, near_out, ends)
+            await _closed(ends)
+        finally:
+            self._serving.discard(task)
+
+    async def _carry(
+        self, near_in: asyncio.StreamReader, near_out: asyncio.StreamWriter, ends: list[asyncio.StreamWriter]
+    ) -> None:
         try:
             far_in, far_out = await self._reach()
         except OSError as why:  # ssl errors are OSErrors
             output.say(f"gw: the database door cannot be reached: {output.safe(why)}", err=True)
-            near_out.close()
             return
+        ends.append(far_out)
         back = _pump_greeting(far_in, near_out) if self._binds else _pump(far_in, near_out)
         pumps = [asyncio.create_task(_pump(near_in, far_out)), asyncio.create_task(back)]
         try:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for end in (near_out, far_out):
-                end.close()  # what is buffered still goes out
             for pump in pumps:
                 pump.cancel()
-            await asyncio.gather(*pumps, return_exceptions=True)
-            await _closed(near_out, far_out)
 
     async def _reach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         raw = await asyncio.to_thread(self._ask_for_tls)
@@ -115,10 +124,13 @@ class Tunnel:
         return raw
 
 
-async def _closed(*ends: asyncio.StreamWriter) -> None:
-    """Wait until they are, for a moment: the loop may be over next."""
+async def _closed(ends: list[asyncio.StreamWriter]) -> None:
+    """Close them; what is buffered still goes out, for a moment. They are closed afterwards, whoever is in a hurry."""
+    for end in ends:
+        end.close()
     closing = [asyncio.create_task(end.wait_closed()) for end in ends]
-    await asyncio.wait(closing, timeout=_CLOSE_S)
+    with suppress(asyncio.CancelledError):
+        await asyncio.wait(closing, timeout=_CLOSE_S)
     for end in ends:
         end.transport.abort()  # nothing, for one that is closed
     await asyncio.gather(*closing, return_exceptions=True)
