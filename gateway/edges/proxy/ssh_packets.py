@@ -53,7 +53,7 @@ REKEY_PACKETS = 1 << 29
 OVERDUE_OCTETS = 1 << 28  # what may still come after a change of keys was asked for: more than all open windows
 _U32 = struct.Struct(">I")
 _HEAD = struct.Struct(">IB")  # lengths of packet and padding (RFC 4253 §6)
-_LONGEST_FRAME = 5 + 19 + 64  # around a payload: those, the padding, a tag
+_NONCE = struct.Struct(">4sQ")  # RFC 5647 §7.1
 _RANDOM_AT_ONCE = 4_096
 _DELIVERED = frozenset({93, 94})  # SSH_MSG_CHANNEL_WINDOW_ADJUST, SSH_MSG_CHANNEL_DATA
 _OCTETS = [bytes((value,)) for value in range(256)]
@@ -65,14 +65,14 @@ class _Direction:
     """Keys and counters of one direction."""
 
     __slots__ = (
-        "aead", "block", "engine", "fixed", "invocation", "mac_engine", "mac_key",
+        "aead", "block", "engine", "fixed", "invocation", "is_gcm", "mac_engine", "mac_key",
         "octets", "packets", "sequence", "tag",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.engine: Any = None
         self.block = 8
-        self.aead = False
+        self.aead = self.is_gcm = False
         self.fixed = b""  # a GCM nonce is this and the invocation counter (RFC 5647 §7.1)
         self.invocation = 0
         self.tag = 0
@@ -88,27 +88,27 @@ class _Direction:
         self.engine, self.block, self.aead = engine, block, aead
         self.fixed, self.invocation = (iv[:4], int.from_bytes(iv[4:], "big")) if iv else (b"", 0)
         self.mac_engine, self.tag, self.mac_key = mac_engine, tag, mac_key or b""
+        self.is_gcm = aead and not isinstance(engine, ChaChaPoly)
         self.octets = self.packets = 0
 
     def nonce(self) -> bytes:
         """For this packet; the counter moves on."""
         used = self.invocation
         self.invocation = (used + 1) & _MASK64
-        return self.fixed + used.to_bytes(8, "big")
+        return _NONCE.pack(self.fixed, used)
 
     def mac(self, authenticated: bytes | memoryview) -> bytes:
         """Of the sequence number, the length and the ciphertext (encrypt-then-MAC)."""
         return hmac.digest(self.mac_key, _U32.pack(self.sequence) + authenticated, self.mac_engine)[: self.tag]
 
-    def count(self, octets: int, *, first_exchange: bool) -> None:
-        self.sequence = (self.sequence + 1) & _MASK32
-        if self.sequence == 0 and first_exchange:
+    def count(self, octets: int, first_exchange: bool) -> bool:  # noqa: FBT001
+        """One more packet of that length; True when the keys are worn."""
+        self.sequence = sequence = (self.sequence + 1) & _MASK32
+        if sequence == 0 and first_exchange:
             raise SSHException("the sequence number wrapped during the first key exchange")
-        self.octets += octets
-        self.packets += 1
-
-    def is_worn(self) -> bool:
-        return self.octets >= REKEY_OCTETS or self.packets >= REKEY_PACKETS
+        self.octets = octets = self.octets + octets
+        self.packets = packets = self.packets + 1
+        return octets >= REKEY_OCTETS or packets >= REKEY_PACKETS
 
 
 Payload = tuple[bytes | bytearray | memoryview, ...]
@@ -129,8 +129,9 @@ class PacketLayer:
         self._in = _Direction()
         self._out = _Direction()
         self._buffer = bytearray()
+        self._view = memoryview(self._buffer)
         self._start = self._end = 0  # of what is unread
-        self._random = b""
+        self._random, self._random_at = b"", 0
         self._limit = LIMIT_BEFORE_LOGIN
         self._chunk = READ_BEFORE_LOGIN
         self._write_lock = threading.Lock()
@@ -264,8 +265,7 @@ class PacketLayer:
                 time.sleep(self.linger)
                 self.linger = 0.0
             self._make_room(count)
-            with memoryview(self._buffer) as view:
-                self._end += self._receive(view[self._end :])
+            self._end += self._receive(self._view[self._end :])
 
     def _await_input(self, number: int) -> None:
         """See `ssh_courtesy`: what came stays visible to others until this thread has its turn."""
@@ -289,7 +289,9 @@ class PacketLayer:
             buffer = bytearray(size)
         if unread and (self._start or buffer is not self._buffer):
             buffer[:unread] = self._buffer[self._start : self._end]
-        self._buffer, self._start, self._end = buffer, 0, unread
+        if buffer is not self._buffer:
+            self._buffer, self._view = buffer, memoryview(buffer)
+        self._start, self._end = 0, unread
 
     def _receive(self, room: memoryview) -> int:
         is_idle = self._start == self._end
@@ -342,50 +344,54 @@ class PacketLayer:
 
     def _read_packet(self) -> tuple[bytes, int]:
         """The next packet: padding length, payload, padding; and where the payload ends."""
-        keys = self._in
-        if self._end - self._start < 4:
+        keys, start = self._in, self._start
+        if self._end - start < 4:
             self._fill(4)
+            start = self._start
         length = self._length(keys)
         if not 5 <= length <= self._limit:  # INVARIANT 1
             raise ProtocolViolationError(f"a packet of {length} octets")
         total = 4 + length + keys.tag
-        if self._end - self._start < total:
+        if self._end - start < total:
             self._fill(total)
-        with memoryview(self._buffer) as view, view[self._start : self._start + total] as packet:
-            plain = self._open(packet, length)
-        self._start += total
+            start = self._start
+        view, end = self._view, start + total
+        if keys.is_gcm:
+            plain = keys.engine.decrypt(keys.nonce(), view[start + 4 : end], view[start : start + 4])
+        else:
+            plain = self._open(view[start:end], length)
+        self._start = end
         padding = plain[0]
         if not 4 <= padding <= length - 2:
             raise ProtocolViolationError(f"padding of {padding} in a packet of {length} octets")
-        keys.count(total, first_exchange=not self._initial_kex_done)
-        self._watch_wear(4 + length)
+        if keys.count(total, not self._initial_kex_done) or self._need_rekey:
+            self._watch_wear(4 + length)
         return plain, length - padding
 
     def _length(self, keys: _Direction) -> int:
-        if isinstance(keys.engine, ChaChaPoly):
-            return keys.engine.length(keys.sequence, bytes(self._buffer[self._start : self._start + 4]))
-        return int(_U32.unpack_from(self._buffer, self._start)[0])
+        if keys.is_gcm or not isinstance(keys.engine, ChaChaPoly):
+            return int(_U32.unpack_from(self._buffer, self._start)[0])
+        return keys.engine.length(keys.sequence, bytes(self._view[self._start : self._start + 4]))
 
     def _open(self, packet: memoryview, length: int) -> bytes:
-        """Verify, then decrypt: padding length, payload, padding (INVARIANT 3)."""
+        """Verify, then decrypt what is not GCM: padding length, payload, padding (INVARIANT 3)."""
         keys = self._in
         if keys.engine is None:
             return bytes(packet[4:])
         if isinstance(keys.engine, ChaChaPoly):
             return keys.engine.open(keys.sequence, bytes(packet))
-        if keys.aead:
-            return keys.engine.decrypt(keys.nonce(), packet[4:], packet[:4])  # type: ignore[no-any-return]
         sealed, tag = packet[: 4 + length], packet[4 + length :]
         if not hmac.compare_digest(keys.mac(sealed), tag):
             raise SSHException("a packet was tampered with")
         return bytes(keys.engine.update(sealed[4:]))
 
     def _watch_wear(self, octets: int) -> None:
+        """A packet came under worn keys, or after a change of keys was asked for."""
         if self._need_rekey:
             self._overdue += octets
             if self._overdue > OVERDUE_OCTETS:
                 raise SSHException("the peer ignores requests for new keys")
-        elif self._in.is_worn():
+        else:
             self._need_rekey = True
 
     # ---------------------------------------------------------------- writing
@@ -424,50 +430,45 @@ class PacketLayer:
 
     def _sealed(self, payloads: Sequence[Payload]) -> memoryview:
         """Packets, one after the other, each sealed in the place where it was put together."""
-        keys = self._out
-        size = sum(len(part) for parts in payloads for part in parts) + _LONGEST_FRAME * len(payloads)
-        out = memoryview(bytearray(size))
-        end = 0
-        for parts in payloads:
-            start, end = end, self._seal(keys, parts, out, end)
-            keys.count(end - start, first_exchange=not self._initial_kex_done)
-        if keys.is_worn():
+        keys, first_exchange = self._out, not self._initial_kex_done
+        out, ends = self._framed(payloads)
+        start, is_worn = 0, False
+        for end in ends:
+            if keys.is_gcm:
+                body, tag = start + 4, end - keys.tag
+                keys.engine.encrypt_into(keys.nonce(), out[body:tag], out[start:body], out[body:end])
+            elif keys.engine is not None:
+                _seal(keys, out[start:end])
+            is_worn = keys.count(end - start, first_exchange)
+            start = end
+        if is_worn:
             self._need_rekey = True
-        return out[:end]
+        return out
 
-    def _seal(self, keys: _Direction, parts: Payload, out: memoryview, start: int) -> int:
-        """Put one packet into `out`; where it ends."""
-        end = start + 5
-        for part in parts:
-            begin, end = end, end + len(part)
-            out[begin:end] = part
-        is_plain = keys.engine is None
+    def _framed(self, payloads: Sequence[Payload]) -> tuple[memoryview, list[int]]:
+        """Packets in the clear with room for their tags, all copied by one call; and where each ends."""
+        keys = self._out
         # The length field is part of the first block only while nothing is encrypted (RFC 4253 §6, RFC 5647 §7.2).
-        padding = keys.block - (end - start - (0 if is_plain else 4)) % keys.block
-        if padding < 4:
-            padding += keys.block
-        body = start + 4
-        begin, end = end, end + padding
-        _HEAD.pack_into(out, start, end - body, padding)
-        if is_plain:
-            return end  # the padding is zeros
-        out[begin:end] = self._padding(padding)
-        tagged = end + keys.tag
-        if isinstance(keys.engine, ChaChaPoly):
-            out[start:tagged] = keys.engine.seal(keys.sequence, bytes(out[start:body]), bytes(out[body:end]))
-        elif keys.aead:
-            keys.engine.encrypt_into(keys.nonce(), out[body:end], out[start:body], out[body:tagged])
-        else:
-            out[body:end] = keys.engine.update(out[body:end])
-            out[end:tagged] = keys.mac(out[start:end])
-        return tagged
+        block, outside, room = keys.block, 0 if keys.engine is None else 4, bytes(keys.tag)
+        pieces: list[bytes | bytearray | memoryview] = []
+        ends, end = [], 0
+        for parts in payloads:
+            size = 5 + sum(map(len, parts))
+            padding = block - (size - outside) % block
+            if padding < 4:
+                padding += block
+            end += size + padding + keys.tag
+            ends.append(end)
+            pieces += (_HEAD.pack(size + padding - 4, padding), *parts, self._padding(padding), room)
+        return memoryview(bytearray().join(pieces)), ends
 
     def _padding(self, count: int) -> bytes:
         """Random octets, used once (RFC 4253 §6); asking the system for each packet's few would change threads."""
-        if len(self._random) < count:
-            self._random = os.urandom(_RANDOM_AT_ONCE)
-        taken, self._random = self._random[:count], self._random[count:]
-        return taken
+        at = self._random_at
+        if at + count > len(self._random):
+            self._random, at = os.urandom(_RANDOM_AT_ONCE), 0
+        self._random_at = at + count
+        return self._random[at : at + count]
 
     def _write(self, octets: memoryview, flags: int = 0) -> int:
         """One system call; how much the socket took."""
@@ -498,6 +499,16 @@ class PacketLayer:
             if self._closed:
                 raise EOFError
             view = view[sent:]
+
+
+def _seal(keys: _Direction, packet: memoryview) -> None:
+    """One that is not GCM, in its place."""
+    tag = len(packet) - keys.tag
+    if isinstance(keys.engine, ChaChaPoly):
+        packet[:] = keys.engine.seal(keys.sequence, bytes(packet[:4]), bytes(packet[4:tag]))
+    else:
+        packet[4:tag] = keys.engine.update(packet[4:tag])
+        packet[tag:] = keys.mac(packet[:tag])
 
 
 def _authenticated(*, etm: bool, aead: bool) -> None:
