@@ -12,6 +12,7 @@ from gateway.edges.cli import client, output, plain_http
 
 _EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"  # RFC 8693 §2.1
 _JWT = "urn:ietf:params:oauth:token-type:jwt"
+_EXPLAIN = "gw trust explain says which claim of the job's token did not fit."
 _FORM = {"content-type": "application/x-www-form-urlencoded", "accept": "application/json"}
 
 
@@ -28,10 +29,12 @@ def deploy_token(url: str) -> str:
         return str(told["access_token"])
     if not isinstance(told, dict):
         told = {}
-    said = told.get("error_description") or told.get("detail") or f"The gateway answered {status} to the job's token."
-    steps = told.get("next_steps") or ["gw trust explain says which claim of the job's token did not fit."]
+    said = str(told.get("error_description") or told.get("detail") or f"The gateway answered {status} to that token.")
+    steps = told.get("next_steps")
+    steps = steps if isinstance(steps, list) and steps else [_EXPLAIN]
+    said = said.removesuffix(" ".join(map(str, steps))).rstrip() or said  # OAuth has one text for both
     raise output.Failure(
-        str(said),
+        said,
         output.EXIT_DENIED if status in (400, 401, 403) else output.EXIT_ERROR,
         {"code": str(told.get("code") or told.get("error") or "exchange-failed"), "detail": said, "next_steps": steps},
     )

@@ -186,6 +186,13 @@ def test_an_exchange_that_fails_ends_in_a_sentence(
     assert "hush" not in done.output
 
 
+def test_what_to_do_next_is_said_once(api: Answers, tmp_path: Path) -> None:
+    told = {"error": "invalid_request", "error_description": "It was used. Ask again.", "next_steps": ["Ask again."]}
+    api.by_path["/oauth/token"] = (400, told)
+    done = gw(api, tmp_path, "deploy", "deploy", "web-1", GW_ID_TOKEN="eyJ.lab")
+    assert (done.exit_code, done.stderr.count("Ask again."), "It was used." in done.stderr) == (3, 1, True)
+
+
 def test_an_identity_is_asked_for_over_https_only(api: Answers, tmp_path: Path) -> None:
     job = {"ACTIONS_ID_TOKEN_REQUEST_URL": "http://ci.example/x", "ACTIONS_ID_TOKEN_REQUEST_TOKEN": "hush"}
     done = gw(api, tmp_path, "deploy", "deploy", "web-1", **job)
