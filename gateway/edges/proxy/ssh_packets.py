@@ -101,7 +101,7 @@ class _Direction:
         """Of the sequence number, the length and the ciphertext (encrypt-then-MAC)."""
         return hmac.digest(self.mac_key, _U32.pack(self.sequence) + authenticated, self.mac_engine)[: self.tag]
 
-    def count(self, octets: int, first_exchange: bool) -> bool:  # noqa: FBT001
+    def count(self, octets: int, first_exchange: bool) -> bool:
         """One more packet of that length; True when the keys are worn."""
         self.sequence = sequence = (self.sequence + 1) & _MASK32
         if sequence == 0 and first_exchange:
