@@ -126,7 +126,7 @@ class ChannelEnd:
         self._close_received = False
         self._window_lock = Lock()
         self._room = Condition(self._window_lock)
-        self._window = self._widest = 0
+        self._window = 0
         self._packet = 0
         self._gone = False
         self._give_up_at = float("inf")
@@ -146,7 +146,6 @@ class ChannelEnd:
             raise ProtocolViolationError(f"a channel with packets of {packet} octets")
         with self._window_lock:
             self.remote, self._window, self._packet = remote, window, min(packet, MAX_PACKET)
-            self._widest = window
 
     # ---------------------------------------------------------------- what the transport's thread calls
 
@@ -254,14 +253,13 @@ class ChannelEnd:
         self.widen(Fields(message.get_remainder()).u32())
 
     def widen(self, more: int) -> int:
-        """The peer takes that much more; how much it took at most so far."""
+        """The peer takes that much more; how much it takes now."""
         with self._window_lock:
             self._window += more
-            self._widest = max(self._widest, self._window)
             if self._window > 0xFFFFFFFF:  # RFC 4254 §5.2
                 raise ProtocolViolationError("a window of more than 2^32-1 octets")
             self._room.notify_all()
-            return self._widest
+            return self._window
 
     def _unlink(self) -> None:
         """The name that paramiko.Transport calls for every channel when the connection is over."""

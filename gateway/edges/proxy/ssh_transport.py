@@ -41,8 +41,9 @@ POST_QUANTUM = ("mlkem768x25519-sha256",)
 
 TCP_INFO_SIZE = 104  # the oldest form of struct tcp_info (linux/tcp.h)
 VANISHED = 45.0  # seconds
-WIDE = 1 << 20  # octets of a window that no peer reads within LINGER
-LINGER = 0.001  # seconds
+WIDE = 1 << 20  # octets of a window; from here on nobody is in a hurry to hear that more were read
+FASTEST = 1 << 29  # octets a second; no peer reads faster, so that a window is not used up meanwhile
+LINGER = 0.004  # seconds at most
 SMALL = 1_024  # octets: copied, so that nothing larger is kept for their sake
 DATA_HEAD = struct.Struct(">II")  # of SSH_MSG_CHANNEL_DATA: recipient, length (RFC 4254 §5.2)
 
@@ -147,7 +148,8 @@ class HardTransport(paramiko.Transport):
         """OpenSSH says for every 100 KB or so that they are read; if its window is wide that may wait until more is."""
         if end != 10:
             return False
-        self.packets.linger = LINGER if channel.widen(more) >= WIDE else 0.0
+        window = channel.widen(more)
+        self.packets.linger = min(LINGER, window / FASTEST) if window >= WIDE else 0.0
         return True
 
     def _hand_on(self) -> None:

@@ -372,9 +372,15 @@ def test_a_wide_window_lets_adjustments_gather_and_data_never_waits() -> None:
     assert transport._deliver(adjust + u32(10), 10)
     assert transport.packets.linger == 0
     assert transport._deliver(adjust + u32(WIDE), 10)
-    assert transport.packets.linger == LINGER
+    assert 0 < transport.packets.linger <= LINGER
+    assert transport._deliver(adjust + u32(8 * WIDE), 10)
+    assert transport.packets.linger == LINGER  # not longer, however wide
     assert transport._deliver(b"\x04\x5e" + u32(0) + u32(1) + b"x", 11)
     assert transport.packets.linger == 0
+    assert transport._deliver(adjust + u32(1), 10)
+    end._window = WIDE - 2
+    assert transport._deliver(adjust + u32(1), 10)
+    assert transport.packets.linger == 0  # what is left may be used up soon
     assert not transport._deliver(adjust + u32(1) + b"more", 14)  # Transport says what is wrong
     left.close()
     right.close()
