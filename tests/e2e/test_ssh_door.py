@@ -17,7 +17,7 @@ import pytest
 from gateway.adapters.credentials.ssh_ca import SshAuthorities
 from gateway.core.errors import Refusal
 from gateway.core.session import EndReason
-from gateway.edges.proxy import ssh_packets
+from gateway.edges.proxy import ssh_keys
 from tests.e2e.ssh_stage import ONCALL, Stage, make_stage
 from tests.e2e.ssh_stage import authorities as authorities
 from tests.e2e.ssh_stage import sshd as sshd
@@ -105,7 +105,7 @@ def test_the_client_may_change_keys_under_load(stage: Stage) -> None:
 
 
 def test_the_gateway_changes_keys_under_load(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ssh_packets, "REKEY_OCTETS", 1 << 20)
+    monkeypatch.setattr(ssh_keys, "REKEY_OCTETS", 1 << 20)
     assert stage.ssh("web-1.gw", "cat", input=BLOB).stdout == BLOB
 
 

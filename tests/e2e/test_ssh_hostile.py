@@ -12,9 +12,10 @@ import pytest
 from paramiko.auth_handler import AuthHandler
 
 from gateway.adapters.credentials.ssh_ca import SshAuthorities
-from gateway.edges.proxy.ssh_channels import WINDOW, RawMessage
+from gateway.edges.proxy.ssh_channels import WINDOW
 from gateway.edges.proxy.ssh_door import DoorLimits
 from gateway.edges.proxy.ssh_fields import string, u32
+from gateway.edges.proxy.ssh_messages import RawMessage
 from tests.e2e.ssh_stage import ONCALL, VICTIM, Stage, make_stage
 from tests.e2e.ssh_stage import authorities as authorities
 from tests.e2e.ssh_stage import sshd as sshd

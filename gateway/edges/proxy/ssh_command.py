@@ -13,9 +13,10 @@ from paramiko import SSHException
 from gateway.app.deploy_ports import Ended, Job
 from gateway.core.errors import Refusal, Unavailable
 from gateway.core.target import SshRules
-from gateway.edges.proxy.ssh_channels import CLOSE, DATA, EXTENDED_DATA, FAILURE, LOST, REQUEST, ChannelEnd, Item
+from gateway.edges.proxy.ssh_channels import ChannelEnd
 from gateway.edges.proxy.ssh_client import TargetTransport
 from gateway.edges.proxy.ssh_fields import Fields, ProtocolViolationError, string
+from gateway.edges.proxy.ssh_messages import CLOSE, DATA, EXTENDED_DATA, FAILURE, LOST, REQUEST, Item
 from gateway.edges.proxy.ssh_target import Authority, Leg, dial_target
 
 LOG = logging.getLogger(__name__)

@@ -18,9 +18,10 @@ from gateway.app.open_session import Opened
 from gateway.core.errors import GatewayError
 from gateway.core.ssh_rules import Place, Socket, Tcp, may_forward, may_listen
 from gateway.edges.proxy.ssh_attendance import Attendance
-from gateway.edges.proxy.ssh_channels import CLOSE, DATA, EOF, LOST, NOTE, REQUEST, ChannelEnd, Octets
+from gateway.edges.proxy.ssh_channels import ChannelEnd
 from gateway.edges.proxy.ssh_client import TargetTransport
 from gateway.edges.proxy.ssh_fields import Fields, ProtocolViolationError
+from gateway.edges.proxy.ssh_messages import CLOSE, DATA, EOF, LOST, NOTE, REQUEST, Octets
 from gateway.edges.proxy.ssh_openings import GlobalAnswer, OpeningTransport, RefusedByPeerError
 from gateway.edges.proxy.ssh_record import SessionRecord
 from gateway.edges.proxy.ssh_transport import RESOURCE_SHORTAGE

@@ -16,8 +16,9 @@ from threading import Event, Lock, Thread
 
 from paramiko import Message, SSHException
 
-from gateway.edges.proxy.ssh_channels import MAX_PACKET, WINDOW, ChannelEnd
+from gateway.edges.proxy.ssh_channels import WINDOW, ChannelEnd
 from gateway.edges.proxy.ssh_fields import Fields, ProtocolViolationError, string, u32
+from gateway.edges.proxy.ssh_messages import MAX_PACKET
 from gateway.edges.proxy.ssh_transport import PROHIBITED, HardTransport
 
 MOST_GLOBAL_REQUESTS = 100  # that wait for an answer

@@ -4,7 +4,8 @@ Why another: paramiko's reads a packet of any length before login, copies each o
 socket without waking who reads it. The interface is the one that `paramiko.Transport` calls.
 
 What makes it fast is that threads seldom change: many packets are read by one call and written by one call, data
-goes to its channel without passing through Transport, and the channel's reader is woken once for all of them.
+goes to its channel without passing through Transport, and the channel's reader is woken once for all of them. Keys,
+nonces and counters are in `ssh_keys`.
 
 INVARIANTS
 1. No more than `limit` octets are asked for on behalf of one packet: checked on the length field, before any
@@ -23,7 +24,6 @@ INVARIANTS
 9. What `deliver` took is announced by `settle` before the layer waits for more, and before it hands out a message.
 """
 
-import hmac
 import os
 import select
 import socket
@@ -37,9 +37,9 @@ from typing import Any
 from paramiko import Message, SSHException
 from paramiko.packet import NeedRekeyException
 
-from gateway.edges.proxy.ssh_chacha import ChaChaPoly
 from gateway.edges.proxy.ssh_courtesy import COURTESY
 from gateway.edges.proxy.ssh_fields import ProtocolViolationError
+from gateway.edges.proxy.ssh_keys import DirectionKeys
 
 LIMIT_BEFORE_LOGIN = 35_000  # RFC 4253 §6.1: what every implementation must be able to take
 LIMIT_AFTER_LOGIN = 262_144  # as OpenSSH; a long exec command is one packet
@@ -48,67 +48,11 @@ LONGEST_LINE = 255  # RFC 4253 §4.2, the identification string
 READ_WHEN_IDLE = 4_096
 READ_BEFORE_LOGIN = 16_384
 READ_AFTER_LOGIN = 262_144
-REKEY_OCTETS = 1 << 29  # half of the 1 GB that RFC 4253 §9 recommends as the most
-REKEY_PACKETS = 1 << 29
 OVERDUE_OCTETS = 1 << 28  # what may still come after a change of keys was asked for: more than all open windows
-_U32 = struct.Struct(">I")
 _HEAD = struct.Struct(">IB")  # lengths of packet and padding (RFC 4253 §6)
-_NONCE = struct.Struct(">4sQ")  # RFC 5647 §7.1
 _RANDOM_AT_ONCE = 4_096
 _DELIVERED = frozenset({93, 94})  # SSH_MSG_CHANNEL_WINDOW_ADJUST, SSH_MSG_CHANNEL_DATA
 _OCTETS = [bytes((value,)) for value in range(256)]
-_MASK32 = 0xFFFFFFFF
-_MASK64 = 0xFFFFFFFFFFFFFFFF
-
-
-class _Direction:
-    """Keys and counters of one direction."""
-
-    __slots__ = (
-        "aead", "block", "engine", "fixed", "invocation", "is_gcm", "mac_engine", "mac_key",
-        "octets", "packets", "sequence", "tag",
-    )  # fmt: skip
-
-    def __init__(self) -> None:
-        self.engine: Any = None
-        self.block = 8
-        self.aead = self.is_gcm = False
-        self.fixed = b""  # a GCM nonce is this and the invocation counter (RFC 5647 §7.1)
-        self.invocation = 0
-        self.tag = 0
-        self.mac_key = b""
-        self.mac_engine: Any = None
-        self.sequence = 0
-        self.octets = 0
-        self.packets = 0
-
-    def rekey(
-        self, engine: Any, block: int, mac_engine: Any, tag: int, mac_key: bytes | None, *, aead: bool, iv: bytes | None
-    ) -> None:
-        self.engine, self.block, self.aead = engine, block, aead
-        self.fixed, self.invocation = (iv[:4], int.from_bytes(iv[4:], "big")) if iv else (b"", 0)
-        self.mac_engine, self.tag, self.mac_key = mac_engine, tag, mac_key or b""
-        self.is_gcm = aead and not isinstance(engine, ChaChaPoly)
-        self.octets = self.packets = 0
-
-    def nonce(self) -> bytes:
-        """For this packet; the counter moves on."""
-        used = self.invocation
-        self.invocation = (used + 1) & _MASK64
-        return _NONCE.pack(self.fixed, used)
-
-    def mac(self, authenticated: bytes | memoryview) -> bytes:
-        """Of the sequence number, the length and the ciphertext (encrypt-then-MAC)."""
-        return hmac.digest(self.mac_key, _U32.pack(self.sequence) + authenticated, self.mac_engine)[: self.tag]
-
-    def count(self, octets: int, first_exchange: bool) -> bool:
-        """One more packet of that length; True when the keys are worn."""
-        self.sequence = sequence = (self.sequence + 1) & _MASK32
-        if sequence == 0 and first_exchange:
-            raise SSHException("the sequence number wrapped during the first key exchange")
-        self.octets = octets = self.octets + octets
-        self.packets = packets = self.packets + 1
-        return octets >= REKEY_OCTETS or packets >= REKEY_PACKETS
 
 
 Payload = tuple[bytes | bytearray | memoryview, ...]
@@ -126,8 +70,8 @@ class PacketLayer:
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
-        self._in = _Direction()
-        self._out = _Direction()
+        self._in = DirectionKeys()
+        self._out = DirectionKeys()
         self._buffer = bytearray()
         self._view = memoryview(self._buffer)
         self._start = self._end = 0  # of what is unread
@@ -158,8 +102,7 @@ class PacketLayer:
     ) -> None:  # fmt: skip
         """New keys for what we send. `sdctr` only chose paramiko's padding."""
         del sdctr
-        _authenticated(etm=etm, aead=aead)
-        self._out.rekey(block_engine, block_size, mac_engine, mac_size, mac_key, aead=aead, iv=iv_out)
+        self._out.rekey(block_engine, block_size, mac_engine, mac_size, mac_key, etm=etm, aead=aead, iv=iv_out)
         self._keys_changed(1)
 
     def set_inbound_cipher(
@@ -167,8 +110,7 @@ class PacketLayer:
         etm: bool = False, aead: bool = False, iv_in: bytes | None = None,
     ) -> None:  # fmt: skip
         """New keys for what we read."""
-        _authenticated(etm=etm, aead=aead)
-        self._in.rekey(block_engine, block_size, mac_engine, mac_size, mac_key, aead=aead, iv=iv_in)
+        self._in.rekey(block_engine, block_size, mac_engine, mac_size, mac_key, etm=etm, aead=aead, iv=iv_in)
         self._overdue = 0
         self._keys_changed(2)
 
@@ -348,7 +290,7 @@ class PacketLayer:
         if self._end - start < 4:
             self._fill(4)
             start = self._start
-        length = self._length(keys)
+        length = keys.length(self._view, start)
         if not 5 <= length <= self._limit:  # INVARIANT 1
             raise ProtocolViolationError(f"a packet of {length} octets")
         total = 4 + length + keys.tag
@@ -359,7 +301,7 @@ class PacketLayer:
         if keys.is_gcm:
             plain = keys.engine.decrypt(keys.nonce(), view[start + 4 : end], view[start : start + 4])
         else:
-            plain = self._open(view[start:end], length)
+            plain = keys.open(view[start:end], length)
         self._start = end
         padding = plain[0]
         if not 4 <= padding <= length - 2:
@@ -367,23 +309,6 @@ class PacketLayer:
         if keys.count(total, not self._initial_kex_done) or self._need_rekey:
             self._watch_wear(4 + length)
         return plain, length - padding
-
-    def _length(self, keys: _Direction) -> int:
-        if keys.is_gcm or not isinstance(keys.engine, ChaChaPoly):
-            return int(_U32.unpack_from(self._buffer, self._start)[0])
-        return keys.engine.length(keys.sequence, bytes(self._view[self._start : self._start + 4]))
-
-    def _open(self, packet: memoryview, length: int) -> bytes:
-        """Verify, then decrypt what is not GCM: padding length, payload, padding (INVARIANT 3)."""
-        keys = self._in
-        if keys.engine is None:
-            return bytes(packet[4:])
-        if isinstance(keys.engine, ChaChaPoly):
-            return keys.engine.open(keys.sequence, bytes(packet))
-        sealed, tag = packet[: 4 + length], packet[4 + length :]
-        if not hmac.compare_digest(keys.mac(sealed), tag):
-            raise SSHException("a packet was tampered with")
-        return bytes(keys.engine.update(sealed[4:]))
 
     def _watch_wear(self, octets: int) -> None:
         """A packet came under worn keys, or after a change of keys was asked for."""
@@ -438,7 +363,7 @@ class PacketLayer:
                 body, tag = start + 4, end - keys.tag
                 keys.engine.encrypt_into(keys.nonce(), out[body:tag], out[start:body], out[body:end])
             elif keys.engine is not None:
-                _seal(keys, out[start:end])
+                keys.seal(out[start:end])
             is_worn = keys.count(end - start, first_exchange)
             start = end
         if is_worn:
@@ -499,18 +424,3 @@ class PacketLayer:
             if self._closed:
                 raise EOFError
             view = view[sent:]
-
-
-def _seal(keys: _Direction, packet: memoryview) -> None:
-    """One that is not GCM, in its place."""
-    tag = len(packet) - keys.tag
-    if isinstance(keys.engine, ChaChaPoly):
-        packet[:] = keys.engine.seal(keys.sequence, bytes(packet[:4]), bytes(packet[4:tag]))
-    else:
-        packet[4:tag] = keys.engine.update(packet[4:tag])
-        packet[tag:] = keys.mac(packet[:tag])
-
-
-def _authenticated(*, etm: bool, aead: bool) -> None:
-    if not (etm or aead):
-        raise SSHException("only authenticated encryption is spoken")

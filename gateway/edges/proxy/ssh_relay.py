@@ -15,7 +15,11 @@ from threading import Lock
 from paramiko import SSHException
 
 from gateway.edges.proxy.ssh_attendance import Attendance
-from gateway.edges.proxy.ssh_channels import (
+from gateway.edges.proxy.ssh_channels import ChannelEnd
+from gateway.edges.proxy.ssh_fields import Fields, ProtocolViolationError
+from gateway.edges.proxy.ssh_files import ChannelRefusedError, FileGate, NoFiles, open_gate
+from gateway.edges.proxy.ssh_gate import Gate
+from gateway.edges.proxy.ssh_messages import (
     BURST,
     CLOSE,
     DATA,
@@ -28,13 +32,9 @@ from gateway.edges.proxy.ssh_channels import (
     NOTE,
     REQUEST,
     SUCCESS,
-    ChannelEnd,
     Item,
     Octets,
 )
-from gateway.edges.proxy.ssh_fields import Fields, ProtocolViolationError
-from gateway.edges.proxy.ssh_files import ChannelRefusedError, FileGate, NoFiles, open_gate
-from gateway.edges.proxy.ssh_gate import Gate
 from gateway.edges.proxy.ssh_record import ChannelRecord
 
 CONNECTION_GONE = (EOFError, OSError, SSHException)

@@ -19,9 +19,10 @@ from gateway.core.errors import Refusal
 from gateway.core.grant import Grant
 from gateway.edges.proxy.ssh_chacha import NAME as CHACHA
 from gateway.edges.proxy.ssh_chacha import ChaChaPoly
-from gateway.edges.proxy.ssh_channels import MAX_PACKET, WINDOW, ChannelEnd
+from gateway.edges.proxy.ssh_channels import WINDOW, ChannelEnd
 from gateway.edges.proxy.ssh_fields import Fields, ProtocolViolationError, string, u32
 from gateway.edges.proxy.ssh_forwards import CANCEL, DIRECT, LISTEN, MOST_FORWARDS
+from gateway.edges.proxy.ssh_messages import MAX_PACKET
 from gateway.edges.proxy.ssh_openings import GlobalAnswer, OpeningTransport
 from gateway.edges.proxy.ssh_transport import (
     ALWAYS,

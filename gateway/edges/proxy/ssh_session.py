@@ -24,12 +24,13 @@ from gateway.core.obligation import Record
 from gateway.core.principal import User
 from gateway.core.session import EndReason, Session
 from gateway.edges.proxy.ssh_attendance import Attendance
-from gateway.edges.proxy.ssh_channels import LOST, REQUEST, ChannelEnd
+from gateway.edges.proxy.ssh_channels import ChannelEnd
 from gateway.edges.proxy.ssh_client import TargetTransport
 from gateway.edges.proxy.ssh_fields import ProtocolViolationError
 from gateway.edges.proxy.ssh_forwards import Forwards
 from gateway.edges.proxy.ssh_gate import Gate
 from gateway.edges.proxy.ssh_goodbye import Goodbyes
+from gateway.edges.proxy.ssh_messages import LOST, REQUEST
 from gateway.edges.proxy.ssh_openings import GlobalAnswer, OpeningTransport
 from gateway.edges.proxy.ssh_record import ChannelRecord, SessionRecord
 from gateway.edges.proxy.ssh_relay import CONNECTION_GONE, Relay

@@ -28,8 +28,9 @@ from paramiko import Message
 from paramiko.kex_curve25519 import KexCurve25519
 from paramiko.packet import Packetizer
 
-from gateway.edges.proxy.ssh_channels import BURST, MAX_PACKET, WINDOW, WINDOW_ADJUST, ChannelEnd, Octets, RawMessage
+from gateway.edges.proxy.ssh_channels import WINDOW, ChannelEnd
 from gateway.edges.proxy.ssh_fields import Fields, ProtocolViolationError, string, u32
+from gateway.edges.proxy.ssh_messages import BURST, MAX_PACKET, WINDOW_ADJUST, Octets, RawMessage
 from gateway.edges.proxy.ssh_packets import Burst, PacketLayer, Payload
 
 LOG = logging.getLogger("gateway.ssh")

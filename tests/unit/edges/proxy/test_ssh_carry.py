@@ -13,9 +13,10 @@ from paramiko.packet import Packetizer
 
 from gateway.app.ports import RecordingFailed
 from gateway.edges.proxy.ssh_attendance import Attendance
-from gateway.edges.proxy.ssh_channels import DATA, EOF, MAX_PACKET, WINDOW, ChannelEnd, Item, Octets
+from gateway.edges.proxy.ssh_channels import WINDOW, ChannelEnd
 from gateway.edges.proxy.ssh_fields import string, u32
 from gateway.edges.proxy.ssh_gate import Gate
+from gateway.edges.proxy.ssh_messages import DATA, EOF, MAX_PACKET, Item, Octets
 from gateway.edges.proxy.ssh_packets import Burst, PacketLayer
 from gateway.edges.proxy.ssh_record import ChannelRecord, SessionRecord
 from gateway.edges.proxy.ssh_relay import Relay

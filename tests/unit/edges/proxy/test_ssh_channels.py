@@ -5,18 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from paramiko import Message
 
-from gateway.edges.proxy.ssh_channels import (
-    CLOSE,
-    DATA,
-    EOF,
-    EXTENDED_DATA,
-    LOST,
-    MAX_PACKET,
-    REQUEST,
-    WINDOW,
-    ChannelEnd,
-)
+from gateway.edges.proxy.ssh_channels import WINDOW, ChannelEnd
 from gateway.edges.proxy.ssh_fields import Fields, ProtocolViolationError, string, u32
+from gateway.edges.proxy.ssh_messages import CLOSE, DATA, EOF, EXTENDED_DATA, LOST, MAX_PACKET, REQUEST
 from gateway.edges.proxy.ssh_relay import Replies
 
 

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 import pytest
 from paramiko import Message, SSHException
 
-from gateway.edges.proxy.ssh_channels import MAX_PACKET, WINDOW, ChannelEnd
+from gateway.edges.proxy.ssh_channels import WINDOW, ChannelEnd
 from gateway.edges.proxy.ssh_fields import ProtocolViolationError, string, u32
+from gateway.edges.proxy.ssh_messages import MAX_PACKET
 from gateway.edges.proxy.ssh_openings import MOST_GLOBAL_REQUESTS, OpeningTransport, RefusedByPeerError
 
 

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from paramiko import Message, SSHException
 from paramiko.packet import Packetizer
 
-from gateway.edges.proxy import ssh_packets
-from gateway.edges.proxy.ssh_channels import RawMessage
+from gateway.edges.proxy import ssh_keys
 from gateway.edges.proxy.ssh_fields import ProtocolViolationError
+from gateway.edges.proxy.ssh_messages import RawMessage
 from gateway.edges.proxy.ssh_packets import LIMIT_AFTER_LOGIN, LIMIT_BEFORE_LOGIN, PacketLayer
 
 KEY, IV, MAC_KEY = bytes(range(16)), bytes(range(100, 116)), bytes(range(32))
@@ -254,7 +254,7 @@ class Welcoming(paramiko.ServerInterface):
 @pytest.mark.parametrize("cipher", ["aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr"])
 @pytest.mark.parametrize("ours", ["server", "client"])
 def test_keys_change_under_load(monkeypatch: pytest.MonkeyPatch, cipher: str, ours: str) -> None:
-    monkeypatch.setattr(ssh_packets, "REKEY_OCTETS", 1_000_000)
+    monkeypatch.setattr(ssh_keys, "REKEY_OCTETS", 1_000_000)
     left, right = socket.socketpair()
     server = paramiko.Transport(left, packetizer_class=PacketLayer if ours == "server" else None)  # type: ignore[arg-type]
     client = paramiko.Transport(right, packetizer_class=PacketLayer if ours == "client" else None)  # type: ignore[arg-type]
