@@ -40,7 +40,7 @@ test: venv $(IDP) ## Everything that proves something: unit, contract and end-to
 	@$(BIN)/python -m gateway.demo.programs psql ssh scp sftp sshd rsync git plink psftp puttygen dbclient sshpass
 	@$(BIN)/python -m pytest $(TESTS)
 
-conformance: venv $(IDP) ## PostgreSQL's own suites (built from Debian's source) and drivers at the database door. Every SSH client at the door (Ansible, asyncssh installed apart), 10 GB to a slow reader, peers that vanish (as root), ssh-audit; a SCIM tester; passkeys in Chromium
+conformance: venv $(IDP) ## PostgreSQL's own suites (built from Debian's source) and drivers at the database door. Every SSH client at the door (Ansible, asyncssh installed apart), 10 GB to a slow reader, peers that vanish (as root), ssh-audit; a SCIM tester; Cedar beside another build of it; passkeys in Chromium
 	@$(BIN)/python -m gateway.demo.programs ssh scp sftp sshd rsync git plink psftp puttygen dbclient sshpass chromium \
 	  psql pg_dump pgbench java /usr/share/java/postgresql.jar
 	@$(BIN)/python -m venv .venv-conformance
@@ -55,6 +55,7 @@ conformance: venv $(IDP) ## PostgreSQL's own suites (built from Debian's source)
 	@$(BIN)/python -m pytest tests/conformance/ssh_vanished.py
 	@$(BIN)/python -m pytest -s tests/e2e/test_ssh_audit.py
 	@CONFORMANCE_BIN=$(CURDIR)/.venv-conformance/bin $(BIN)/python -m pytest tests/conformance/scim_peer.py
+	@$(BIN)/python -m pytest -s tests/conformance/cedar_differential.py
 	@$(BIN)/python -m pytest tests/conformance/browser_passkeys.py
 
 check: venv ## Lint, formatting, types, layer contracts, lock file in step
