@@ -18,6 +18,7 @@ from gateway.adapters.event_log import EventLogReader, Sequencer, newest_event_a
 from gateway.adapters.incidents_file import IncidentsFile
 from gateway.adapters.issuer_keys import IssuerKeys
 from gateway.adapters.job_tokens import SignedJobTokens
+from gateway.adapters.key_file import keys_of
 from gateway.adapters.notify.webhook import WebhookNotifier
 from gateway.adapters.oidc import OidcProvider
 from gateway.adapters.oncall.ical import IcalFeed
@@ -111,6 +112,7 @@ def build(settings: Settings, lock_name: str = "lock") -> Gateway:
         catalogue=CatalogueFile(settings.catalogue_file),
         roles=databases,
         reader=reader,
+        mask_key=keys_of(state / "keys" / "masks.key", "masked values compare with no earlier ones")[-1],
         doctor=PostgresDoctor(databases, reach, PostgresTrial),
         ssh=authorities,
         recorder=recorder,

@@ -9,7 +9,7 @@ from pathlib import Path
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 
-from gateway.adapters.catalogue_statements import bind_parameters, budget, statement_rules
+from gateway.adapters.catalogue_statements import bind_parameters, budget, masks, statement_rules
 from gateway.adapters.catalogue_verbs import ACCOUNT, freezes, groups, verbs
 from gateway.adapters.yaml_source import Place, SourceError, digest, document, read_bytes
 from gateway.core.bind_parameters import BindParameters
@@ -35,6 +35,7 @@ _LEVEL_KEYS = {
         "budget",
         "rules",
         "bind_parameters",
+        "masks",
     },
     Kind.SSH: {
         "force_command",
@@ -193,6 +194,7 @@ def _level(name: str, place: Place, kind: Kind, rank: int) -> Level:
     account = keys["account"].text()
     if not ACCOUNT.fullmatch(account):
         raise keys["account"].wrong(f"{account[:60]!r} is not the name of a login on the target")
+    rules = statement_rules(keys["rules"]) if "rules" in keys else StatementRules()
     return Level(
         name=name,
         account=account,
@@ -204,7 +206,8 @@ def _level(name: str, place: Place, kind: Kind, rank: int) -> Level:
         force_command=keys["force_command"].text() if "force_command" in keys else None,
         ssh=_ssh_rules(keys),
         budget=budget(keys["budget"]) if "budget" in keys else Budget(),
-        rules=statement_rules(keys["rules"]) if "rules" in keys else StatementRules(),
+        rules=rules,
+        masks=masks(keys["masks"], rules) if "masks" in keys else {},
         bind_parameters=bind_parameters(keys["bind_parameters"]) if "bind_parameters" in keys else BindParameters.FULL,
     )
 

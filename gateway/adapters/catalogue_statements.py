@@ -1,15 +1,19 @@
-"""What a level of a database says about statements: its budget, its rules, and how much of values is recorded."""
+"""What a level of a database says of statements: its budget, rules and masks, and how much of values is recorded."""
 
+import re
 from datetime import timedelta
 
 from gateway.adapters.yaml_source import Place
 from gateway.core.bind_parameters import BindParameters
 from gateway.core.budget import Budget, Room
+from gateway.core.masking import ColumnName, Mask, Masks
 from gateway.core.obligation import BadObligationError, parse_duration
 from gateway.core.statement_rules import StatementRules
 
 _MOST = 1 << 50
 _PATTERN = 63
+_MASKS = {mask.value: mask for mask in Mask}
+_NAME = re.compile(r"[^\W\d][\w$]*")
 
 
 def budget(place: Place) -> Budget:
@@ -63,3 +67,26 @@ def _function(place: Place) -> str:
     if not name or "." in name or len(name) > _PATTERN:
         raise place.wrong("a function is named without its schema; * stands for any letters")
     return name
+
+
+def masks(place: Place, rules: StatementRules) -> Masks:
+    """`{schema.table.column: full | last4 | hash | null}`; at a level with these rules."""
+    found = {_column(name, item): _mask(item) for name, item in place.mapping().items()}
+    if not found:
+        raise place.wrong("must mask a column: {schema.table.column: full}")
+    if rules.forward_unparsed:
+        raise place.wrong("masks need every statement judged: leave out unparsed: forward")
+    return found
+
+
+def _mask(place: Place) -> Mask:
+    return Mask.NULL if place.is_empty() else place.one_of(_MASKS)  # null is YAML's own word
+
+
+def _column(name: str, place: Place) -> ColumnName:
+    parts = name.split(".")
+    if len(parts) != 3 or not all(_NAME.fullmatch(part) and len(part.encode()) <= _PATTERN for part in parts):
+        raise place.wrong("a column is named schema.table.column, as the database spells it (letters, digits, _ and $)")
+    if parts[0].startswith("pg_") or parts[0] == "information_schema":
+        raise place.wrong("PostgreSQL's own tables have no masks")
+    return ColumnName(*parts)

@@ -19,6 +19,7 @@ from gateway.core.statement_facts import UNKNOWN, facts_of
 LONGEST = 65_536  # bytes; a tree takes a hundred times as many, and a millisecond for a few hundred
 MOST_KEPT = 10_000
 _UNREAD = Told(UNKNOWN, "")
+_WRONG = (ValueError, RecursionError, MemoryError, ctypes.ArgumentError)  # msgspec's errors are ValueErrors
 
 
 class _ParseResult(ctypes.Structure):
@@ -68,11 +69,20 @@ class PostgresParser:
                 self._known.popitem(last=False)
         return told
 
+    def tree(self, sql: bytes) -> object:
+        """See `StatementReader`."""
+        if len(sql) > LONGEST or b"\0" in sql:
+            return None
+        try:
+            return self._parse(sql)
+        except _WRONG:
+            return None
+
     def _read(self, sql: bytes) -> Told:
         try:
             tree = self._parse(sql)
             return _UNREAD if tree is None else Told(facts_of(tree), self._fingerprint(sql))
-        except (ValueError, RecursionError, MemoryError, ctypes.ArgumentError):  # msgspec's errors are ValueErrors
+        except _WRONG:
             return _UNREAD
 
     def _parse(self, sql: bytes) -> object | None:

@@ -84,6 +84,7 @@ class Context:
     trust: TrustSource = field(default_factory=NoTrust)
     job_tokens: JobTokens = field(default_factory=NoJobTokens)
     deploys: DeployMeans = field(default_factory=no_means)
+    mask_key: bytes = field(default=b"", repr=False)  # of hashes shown in place of values; none where it is empty
     reader: StatementReader = field(default_factory=ReadsNothing)
     doctor: TargetDoctor = field(default_factory=NoDoctor)
     device_proofs: DeviceProofs = field(default_factory=NoDeviceProofs)

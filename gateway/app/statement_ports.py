@@ -17,6 +17,10 @@ class StatementReader(Protocol):
         """By PostgreSQL's own grammar. Never raises: what cannot be read is unknown."""
         ...
 
+    def tree(self, sql: bytes) -> object:
+        """The parse tree as JSON values, libpg_query's; None when there is none. Never raises."""
+        ...
+
 
 class ReadsNothing:
     """Stands in where no parser is wired: everything is unknown."""
@@ -24,3 +28,7 @@ class ReadsNothing:
     def read(self, sql: bytes) -> Told:
         del sql
         return Told(UNKNOWN, "")
+
+    def tree(self, sql: bytes) -> object:
+        del sql
+        return None

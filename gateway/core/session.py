@@ -24,6 +24,7 @@ class EndReason(StrEnum):
     KILLED = "killed"
     IDLE_TIMEOUT = "idle-timeout"
     BUDGET_EXCEEDED = "budget-exceeded"
+    MASKS_UNSURE = "masks-unsure"
     POLICY_CHANGED = "policy-changed"
     USER_DISABLED = "user-disabled"
     RECORDING_FAILED = "recording-failed"
@@ -47,6 +48,7 @@ _SENTENCES = {
     EndReason.KILLED: "This session was ended by an operator.",
     EndReason.IDLE_TIMEOUT: "Nothing happened for too long, so this session was closed.",
     EndReason.BUDGET_EXCEEDED: "This session has taken as much as its level allows, so it was closed.",
+    EndReason.MASKS_UNSURE: "The gateway cannot tell which columns to mask, so this session was closed.",
     EndReason.POLICY_CHANGED: "Policy no longer allows this session, so it was closed.",
     EndReason.USER_DISABLED: "Your account was disabled, so this session was closed.",
     EndReason.RECORDING_FAILED: "This session can no longer be recorded, so it was closed. The target is fine.",

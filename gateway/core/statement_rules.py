@@ -40,15 +40,18 @@ class Broken:
     hint: str
 
 
-def judge(rules: StatementRules, facts: StatementFacts, sql: bytes) -> Broken | None:
-    """The first rule that a text breaks; None lets it pass. Of several statements in a text every one counts."""
-    if rules.is_set() and may_change_encoding(sql, facts.settings, facts.functions):
+def judge(rules: StatementRules, facts: StatementFacts, sql: bytes, *, is_masked: bool = False) -> Broken | None:
+    """The first rule that a text breaks; None lets it pass. Of several statements in a text every one counts.
+
+    `is_masked`: the level has masks, which judge the same text.
+    """
+    if (is_masked or rules.is_set()) and may_change_encoding(sql, facts.settings, facts.functions):
         return Broken(
             "client-encoding",
             "The encoding of the session stays UTF8 (or SQL_ASCII): in others the rules would read another text.",
             "Convert on your side. set_config takes a constant name here.",
         )
-    if not rules.forward_unparsed:
+    if is_masked or not rules.forward_unparsed:
         opaque = _opaque(facts, sql)
         if opaque:
             return opaque

@@ -8,6 +8,7 @@ from enum import StrEnum
 from gateway.core.bind_parameters import BindParameters
 from gateway.core.budget import Budget
 from gateway.core.freeze import Freeze
+from gateway.core.masking import Masks
 from gateway.core.statement_rules import StatementRules
 from gateway.core.verb import Verb
 
@@ -69,6 +70,7 @@ class Level:
     budget: Budget = field(default_factory=Budget)
     rules: StatementRules = field(default_factory=StatementRules)
     bind_parameters: BindParameters = BindParameters.FULL
+    masks: Masks = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from gateway.app.ticket_proof import user_of_proof
 from gateway.core.client_encoding import is_safe_encoding
 from gateway.core.errors import GatewayError
 from gateway.core.grant import Grant
+from gateway.core.masking import Mask
 from gateway.core.obligation import Record
 from gateway.core.principal import User
 from gateway.core.session import EndReason, Session
@@ -32,6 +33,7 @@ from gateway.edges.proxy.postgres_books import Backlog
 from gateway.edges.proxy.postgres_cancel import Backend, CancelKeys
 from gateway.edges.proxy.postgres_greeting import Manners, Visitor, greet
 from gateway.edges.proxy.postgres_guarded import GuardedSession, is_guarded
+from gateway.edges.proxy.postgres_known import MasksUnsure, learn
 from gateway.edges.proxy.postgres_leg import SCRATCH, Leg, LegClosed
 from gateway.edges.proxy.postgres_refusals import Turned
 from gateway.edges.proxy.postgres_relay import PostgresSession
@@ -66,6 +68,7 @@ class Doorkeeper:
     reader: StatementReader = field(default_factory=ReadsNothing)
     note: Callable[[Session, str, Mapping[str, object]], None] = lambda *_: None
     prove: Callable[[str, Proof | Misbound, str, str], tuple[User, Grant, bytes]] = field(default=_proves_nothing)
+    mask_key: bytes = field(default=b"", repr=False)
 
     @classmethod
     def of(cls, ctx: Context) -> "Doorkeeper":
@@ -79,6 +82,7 @@ class Doorkeeper:
             ctx.reader,
             partial(note_statement, ctx),
             lambda user, proof, target, client: user_of_proof(ctx, user, proof, target, client),
+            ctx.mask_key,
         )
 
 
@@ -274,9 +278,13 @@ class PostgresDoor:
         leg = None
         try:
             leg = await dial(target, self._scratch)
-            return leg, await log_in(leg, target, login, parameters, self._pool)
+            machine = await log_in(leg, target, login, parameters, self._pool)
+            await self._learn_masks(leg, opened.level, session)
+            return leg, machine  # noqa: TRY300 - what goes wrong above ends the session
         except TargetUnreachable as why:
             session.end(EndReason.TARGET_UNREACHABLE, str(why), report=refuse.of_unreachable(why, target))
+        except MasksUnsure as why:
+            session.end(EndReason.MASKS_UNSURE, str(why), report=refuse.of_unsure_masks(str(why), opened.level))
         except TargetRefused as no:
             session.end(EndReason.TARGET_UNREACHABLE, str(no), report=refuse.of_target(no, target, login.password))
         except asyncio.CancelledError:
@@ -286,6 +294,11 @@ class PostgresDoor:
         if leg is not None:
             leg.abort()
         return None
+
+    async def _learn_masks(self, leg: Leg, level: Level, session: PostgresSession) -> None:
+        if level.masks and isinstance(session, GuardedSession):
+            _demand_key(level, self._keeper.mask_key)
+            session.mask(await learn(leg, level.masks), self._keeper.mask_key)
 
     async def _relay(
         self, visitor: Visitor, session: PostgresSession, target: Target, leg: Leg, machine: TargetLogin
@@ -338,11 +351,16 @@ def _address(sock: socket.socket) -> str:
 
 
 def _demand_safe_encoding(session: PostgresSession, level: Level, parameters: dict[str, str]) -> None:
-    """With statement rules, no session in which the server could read another text than was judged."""
+    """With statement rules or masks, no session in which the server could read another text than was judged."""
     wrong = [name for name in client_encodings(parameters) if not is_safe_encoding(name)]
-    if wrong and level.rules.is_set():
+    if wrong and (level.rules.is_set() or level.masks):
         report = refuse.of_encoding(wrong[0], level)
         session.end(EndReason.PROTOCOL_VIOLATION, "client_encoding", report=report)
+
+
+def _demand_key(level: Level, key: bytes) -> None:
+    if Mask.HASH in level.masks.values() and not key:
+        raise MasksUnsure("This gateway has no key for masks.")
 
 
 def _other_level(visitor: Visitor, grant: Grant) -> pg.Report:
@@ -356,4 +374,6 @@ def _other_level(visitor: Visitor, grant: Grant) -> pg.Report:
 def _startup_record(visitor: Visitor, parameters: dict[str, str], level: Level) -> bytes:
     about: dict[str, object] = {"protocol": f"3.{visitor.minor}", "tls": visitor.tls, "parameters": parameters}
     about["bind_parameters"] = level.bind_parameters.value
+    if level.masks:
+        about["masks"] = {".".join(name): mask.value for name, mask in sorted(level.masks.items())}
     return json.dumps(about, ensure_ascii=False).encode()

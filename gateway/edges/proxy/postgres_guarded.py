@@ -10,12 +10,20 @@ from typing import Any
 from gateway.app.ports import Recording
 from gateway.app.statement_ports import StatementReader
 from gateway.core.budget import Budget, Room
+from gateway.core.masking import Known
 from gateway.core.session import EndReason
-from gateway.core.statement_rules import judge
+from gateway.core.statement_rules import Broken, judge
 from gateway.core.target import Level
 from gateway.edges.proxy.postgres_books import Backlog
 from gateway.edges.proxy.postgres_leg import Leg, Pause
-from gateway.edges.proxy.postgres_refusals import of_broken_rule, of_budget, of_call, of_session_budget
+from gateway.edges.proxy.postgres_masked import Masking
+from gateway.edges.proxy.postgres_refusals import (
+    of_broken_rule,
+    of_budget,
+    of_call,
+    of_session_budget,
+    of_unsure_masks,
+)
 from gateway.edges.proxy.postgres_relay import PostgresSession
 from gateway.wire.buffer import ProtocolViolation
 from gateway.wire.postgres_gate import Allowance, ClientGate, Refusals, TargetGate
@@ -23,12 +31,13 @@ from gateway.wire.postgres_messages import Report
 
 CANCEL_AGAIN_S = 5.0
 TELL_EVERY_S = 1.0  # of what is refused one event, which counts the others
+UNJUDGED = Broken("masked", "What is masked is not known yet.", "Connect again.")
 Tell = Callable[[str, Mapping[str, object]], None]
 
 
 def is_guarded(level: Level) -> bool:
     """True for levels whose sessions need what is here."""
-    return level.budget.is_set() or level.rules.is_set()
+    return level.budget.is_set() or level.rules.is_set() or bool(level.masks)
 
 
 class GuardedSession(PostgresSession):
@@ -55,7 +64,9 @@ class GuardedSession(PostgresSession):
         self._untold = 0
         refusals = Refusals(secrets.token_hex(16))
         no_calls = None if level.rules.forward_unparsed else of_call(level)
-        self._client_gate = ClientGate(self._refusal, no_calls, refusals) if level.rules.is_set() else None
+        is_judged = level.rules.is_set() or bool(level.masks)
+        self._client_gate = ClientGate(self._refusal, no_calls, refusals) if is_judged else None
+        self._masking: Masking | None = None
         self._target_gate = TargetGate(
             refusals, _allowance(level.budget.statement), _allowance(level.budget.session), self._over
         )
@@ -63,6 +74,10 @@ class GuardedSession(PostgresSession):
         self._timer: asyncio.TimerHandle | None = None
         self._cancelling: asyncio.Task[None] | None = None
         self._readies = 0
+
+    def mask(self, known: Known, key: bytes) -> None:
+        """To be called before `start` at a level with masks."""
+        self._masking = Masking(known, key, self._reader)
 
     def _may_go_on(self, chunk: bytes) -> bool:
         """Nothing goes on unjudged or uncounted."""
@@ -72,11 +87,18 @@ class GuardedSession(PostgresSession):
     # ------------------------------------------------------------ from the client
 
     def _send_on(self, chunk: bytes, waits_for: int | None) -> None:
-        super()._send_on(self._client_gate.feed(chunk) if self._client_gate else chunk, waits_for)
+        if self._client_gate is not None:
+            chunk = self._client_gate.feed(chunk)
+        if self._masking is not None:
+            chunk = self._masking.asks.feed(chunk)
+        super()._send_on(chunk, waits_for)
         self._mind_time()
 
     def _refusal(self, sql: bytes) -> Report | None:
-        broken = judge(self._level.rules, self._reader.read(sql).facts, sql)
+        is_masked = bool(self._level.masks)
+        broken = judge(self._level.rules, self._reader.read(sql).facts, sql, is_masked=is_masked)
+        if broken is None and is_masked:
+            broken = self._masking.judge(sql) if self._masking else UNJUDGED
         if broken is None:
             return None
         self._tell_refused({"rule": broken.rule, "level": self._level.name, "message": broken.sentence})
@@ -99,6 +121,8 @@ class GuardedSession(PostgresSession):
             return
         within = self._target_gate.is_within_shown
         try:
+            if self._level.masks:
+                chunk = self._masked(chunk)
             told, shown = self._target_gate.feed(chunk)
         except ProtocolViolation as why:
             self.end(EndReason.TARGET_CLOSED, str(why))
@@ -107,8 +131,17 @@ class GuardedSession(PostgresSession):
             super()._from_target(told)
         else:
             self._relay_in_part(told, shown, is_within=within)
+        self._mind_masks()
         self._act_on_budget()
         self._mind_time()
+
+    def _masked(self, chunk: bytes) -> bytes:
+        return self._masking.answers.feed(chunk) if self._masking is not None else b""
+
+    def _mind_masks(self) -> None:
+        trouble = self._masking.answers.trouble if self._masking is not None else ""
+        if trouble and self._ending is None:
+            self.end(EndReason.MASKS_UNSURE, trouble, report=of_unsure_masks(trouble, self._level))
 
     def _relay_in_part(self, told: bytes, shown: bytes, *, is_within: bool) -> None:
         """Not all that the account hears of is for the client, nor the other way round. Nothing of our own is put in

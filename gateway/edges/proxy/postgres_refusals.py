@@ -122,9 +122,19 @@ def of_parameter(refused: ParameterRefused) -> Report:
 def of_encoding(name: str, level: Level) -> Report:
     return fatal(
         NOT_SUPPORTED,
-        f"The client_encoding {name[:63]} is not accepted at level {level.name}, which has statement rules.",
-        "In it the database would read another text than the rules do.",
+        f"The client_encoding {name[:63]} is not accepted at level {level.name}, which has statement rules or masks.",
+        "In it the database would read another text than the gateway does.",
         "Connect with client_encoding UTF8: PGCLIENTENCODING=UTF8.",
+    )
+
+
+def of_unsure_masks(why: str, level: Level) -> Report:
+    """Nothing is shown that may be masked, so all of the session is closed."""
+    return fatal(
+        PREREQUISITE,
+        f"The gateway cannot tell which columns are masked at level {level.name}, so the session is closed.",
+        f"{why[:1].upper()}{why[1:].rstrip('.')}.",
+        "Connect again. If it stays so, tell the target's owners: the catalogue's masks must fit the database.",
     )
 
 
@@ -157,6 +167,7 @@ def of_end(reason: EndReason, detail: str) -> Report:
     """Why a running session was cut."""
     codes = {
         EndReason.BUDGET_EXCEEDED: LIMIT_EXCEEDED,
+        EndReason.MASKS_UNSURE: PREREQUISITE,
         EndReason.PROTOCOL_VIOLATION: PROTOCOL_VIOLATION,
         EndReason.TARGET_CLOSED: CONNECTION_FAILURE,
         EndReason.TARGET_UNREACHABLE: CONNECTION_FAILURE,

@@ -7,13 +7,11 @@ from gateway.app.doctor_ports import Finding
 from gateway.app.ports import DatabaseLogin
 from gateway.core.errors import Refusal, Unavailable
 from gateway.core.target import Level, Target
+from gateway.edges.proxy.postgres_ask import AskFailed, ask
 from gateway.edges.proxy.postgres_leg import SCRATCH, Leg, LegClosed
 from gateway.edges.proxy.postgres_upstream import TargetUnreachable, dial, log_in
-from gateway.wire import postgres_messages as pg
-from gateway.wire.buffer import Buffer, ProtocolViolation
 from gateway.wire.postgres_machine import TargetRefused
 
-_ANSWER_S = 10.0
 _ENDED_S = 5.0
 _MOST_ANSWER = 1 << 16
 _ACCOUNT = "SELECT current_user"
@@ -104,24 +102,12 @@ async def _reach(target: Target) -> None:
 
 
 async def _ask(leg: Leg, sql: str) -> bytes:
-    """Every answer up to ReadyForQuery; Unavailable with the server's words for an error."""
-    leg.write(pg.message(b"Q", sql.encode() + b"\0"))
-    buffer, whole = Buffer(_MOST_ANSWER), bytearray()
+    """The answer; Unavailable with the server's words for an error."""
     try:
-        async with asyncio.timeout(_ANSWER_S):
-            while True:
-                buffer.feed(await leg.read())
-                while (head := buffer.peek(5)) is not None:
-                    kind, length = pg.HEADER.unpack(head)
-                    packet = buffer.take(length + 1) if 4 <= length < _MOST_ANSWER else None
-                    if packet is None:
-                        break
-                    if kind == ord("E"):
-                        raise _unavailable(f"A statement fails there: {pg.parse_fields(packet[5:]).get('M', '')[:500]}")
-                    if kind == ord("Z"):
-                        return bytes(whole)
-                    whole += packet
-    except (LegClosed, ProtocolViolation, TimeoutError) as why:
+        return await ask(leg, sql, _MOST_ANSWER)
+    except AskFailed as why:
+        if why.said:
+            raise _unavailable(f"A statement fails there: {why.said}") from why
         raise _unavailable("A session came about, but a first statement got no answer.") from why
 
 
