@@ -98,6 +98,7 @@ class _Statement:
                 self.judge(inner, query)
         elif name == "ExecuteStmt":
             self._walk(body.get("params", []), frozenset())
+            self._demand_bare({}, body)
         elif name == "CopyStmt":
             self._copy(body)
         elif name == "SelectStmt" or name in _WRITES:
@@ -326,6 +327,8 @@ class _Statement:
                 self._demand_column(qualifier, name)
                 if name in masked:
                     raise _masked_used(name)
+            elif qualifier not in self.others:
+                raise _Refused(f"{qualifier[:63]} is not known as a table in this statement.", "Check its name.")
             return
         if name in masked or name in called:
             raise _masked_used(name)

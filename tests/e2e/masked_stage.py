@@ -14,7 +14,7 @@ from tests.e2e.postgres_stage import WITHIN, Stage, database
 from tests.servers import PostgresServer
 
 KEY = bytes(range(32))
-SECRET = "ada.lovelace@secret.example"  # noqa: S105 - what must never be seen
+SECRET = "ada.lovelace@secret.example"
 PHONE = "+44 20 7946 0991"
 MASKS: Masks = {
     ColumnName("public", "customers", "email"): Mask.LAST4,

@@ -11,6 +11,7 @@ from gateway.adapters.catalogue import CatalogueFile, read_catalogue
 from gateway.adapters.yaml_source import MAX_BYTES, SourceError
 from gateway.core.bind_parameters import BindParameters
 from gateway.core.budget import Budget, Room
+from gateway.core.masking import ColumnName, Mask
 from gateway.core.statement_rules import StatementRules
 from gateway.core.target import Kind
 
@@ -209,3 +210,41 @@ def test_budgets_and_rules_that_make_no_sense(tmp_path: Path, good: str, bad: st
     assert good in GUARDED
     with pytest.raises(SourceError, match=re.escape(why)):
         read_catalogue(GUARDED.replace(good, bad).encode(), tmp_path / "catalogue.yaml")
+
+
+MASKED = GUARDED.replace(
+    '        rules: {require_where: true, deny_functions: ["pg_read_*"], unparsed: forward}\n',
+    "        rules: {require_where: true, unparsed: deny}\n"
+    "        masks: {public.customers.email: last4, public.customers.note: null, sales.Größe$1.x: hash, public.customers.phone: full}\n",
+)
+
+
+def test_masks(tmp_path: Path) -> None:
+    level = read_catalogue(MASKED.encode(), tmp_path / "catalogue.yaml").targets["orders-db"].levels["write"]
+    assert level.masks == {
+        ColumnName("public", "customers", "email"): Mask.LAST4,
+        ColumnName("public", "customers", "note"): Mask.NULL,
+        ColumnName("public", "customers", "phone"): Mask.FULL,
+        ColumnName("sales", "Größe$1", "x"): Mask.HASH,
+    }
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "why"),
+    [
+        ("email: last4", "email: last5", "full or last4 or hash or null"),
+        ("public.customers.email", "customers.email", "schema.table.column"),
+        ("public.customers.email", "db.public.customers.email", "schema.table.column"),
+        ("public.customers.email", "public.customers.e-mail", "schema.table.column"),
+        ("public.customers.email", "public.customers." + "x" * 64, "schema.table.column"),
+        ("public.customers.email", "pg_catalog.pg_class.relname", "PostgreSQL's own"),
+        ("public.customers.email", "public.customers.phone", "appears twice"),
+        ("unparsed: deny", "unparsed: forward", "leave out unparsed: forward"),
+        ("{public.customers.email: last4, public.customers.note: null, sales.Größe$1.x: hash, public.customers.phone: full}", "{}", "must mask a column"),
+        ("kind: postgres", "kind: ssh", "unknown key"),
+    ],
+)  # fmt: skip
+def test_masks_that_make_no_sense(tmp_path: Path, good: str, bad: str, why: str) -> None:
+    assert good in MASKED
+    with pytest.raises(SourceError, match=re.escape(why)):
+        read_catalogue(MASKED.replace(good, bad).encode(), tmp_path / "catalogue.yaml")

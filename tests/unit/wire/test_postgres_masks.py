@@ -137,7 +137,9 @@ def test_however_it_is_cut_masked_values_stay_hidden_and_others_stay(
     assert told == expected
 
 
-@given(st.lists(st.sampled_from([DONE, NOTICE, ERROR, READY, message(b"d", b"x" * 30), message(b"H", b"\0" * 3)])), _CUTS)
+@given(
+    st.lists(st.sampled_from([DONE, NOTICE, ERROR, READY, message(b"d", b"x" * 30), message(b"H", b"\0" * 3)])), _CUTS
+)
 def test_what_is_no_result_passes_as_it_came(answers: list[bytes], cuts: list[int]) -> None:
     stream = b"".join(answers)
     assert b"".join(simple().feed(piece) for piece in [stream]) == stream
@@ -247,7 +249,9 @@ def server(stream: bytes, columns: tuple[tuple[int, int, int], ...], fails_at: i
         elif kind == "B":
             out += BOUND
         elif kind == "D":
-            out += (message(b"t", b"\0\0") if body[:1] == b"S" else b"") + (description(*columns) if columns else NO_DATA)
+            out += (message(b"t", b"\0\0") if body[:1] == b"S" else b"") + (
+                description(*columns) if columns else NO_DATA
+            )
         elif kind == "E":
             if executed == fails_at:
                 out, skips = out + ERROR, True
