@@ -193,6 +193,27 @@ def test_other_tables_are_written_and_copied_as_ever(stage: MaskedStage) -> None
         assert not leaks(rows)
 
 
+LET_THROUGH = [
+    "SELECT email, phone FROM customers GROUP BY id", "SELECT c.email FROM visits v LEFT JOIN customers c ON c.id = v.id", "SELECT * FROM customers FULL JOIN visits USING (id)",
+    "SELECT email FROM customers RIGHT JOIN visits USING (id)", "SELECT email, row_number() OVER (PARTITION BY city ORDER BY id) FROM customers", "SELECT * FROM ONLY customers",
+    "SELECT email FROM customers TABLESAMPLE SYSTEM (100)", "SELECT DISTINCT ON (id) id, email FROM customers ORDER BY id", "SELECT c.* FROM customers c, LATERAL (SELECT 1) s",
+    "SELECT email FROM customers FOR UPDATE", "SELECT c.email, d.phone, d.* FROM customers c CROSS JOIN customers d",
+    "WITH s AS MATERIALIZED (SELECT id FROM customers) SELECT email FROM s JOIN customers USING (id)", "SELECT email FROM customers GROUP BY GROUPING SETS ((id), (id, city))",
+    "SELECT c.*, v.* FROM customers c JOIN (SELECT o.id, o.note FROM orders o) v ON v.id = c.id", "SELECT email, count(*) FROM customers GROUP BY id HAVING count(*) > 0 ORDER BY id DESC OFFSET 1",
+    "SELECT email FROM (customers JOIN visits USING (id)) JOIN orders USING (id)", "SELECT email, generate_series(1, 2) FROM customers", "SELECT email FROM customers WHERE id = ANY (ARRAY[1, 2])",
+    "SELECT s.email, c.email FROM shown s JOIN customers c USING (id)", "SELECT email FROM customers LIMIT 0", "SELECT email, NULL AS phone FROM customers WHERE id = (SELECT max(id) FROM visits) - 170",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("params", [None, ()], ids=["simple", "extended"])
+def test_what_is_let_through_is_masked_whatever_the_plan(stage: MaskedStage, params: tuple[()] | None) -> None:
+    with stage.connect() as session:
+        for sql in LET_THROUGH:
+            for binary in (False, True):
+                assert not leaks(session.execute(sql.encode(), params, binary=binary).fetchall()), sql
+        assert stage.events == []
+
+
 # ------------------------------------------------------------ what is tried
 
 
