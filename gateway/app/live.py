@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from threading import Lock
 
 from gateway.app.ports import LiveSession
+from gateway.app.statement_ports import Statement
 from gateway.core.session import EndReason
 
 
@@ -87,6 +88,17 @@ class LiveSessions:
         """How long nothing came from its person; zero when it is not held here."""
         live = self._held(session_id)
         return timedelta(0) if live is None else live.idle_for()
+
+    def statement(self, session_id: str) -> Statement | None:
+        """What the target works on for one session, if it is held here."""
+        live = self._held(session_id)
+        return None if live is None else live.statement()
+
+    def cancel(self, session_id: str, by: str, n: int) -> None:
+        """Have one session's statement cancelled."""
+        live = self._held(session_id)
+        if live is not None:
+            live.cancel(by, n)
 
     def _held(self, session_id: str) -> LiveSession | None:
         with self._lock:

@@ -12,6 +12,7 @@ from typing import Protocol
 from gateway.app.deploy_ports import Deploys
 from gateway.app.passkey_ports import Passkeys
 from gateway.app.ports_people import ApiTokens, ProviderSessions, Provisioning
+from gateway.app.statement_ports import Statement
 from gateway.core.decision import Decision, Query
 from gateway.core.event import Event
 from gateway.core.grant import Grant, Review
@@ -21,7 +22,7 @@ from gateway.core.obligation import Record
 from gateway.core.principal import User
 from gateway.core.request import Request, RequestState
 from gateway.core.rota import Shift
-from gateway.core.session import EndReason, Session
+from gateway.core.session import Cancel, EndReason, Running, Session
 from gateway.core.target import Catalogue, Level, Target
 from gateway.core.window import Window
 
@@ -176,6 +177,14 @@ class Sessions(Protocol):
 
     def lock(self, session_id: str, by: str) -> bool:
         """Mark its input as held back by `by`, or free it when `by` is ""; False when it is over or so already."""
+        ...
+
+    def request_cancel(self, session_id: str, wish: Cancel) -> bool:
+        """Mark its statement for cancelling by the gateway that holds it; False when it is over."""
+        ...
+
+    def show_running(self, running: Mapping[str, Running | None]) -> None:
+        """What databases work on for these sessions now."""
         ...
 
     def touch(self, session_id: str, at: datetime) -> None:
@@ -514,4 +523,12 @@ class LiveSession(Protocol):
 
     def idle_for(self) -> timedelta:
         """How long nothing came from the person; zero where the protocol does not tell."""
+        ...
+
+    def statement(self) -> Statement | None:
+        """What the target works on for it; None where it waits for the person, or the protocol has no statements."""
+        ...
+
+    def cancel(self, by: str, n: int) -> None:
+        """Have statement `n` (0: whatever runs) cancelled on the target, if that is what runs; the person is told."""
         ...

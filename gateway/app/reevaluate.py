@@ -21,6 +21,7 @@ class _Told:
     warnings: frozenset[timedelta] = frozenset()
     is_locked: bool = False
     of_idleness: bool = False
+    cancel: str = ""
 
 
 class Reevaluation:
@@ -81,6 +82,7 @@ def _tell(ctx: Context, view: LiveView, told: _Told, at: datetime) -> None:
     _tell_of_extension(ctx, view.session, told)
     _tell_of_end(ctx, view.session, told, at)
     _tell_of_lock(ctx, view.session, told)
+    _cancel(ctx, view.session, told)
     _tell_of_idleness(ctx, view.session, told)
 
 
@@ -109,6 +111,13 @@ def _tell_of_lock(ctx: Context, session: Session, told: _Told) -> None:
     ctx.live.lock(session.id, locked=told.is_locked)
     locked = f"gateway: {session.locked_by} has locked this session: what you type is dropped until it is unlocked."
     ctx.live.warn(session.id, locked if told.is_locked else "gateway: this session is unlocked; you can type again.")
+
+
+def _cancel(ctx: Context, session: Session, told: _Told) -> None:
+    wish = session.cancel
+    if wish is not None and wish.mark != told.cancel:
+        told.cancel = wish.mark
+        ctx.live.cancel(session.id, wish.by, wish.n)
 
 
 def _tell_of_idleness(ctx: Context, session: Session, told: _Told) -> None:

@@ -1,8 +1,17 @@
 """What is asked about the text of a statement."""
 
+from datetime import timedelta
 from typing import NamedTuple, Protocol
 
 from gateway.core.statement_facts import UNKNOWN, StatementFacts
+
+
+class Statement(NamedTuple):
+    """What a target works on: number `n` of its session, the head of its text (some hundred bytes), since when."""
+
+    n: int
+    sql: bytes
+    age: timedelta
 
 
 class Told(NamedTuple):

@@ -59,10 +59,30 @@ _SENTENCES = {
 
 
 @dataclass(frozen=True, slots=True)
+class Running:
+    """What a database works on for a session: statement `n`, of a StatementKind, with (the head of) its text sealed."""
+
+    n: int
+    kind: str
+    since: datetime
+    sealed: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Somebody wants a statement cancelled: number `n`, or 0 for whatever runs. Each has a `mark` of its own."""
+
+    mark: str
+    by: str
+    n: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Session:
     """`deadline` is the grant's own end. `gateway` names the process that holds the connection.
 
     `locked_by` is who holds the person's input back, "" for nobody. `active_at` is when its recording last grew.
+    `running` is as of a moment ago, and only what takes a while; `cancel` the newest wish of that kind.
     """
 
     id: str
@@ -83,6 +103,8 @@ class Session:
     kill_requested_by: str = ""
     locked_by: str = ""
     active_at: datetime | None = None
+    running: Running | None = None
+    cancel: Cancel | None = None
 
     def is_live(self) -> bool:
         """True until it has ended."""
@@ -131,6 +153,19 @@ def lock(session: Session, user_id: str, user_name: str, *, locked: bool) -> Ses
     if not locked and user_id == session.holder and user_name != session.locked_by:
         return Refusal("own-session", f"{session.locked_by} has locked your session, so somebody else must unlock it.")
     return replace(session, locked_by=user_name if locked else "")
+
+
+def cancel(session: Session, wish: Cancel) -> Session | Refusal:
+    """The session with a wish that its present statement be cancelled; it goes on otherwise."""
+    if not session.is_live():
+        return Refusal("session-over", "That session is over already.")
+    if session.protocol is not Protocol.POSTGRES:
+        return Refusal(
+            "cancel-not-supported",
+            "Only database sessions have statements that can be cancelled.",
+            next_steps=(f"gw session kill {session.id} ends it.",),
+        )
+    return replace(session, cancel=wish)
 
 
 def idle_verdict(idle: timedelta, limit: timedelta | None) -> EndReason | timedelta | None:

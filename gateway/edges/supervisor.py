@@ -26,6 +26,7 @@ from gateway.app.reevaluate import Reevaluation
 from gateway.app.refresh_facts import refresh_facts
 from gateway.app.reload_rules import Reloads
 from gateway.app.run_migration import reap_roles
+from gateway.app.running_statements import RunningStatements
 from gateway.app.watch_deploys import RunWatch, end_runs_of_the_silent
 
 LOG = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ class Supervisor:
         self._reevaluation = Reevaluation()
         self._reloads = Reloads()
         clock, reconciliation, run_watch = ctx.clock, Reconciliation(), RunWatch()
+        statements = RunningStatements()
         # What may hang has a thread of its own, so that nothing else is late: sources answer over a network, and so
         # do databases whose roles are dropped.
         self._rounds = {
@@ -76,6 +78,7 @@ class Supervisor:
                 _Job("evidence", 1.0, lambda: evidence.store(ctx)),
                 _Job("reload", 2.0, self._reload),
                 _Job("silent", 10.0, lambda: end_sessions_of_the_silent(ctx, clock.now())),
+                _Job("statements", 1.0, lambda: statements.tick(ctx)),
                 _Job("deploys", 1.0, lambda: run_watch.tick(ctx)),
                 _Job("silent-deploys", 10.0, lambda: end_runs_of_the_silent(ctx)),
                 _Job("reconcile", 10.0, lambda: reconciliation.step(ctx)),

@@ -10,6 +10,7 @@ from gateway.wire.postgres_transactions import Ended, Turn
 
 MAX_STATEMENT = 1 << 20  # bytes of a Query or Parse: what is longer is refused, for it could not be recorded whole
 KEEP = 65_536  # bytes of a statement's text in one record
+SHOWN = 1_000  # of the text of what runs
 KEEP_REPEATED = 2_048  # of a prepared statement's text once it has been told in full
 
 V = TypeVar("V")
@@ -50,6 +51,7 @@ class Run:
     returned_before = 0  # rows that belong to tags already counted
     is_reported = False
     turn = Turn.UNKNOWN
+    shown = b""  # the head of its text
     tx = 0  # the explicit transaction that it ran in, the last of several
 
     def __init__(self, number: int) -> None:

@@ -11,11 +11,13 @@ the server has answered. Rules that keep the account honest:
 """
 
 from collections import deque
+from contextlib import suppress
 
 from gateway.wire.buffer import ProtocolViolation
 from gateway.wire.postgres_account import (
     KEEP,
     KEEP_REPEATED,
+    SHOWN,
     Entry,
     Names,
     Run,
@@ -35,6 +37,7 @@ MAX_TEXT = 4 << 20  # bytes of text remembered; beyond that a text is told at on
 CROWDED = 20_000  # answers owed; the edge stops reading from the client beyond
 NAME_BYTES = 63  # the server tells names apart by so many bytes (NAMEDATALEN - 1)
 _MAX_TAGS = 20
+_LOOK = 8
 UNNAMING = frozenset(("DEALLOCATE", "DEALLOCATE ALL", "DISCARD ALL", "PREPARE"))  # command tags
 _SYNC, _QUERY, _PARSE, _BIND, _EXECUTE, _CLOSE, _CALL, _DESCRIBE = b"SQPBECFD"
 _COPY_DONE, _COPY_FAIL, _TERMINATE = b"cfX"
@@ -68,6 +71,16 @@ class StatementAccount:
         """True while the server has not answered everything."""
         return bool(self._owed)
 
+    def running(self) -> tuple[int, bytes, float] | None:
+        """What the server works on: number, head of the text, when it was asked. From any thread: a guess at worst."""
+        with suppress(IndexError):
+            for place in range(_LOOK):  # Parse and Bind come before what they are for
+                step = self._owed[place]
+                run = step.run
+                if run is not None and step.kind != _BIND:
+                    return run.number, run.shown, step.at
+        return None
+
     # ------------------------------------------------------------ from the client
 
     def asked(self, kind: int, head: bytes, at: float) -> None:
@@ -88,6 +101,7 @@ class StatementAccount:
     def query(self, text: Text, at: float) -> None:
         """A simple Query, which may hold several statements."""
         run = self._new()
+        run.shown = text.sql[:SHOWN]
         turn = turn_of(text.sql)
         if turn:
             run.turn = turn
@@ -128,6 +142,7 @@ class StatementAccount:
         run = self._new()
         if text is not None:
             self._tell(run, "extended", text, values)
+            run.shown = text.sql[:SHOWN]
             if text.turn:
                 run.turn = text.turn
         else:

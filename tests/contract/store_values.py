@@ -11,7 +11,7 @@ from gateway.core.obligation import Obligations, Record, StepUp
 from gateway.core.principal import User
 from gateway.core.request import Approval, Request, RequestKind, Verdict
 from gateway.core.rota import Shift
-from gateway.core.session import EndReason, Protocol, Session
+from gateway.core.session import Cancel, EndReason, Protocol, Running, Session
 from gateway.core.window import Window
 
 T0 = datetime(2026, 3, 2, 9, 0, 0, 123456, tzinfo=UTC)
@@ -81,6 +81,8 @@ ENDED = replace(
     kill_requested_by="lead",
     locked_by="lead",
     active_at=T0 + HOUR,
+    running=Running(7, "read", T0, "sealed"),
+    cancel=Cancel("mark", "lead", 7),
 )
 TRIED_LEASE = replace(
     LEASE, state="zombie", attempts=3, last_error="refused", next_attempt_at=T0 + HOUR, place="db-1:5432/orders"

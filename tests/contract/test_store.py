@@ -15,7 +15,7 @@ from gateway.core.errors import Conflict, NotFound
 from gateway.core.grant import revoke, sign_review
 from gateway.core.obligation import Obligations
 from gateway.core.request import RequestState
-from gateway.core.session import EndReason, end
+from gateway.core.session import Cancel, EndReason, Running, end
 from gateway.core.window import Window
 from tests.contract.store_values import (
     AUDITOR,
@@ -407,6 +407,31 @@ def test_a_kill_is_asked_for_once_and_only_while_live(store: SqlStore) -> None:
         assert uow.sessions.get(SESSION.id) == replace(SESSION, kill_requested_by="lead")
         with pytest.raises(ValueError, match="asked for it"):
             uow.sessions.request_kill(SESSION.id, "")
+
+
+def test_what_runs_is_shown_while_it_runs_and_a_wish_to_cancel_it_is_a_change(store: SqlStore) -> None:
+    fill(store)
+    running = Running(7, "read", T0, "sealed \N{SNOWMAN}")
+    with store.begin() as uow:
+        uow.sessions.add(replace(SESSION, id="ses_over", ended_at=T0, end_reason=EndReason.CLIENT_CLOSED))
+        before = uow.sessions.live_marks(SESSION.gateway)
+        uow.sessions.show_running({SESSION.id: running, "ses_over": running, "ses_none": None})
+        assert uow.sessions.get(SESSION.id) == replace(SESSION, running=running)
+        assert uow.sessions.list(live=False)[0].running is None
+        assert uow.sessions.live_marks(SESSION.gateway) == before  # nobody judges a session for it
+        assert uow.sessions.request_cancel(SESSION.id, Cancel("m1", "lead", 7))
+        marks = uow.sessions.live_marks(SESSION.gateway)
+        assert marks != before
+        assert uow.sessions.request_cancel(SESSION.id, Cancel("m2", "lead"))
+        assert uow.sessions.live_marks(SESSION.gateway) != marks
+        (view,) = uow.sessions.live_views(SESSION.gateway)
+        assert view.session.cancel == Cancel("m2", "lead", 0)
+        assert not uow.sessions.request_cancel("ses_over", Cancel("m3", "lead"))
+        assert not uow.sessions.request_cancel("ses_none", Cancel("m3", "lead"))
+        assert uow.sessions.save(replace(SESSION, ended_at=T0, end_reason=EndReason.KILLED))
+        over = uow.sessions.get(SESSION.id)
+        assert over is not None
+        assert over.running is None
 
 
 def test_a_lock_is_set_and_opened_once_and_only_while_live(store: SqlStore) -> None:

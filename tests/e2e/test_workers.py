@@ -3,6 +3,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,6 +63,42 @@ def test_a_kill_reaches_the_sessions_of_every_worker(stage: Stage) -> None:
         client.wait(10)  # not `communicate`, which ends what it types and so the session
         assert "ended by an operator" in client.communicate()[1]
     wait_for("no session is left", lambda: not stage.live_sessions())
+
+
+def test_statements_of_every_worker_are_listed_watched_and_cancelled(stage: Stage) -> None:
+    stage.ask("orders-db", "read")
+    clients = []
+    while len({of["gateway"] for of in stage.live_sessions()}) < 2:
+        assert len(clients) < 20, "one worker gets no connections"
+        before = {of["id"] for of in stage.live_sessions()}
+        said = ("-c", "SELECT pg_sleep(100)", "-c", "SELECT 'still here'")
+        clients.append(stage.start("oncall", "psql", "orders-db", "--", "-XAt", *said))
+        wait_for("the session is listed", lambda known=before: {of["id"] for of in stage.live_sessions()} - known)
+
+    def running() -> dict[str, Any]:
+        return {of["id"]: of["running"] for of in stage.json("lead", "sessions", "--all", "--live") if of["running"]}
+
+    wait_for("what runs is listed", lambda: len(running()) == len(clients))
+    for session, told in running().items():
+        assert (told["n"], told["kind"], told["sql"]) == (1, "read", "SELECT pg_sleep(100)")
+        stage.gw("developer", "session", "cancel", session, status=3)
+        with stage.start("lead", "session", "watch", session) as watcher:
+            assert watcher.stdout is not None
+            assert any("[1] SELECT pg_sleep(100)" in line for line in watcher.stdout)
+            stage.gw("lead", "session", "cancel", session, "--statement", "9")  # another: nothing happens
+            stage.gw("lead", "session", "cancel", session, "--statement", "1", "--reason", "too slow")
+            assert any("ERROR 57014" in line for line in watcher.stdout)
+            watcher.stdout.read()
+            assert watcher.wait(20) == 0
+    for client in clients:
+        out, err = client.communicate(timeout=20)
+        assert "still here" in out
+        assert "lead cancels your statement" in err
+        assert "canceling statement due to user request" in err
+    wait_for("no session is left", lambda: not stage.live_sessions())
+    asked = stage.json("auditor", "audit", "search", "--type", "statement:cancel-requested")
+    assert {(of["principal"], of["data"]["reason"]) for of in asked} == {("lead", "too slow"), ("lead", "")}
+    assert stage.json("auditor", "audit", "search", "--type", "statement:shown")[0]["principal"] == "lead"
 
 
 def test_a_revocation_ends_the_sessions_of_every_worker(stage: Stage) -> None:

@@ -4,6 +4,7 @@ Compare-and-set is one `UPDATE … WHERE` each, judged by the number of rows tha
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from itertools import groupby
 from typing import Any
@@ -19,7 +20,7 @@ from gateway.core.errors import Conflict, Refusal
 from gateway.core.grant import Grant, Review
 from gateway.core.principal import User
 from gateway.core.request import Approval, Request, RequestState
-from gateway.core.session import Session
+from gateway.core.session import Cancel, Running, Session
 
 # Made once: putting a statement together costs more than running it, and each connection runs these.
 _OF: BindParameter[str] = bindparam("of")
@@ -30,6 +31,9 @@ _GRANT = select(GRANTS).where(GRANTS.c.id == _OF)
 _SESSION = select(SESSIONS).where(SESSIONS.c.id == _OF)
 _ADD_SESSION = insert(SESSIONS)
 _TOUCH = update(SESSIONS).where(SESSIONS.c.id == _OF).values(active_at=bindparam("now"))
+_SHOW_RUNNING = (
+    update(SESSIONS).where(SESSIONS.c.id == _OF, SESSIONS.c.ended_at.is_(None)).values(running=bindparam("now"))
+)
 _END = (
     update(SESSIONS)
     .where(SESSIONS.c.id == _OF, SESSIONS.c.ended_at.is_(None))
@@ -200,7 +204,7 @@ class SqlReviews:
 _LIVE = SESSIONS.join(GRANTS, GRANTS.c.id == SESSIONS.c.grant).join(USERS, USERS.c.id == SESSIONS.c.holder)
 # Of a live view; everything else in it is written once, or says nothing about the right to go on (`active_at`).
 _MAY_CHANGE = (
-    SESSIONS.c.deadline, SESSIONS.c.kill_requested_by, SESSIONS.c.locked_by,
+    SESSIONS.c.deadline, SESSIONS.c.kill_requested_by, SESSIONS.c.locked_by, SESSIONS.c.cancel,
     GRANTS.c.not_after, GRANTS.c.revoked_at, GRANTS.c.revoke_reason,
     USERS.c.name, USERS.c.email, USERS.c.groups, USERS.c.disabled_at,
 )  # fmt: skip
@@ -235,6 +239,15 @@ class SqlSessions:
         is_other = c.locked_by == "" if by else c.locked_by != ""
         query = update(SESSIONS).where(c.id == session_id, c.ended_at.is_(None), is_other).values(locked_by=by)
         return self._tx.change(query) == 1
+
+    def request_cancel(self, session_id: str, wish: Cancel) -> bool:
+        c = SESSIONS.c
+        query = update(SESSIONS).where(c.id == session_id, c.ended_at.is_(None)).values(cancel=asdict(wish))
+        return self._tx.change(query) == 1
+
+    def show_running(self, running: Mapping[str, Running | None]) -> None:
+        told = [{"of": each, "now": rows.running_columns(now)} for each, now in running.items()]
+        self._tx.change_each(_SHOW_RUNNING, told)
 
     def touch(self, session_id: str, at: datetime) -> None:
         self._tx.change(_TOUCH, of=session_id, now=at)

@@ -4,7 +4,8 @@ Reading takes a `RowMapping` keyed by the columns themselves, so that a row of a
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from dataclasses import asdict
+from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,7 +23,7 @@ from gateway.core.grant import Grant, Review
 from gateway.core.obligation import Obligations, Record, StepUp
 from gateway.core.principal import User
 from gateway.core.request import Approval, Request, RequestKind, RequestState, Verdict
-from gateway.core.session import EndReason, Protocol, Session
+from gateway.core.session import Cancel, EndReason, Protocol, Running, Session
 from gateway.core.window import Window
 
 Columns = dict[str, Any]
@@ -261,11 +262,13 @@ def session_columns(session: Session) -> Columns:
         "kill_requested_by": session.kill_requested_by,
         "locked_by": session.locked_by,
         "active_at": session.active_at,
+        "cancel": asdict(session.cancel) if session.cancel else None,
         **end_columns(session),
+        "running": running_columns(session.running),
     }
 
 
-END = ("ended_at", "end_reason", "end_detail", "recording_digest")
+END = ("ended_at", "end_reason", "end_detail", "recording_digest", "running")
 
 
 def end_columns(session: Session) -> Columns:
@@ -275,7 +278,17 @@ def end_columns(session: Session) -> Columns:
         "end_reason": session.end_reason.value if session.end_reason else None,
         "end_detail": session.end_detail,
         "recording_digest": session.recording_digest,
+        "running": None,
     }
+
+
+def running_columns(running: Running | None) -> Columns | None:
+    """As JSON."""
+    return {**asdict(running), "since": running.since.isoformat()} if running else None
+
+
+def _running_of(told: Columns | None) -> Running | None:
+    return Running(**{**told, "since": datetime.fromisoformat(told["since"])}) if told else None
 
 
 def session_of(row: RowMapping) -> Session:
@@ -300,4 +313,6 @@ def session_of(row: RowMapping) -> Session:
         kill_requested_by=row[c.kill_requested_by],
         locked_by=row[c.locked_by],
         active_at=row[c.active_at],
+        running=_running_of(row[c.running]),
+        cancel=Cancel(**row[c.cancel]) if row[c.cancel] else None,
     )

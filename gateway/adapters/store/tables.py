@@ -134,6 +134,8 @@ class SessionRow(SQLModel, table=True):
     kill_requested_by: str = Field(sa_type=_TEXT)
     locked_by: str = Field(sa_type=_TEXT)
     active_at: datetime | None = Field(sa_type=_INSTANT)
+    running: dict[str, str | int] | None = Field(sa_type=_JSON)
+    cancel: dict[str, str | int] | None = Field(sa_type=_JSON)
 
 
 class LeaseRow(SQLModel, table=True):

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import IO, Any, NoReturn
 
 import click
@@ -17,6 +18,8 @@ from gateway.edges.cli.output import moment, safe, say
 LARGEST = 4 * 1024 * 1024 * 1024  # bytes of a recording as JSON lines
 _IN_MEMORY = 8 * 1024 * 1024
 _SILENCE_S = 60.0
+LONGEST_TEXT = 1000  # characters of a statement
+_IN_A_TABLE = 60
 
 
 @click.command()
@@ -30,16 +33,19 @@ def sessions(everybody: bool, live: bool | None, as_json: bool) -> None:
         output.print_json(found)
         return
     rows = [
-        (s["id"], s["target"], s["level"], s["holder"], moment(s["started_at"]), moment(s["active_at"]), _ended(s))
+        (
+            s["id"], s["target"], s["level"], s["holder"], moment(s["started_at"]), moment(s["active_at"]), _ended(s),
+            _running(s, _IN_A_TABLE),
+        )
         for s in found
-    ]
-    heads = ("session", "target", "level", "who", "started", "last activity", "ended")
+    ]  # fmt: skip
+    heads = ("session", "target", "level", "who", "started", "last activity", "ended", "runs")
     output.table(heads, rows, empty="No sessions.")
 
 
 @click.group()
 def session() -> None:
-    """Replay, watch, lock or end one session."""
+    """Replay, watch, lock or end one session, or cancel its statement."""
 
 
 @session.command()
@@ -58,6 +64,7 @@ def show(session_id: str, as_json: bool) -> None:
         ("started", moment(found["started_at"])),
         ("active", moment(found["active_at"])),
         ("ended", _ended(found)),
+        ("runs", _running(found, LONGEST_TEXT) or "nothing that takes a while"),
         ("recording", found["recording_digest"] or "still growing"),
     ):
         say(f"{label:>10}  {safe(value)}")
@@ -74,6 +81,21 @@ def kill(session_id: str, reason: str, as_json: bool) -> None:
         output.print_json(ended)
     else:
         say(f"Session {safe(session_id)} is being ended.")
+
+
+@session.command()
+@click.argument("session_id")
+@click.option("--statement", default=0, type=click.IntRange(0), help="Its number: no other is hit. Default: what runs.")
+@click.option("--reason", default="", help="For the log.")
+@output.json_option
+def cancel(session_id: str, statement: int, reason: str, as_json: bool) -> None:
+    """Cancel the statement that a database session runs, within a second. The session goes on."""
+    path = f"/api/sessions/{client.segment(session_id)}/cancel"
+    asked = client.api().post(path, {"reason": reason, "statement": statement})
+    if as_json:
+        output.print_json(asked)
+    else:
+        say(f"What session {safe(session_id)} runs is being cancelled.")
 
 
 @session.command()
@@ -141,6 +163,16 @@ def watch(session_id: str, as_json: bool) -> None:
     for line in playback.transcript(frames):
         say(line)
     say("The session is over.", err=True)
+
+
+def _running(found: Any, longest: int) -> str:
+    told = found.get("running")  # an older gateway does not tell
+    if not told:
+        return ""
+    seconds = max(0, round((datetime.now(UTC) - datetime.fromisoformat(told["since"])).total_seconds()))
+    text = " ".join(told["sql"].split())
+    text = text if len(text) <= longest else f"{text[: longest - 1]}…"
+    return f"[{told['n']}] {seconds} s {told['kind']}: {text}"
 
 
 def _ended(found: Any) -> str:

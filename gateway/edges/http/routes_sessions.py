@@ -11,15 +11,17 @@ from starlette.responses import Response
 
 from gateway.app import list_access
 from gateway.app.authenticate import authenticate
+from gateway.app.cancel_statement import cancel_statement
 from gateway.app.kill_session import kill_session
 from gateway.app.lock_session import lock_session
 from gateway.app.replay_session import replay, watch
+from gateway.app.running_statements import shown_statements
 from gateway.app.show_access import show_session
 from gateway.audit.recording_json import Announced, to_json_lines
 from gateway.core.session import Protocol
 from gateway.edges.cli.playback import cast_lines, transcript
 from gateway.edges.http.deps import AccessReader, Caller, Ctx, Token, Viewer, Wired
-from gateway.edges.http.schemas import ReasonIn, SessionOut, problems
+from gateway.edges.http.schemas import CancelIn, ReasonIn, SessionOut, problems
 from gateway.edges.web import player
 
 MOST_CHARACTERS = 1_000_000  # of a recording on a page
@@ -34,20 +36,32 @@ def list_sessions(
     everybody: Annotated[bool, Query(alias="all", description="Also others', where you may watch.")] = False,
     live: Annotated[bool | None, Query(description="Only live (true) or only ended (false) ones.")] = None,
 ) -> list[SessionOut]:
-    """Your sessions, newest first; to a machine with `access:read`, everybody's."""
-    return [SessionOut.of(session) for session in list_access.sessions(ctx, user, all=everybody, live=live)]
+    """Your sessions, newest first; to a machine with `access:read`, everybody's.
+
+    With what their databases work on. That you looked at the statements of others is in the log.
+    """
+    found = list_access.sessions(ctx, user, all=everybody, live=live)
+    shown = shown_statements(ctx, user, found)
+    return [SessionOut.of(session, shown.get(session.id)) for session in found]
 
 
 @router.get("/{session_id}", responses=problems(404))
 def one_session(ctx: Ctx, user: Caller, session_id: str) -> SessionOut:
     """One session."""
-    return SessionOut.of(show_session(ctx, user, session_id))
+    session = show_session(ctx, user, session_id)
+    return SessionOut.of(session, shown_statements(ctx, user, [session]).get(session_id))
 
 
 @router.post("/{session_id}/kill", status_code=202, responses=problems(403, 404, 409, 422))
 def kill(ctx: Ctx, user: Caller, session_id: str, body: ReasonIn) -> SessionOut:
     """End a live session within a second; its grant stays as it is."""
     return SessionOut.of(kill_session(ctx, user, session_id, body.reason))
+
+
+@router.post("/{session_id}/cancel", status_code=202, responses=problems(403, 404, 409, 422))
+def cancel(ctx: Ctx, user: Caller, session_id: str, body: CancelIn) -> SessionOut:
+    """Cancel the statement that a live database session runs; the session goes on."""
+    return SessionOut.of(cancel_statement(ctx, user, session_id, n=body.statement, reason=body.reason))
 
 
 @router.post("/{session_id}/lock", responses=problems(403, 404, 409, 422))

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from gateway.app.list_access import TargetView
 from gateway.app.request_access import Ask, Outcome
+from gateway.app.running_statements import Shown
 from gateway.app.search_statements import FoundStatement
 from gateway.core.decision import Decision, Permit
 from gateway.core.grant import Grant, Review
@@ -328,7 +329,27 @@ class TargetOut(Schema):
         )
 
 
+class RunningOut(Schema):
+    """What a database works on for a session: the head of its text (at most 1,000 bytes), what it does, since when.
+
+    As of a second ago, and only what takes longer than half a second. `kind` is "" where it is not known.
+    """
+
+    n: int
+    kind: str
+    since: datetime
+    sql: str
+
+
+class CancelIn(ReasonIn):
+    """Which statement: its number, so that none but that one is hit; 0 for whatever runs."""
+
+    statement: int = Field(default=0, ge=0, le=2**53)
+
+
 class SessionOut(Schema):
+    """One session. `running` is null while it waits for its person, and to machines."""
+
     id: str
     grant: str
     holder: str
@@ -346,9 +367,10 @@ class SessionOut(Schema):
     end_reason: str
     end_detail: str
     recording_digest: str
+    running: RunningOut | None
 
     @classmethod
-    def of(cls, session: Session) -> "SessionOut":
+    def of(cls, session: Session, shown: Shown | None = None) -> "SessionOut":
         """Rendered."""
         return cls(
             id=session.id,
@@ -368,6 +390,7 @@ class SessionOut(Schema):
             end_reason=session.end_reason.value if session.end_reason else "",
             end_detail=session.end_detail,
             recording_digest=session.recording_digest,
+            running=RunningOut(n=shown.n, kind=shown.kind, since=shown.since, sql=shown.sql) if shown else None,
         )
 
 

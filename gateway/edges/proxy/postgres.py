@@ -304,8 +304,7 @@ class PostgresDoor:
         self, visitor: Visitor, session: PostgresSession, target: Target, leg: Leg, machine: TargetLogin
     ) -> None:
         key = self._keys.issue(Backend(target, machine.pid, machine.secret), visitor.minor)
-        if isinstance(session, GuardedSession):
-            session.cancel = partial(cancel, target, machine.pid, machine.secret, self._scratch)
+        session.cancel_request = partial(cancel, target, machine.pid, machine.secret, self._scratch)
         try:
             greeting = pg.authentication_ok() + pg.backend_key_data(key.pid, key.secret) + machine.settled()
             session.start(leg, greeting, visitor.early, machine.rest())

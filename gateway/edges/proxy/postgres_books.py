@@ -1,12 +1,14 @@
 """A session's account kept beside its bytes: at once where somebody waits for it, else many chunks together."""
 
 import asyncio
+import secrets
 from collections import deque
 from collections.abc import Callable
 from datetime import datetime
 from time import monotonic
 
 from gateway.audit.recording import unix_ns
+from gateway.core.bind_parameters import BindParameters
 from gateway.wire.buffer import ProtocolViolation
 from gateway.wire.postgres_account import Entry, unread
 from gateway.wire.postgres_rounds import RoundAccount
@@ -125,3 +127,14 @@ class Books:
             at_ns = origin + int(at * 1e9)
             self.records += [(kind, at_ns, data) for kind, data in entries]
             entries.clear()
+
+
+def telling(policy: BindParameters) -> Telling:
+    """What the policy means for one session's records."""
+    match policy:
+        case BindParameters.FULL:
+            return TELL_ALL
+        case BindParameters.MASKED:
+            return Telling(key=secrets.token_bytes(32))
+        case BindParameters.NONE:
+            return Telling(is_silent=True)

@@ -2,10 +2,9 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from time import monotonic
-from typing import Any
 
 from gateway.app.ports import Recording
 from gateway.app.statement_ports import StatementReader
@@ -41,7 +40,7 @@ def is_guarded(level: Level) -> bool:
 
 
 class GuardedSession(PostgresSession):
-    """`tell` stores an event (type, data) without blocking; `cancel` is set once the target is known."""
+    """`tell` stores an event (type, data) without blocking; `cancel_request` is set once the target is known."""
 
     def __init__(
         self,
@@ -56,7 +55,6 @@ class GuardedSession(PostgresSession):
         is_strict: bool,
     ) -> None:
         super().__init__(client, recording, now, backlog, is_strict=is_strict, bind_parameters=level.bind_parameters)
-        self.cancel: Callable[[], Coroutine[Any, Any, None]] | None = None
         self._level = level
         self._reader = reader
         self._tell = tell
@@ -185,8 +183,8 @@ class GuardedSession(PostgresSession):
         self._send_cancel()
 
     def _send_cancel(self) -> None:
-        if self.cancel is not None and self._cancelling is None and not self.over.done():
-            self._cancelling = asyncio.get_running_loop().create_task(self.cancel())
+        if self.cancel_request is not None and self._cancelling is None and not self.over.done():
+            self._cancelling = asyncio.get_running_loop().create_task(self.cancel_request())
             self._cancelling.add_done_callback(self._cancelled)
 
     def _cancelled(self, _: "asyncio.Task[None]") -> None:

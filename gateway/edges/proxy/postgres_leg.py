@@ -27,6 +27,7 @@ class Pause(IntFlag):
     ENDING = 16
     SPOOL = 32
     CUT = 64
+    CANCELLING = 128
 
 
 class Leg(asyncio.BufferedProtocol):

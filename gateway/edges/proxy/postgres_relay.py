@@ -1,23 +1,25 @@
 """One database session: bytes both ways with back-pressure, every statement recorded, ended at once when told to."""
 
 import asyncio
-import secrets
+import json
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from datetime import datetime, timedelta
+from time import monotonic
+from typing import Any
 
 from gateway.app.ports import Recording, RecordingFailed
+from gateway.app.statement_ports import Statement
 from gateway.core.bind_parameters import BindParameters
 from gateway.core.errors import Conflict, Refusal
 from gateway.core.session import EndReason
-from gateway.edges.proxy.postgres_books import Backlog, Books
+from gateway.edges.proxy.postgres_books import Backlog, Books, telling
 from gateway.edges.proxy.postgres_leg import Leg, Pause
 from gateway.edges.proxy.postgres_refusals import of_end, of_long_statement
 from gateway.wire.buffer import ProtocolViolation
 from gateway.wire.postgres_account import Entry
 from gateway.wire.postgres_messages import Report, error_response, notice_response
-from gateway.wire.postgres_values import TELL_ALL, Telling
 from gateway.wire.postgres_walk import StatementTooLong
 
 _HELD_HIGH = 1 << 16  # bytes that may wait for their record before the client is paused
@@ -63,7 +65,7 @@ class PostgresSession:
         self._is_asking = False
         self._stalled = b""  # from the client, recorded in part: goes on when the recorder has taken the rest
         self._hides_values = bind_parameters.hides()
-        self._books = Books(now, _telling(bind_parameters))
+        self._books = Books(now, telling(bind_parameters))
         self._account = self._books.account
         self._held: deque[tuple[bytes, int]] = deque()  # chunks, each with the record it waits for
         self._held_bytes = 0
@@ -72,6 +74,8 @@ class PostgresSession:
         self._client_is_gone = False
         self.left_work = False  # the client went away while the target worked for it
         self._last_words = b""
+        self.cancel_request: Callable[[], Coroutine[Any, Any, None]] | None = None  # once the target is known
+        self._cancel_asked: asyncio.Task[None] | None = None
 
     # ------------------------------------------------------------ LiveSession: from any thread
 
@@ -92,6 +96,16 @@ class PostgresSession:
     def idle_for(self) -> timedelta:
         """Databases limit idle transactions themselves; an idle connection holds nothing."""
         return timedelta(0)
+
+    def statement(self) -> Statement | None:
+        """See `LiveSession`."""
+        running = self._account.running()
+        return running and Statement(running[0], running[1], timedelta(seconds=monotonic() - running[2]))
+
+    def cancel(self, by: str, n: int) -> None:
+        """See `LiveSession`."""
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._cancel_statement_of, by, n)
 
     # ------------------------------------------------------------ on the loop
 
@@ -297,6 +311,24 @@ class PostgresSession:
             if self._target is not None and self._books.answers.is_at_boundary():
                 self._flush_warnings()
 
+    def _cancel_statement_of(self, by: str, n: int) -> None:
+        """The client's next statement waits until the cancel request is through: it must not hit that one."""
+        self.settle()
+        running = self._account.running()
+        if running is None or n not in (0, running[0]) or self.cancel_request is None:
+            return
+        if self._held or self._ending is not None or self._cancel_asked is not None:
+            return
+        self.note("cancel", json.dumps({"n": running[0], "by": by}).encode())
+        self._client.pause(Pause.CANCELLING)
+        self._cancel_asked = self._loop.create_task(self.cancel_request())
+        self._cancel_asked.add_done_callback(self._cancel_is_through)
+        self._warn(f"gateway: {by} cancels your statement.")
+
+    def _cancel_is_through(self, _: "asyncio.Task[None]") -> None:
+        self._cancel_asked = None
+        self._client.resume(Pause.CANCELLING)
+
     def _flush_warnings(self) -> None:
         for sentence in self._warnings:
             self._client.write(notice_response(Report("WARNING", _WARNING, sentence)))
@@ -403,13 +435,3 @@ class PostgresSession:
                 self._target.resume(Pause.SPOOL)
         if self._client_is_gone and not self._held:
             self._leave()
-
-
-def _telling(policy: BindParameters) -> Telling:
-    match policy:
-        case BindParameters.FULL:
-            return TELL_ALL
-        case BindParameters.MASKED:
-            return Telling(key=secrets.token_bytes(32))
-        case BindParameters.NONE:
-            return Telling(is_silent=True)

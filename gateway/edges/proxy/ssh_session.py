@@ -294,6 +294,12 @@ class Connection:
         """See `LiveSession`."""
         return self.attendance.idle_for()
 
+    def statement(self) -> None:
+        """See `LiveSession`: a shell has none."""
+
+    def cancel(self, by: str, n: int) -> None:
+        """See `LiveSession`: core refuses before this is reached."""
+
     # ---------------------------------------------------------------- channels
 
     def start(self, work: Callable[[], None]) -> None:

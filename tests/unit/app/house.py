@@ -18,6 +18,7 @@ from gateway.app.demand_proof import passkey_proof
 from gateway.app.live import LiveSessions
 from gateway.app.passkey_ports import Passkey
 from gateway.app.ports import DatabaseLogin, EventFilter
+from gateway.app.statement_ports import Statement
 from gateway.core.authentication import Proof
 from gateway.core.errors import Refusal, Unavailable
 from gateway.core.event import Event
@@ -92,6 +93,8 @@ class Held:
     warnings: list[str] = field(default_factory=list)
     locks: list[bool] = field(default_factory=list)
     idle: timedelta = timedelta(0)
+    runs: Statement | None = None
+    cancels: list[tuple[str, int]] = field(default_factory=list)
 
     def terminate(self, reason: EndReason, detail: str) -> None:
         self.ended.append((reason, detail))
@@ -104,6 +107,12 @@ class Held:
 
     def idle_for(self) -> timedelta:
         return self.idle
+
+    def statement(self) -> Statement | None:
+        return self.runs
+
+    def cancel(self, by: str, n: int) -> None:
+        self.cancels.append((by, n))
 
 
 @dataclass

@@ -273,6 +273,24 @@ def test_parameters_are_told_in_bounds() -> None:
     assert [each["sql"] for each in told] == ["SELECT $1"] * 2
 
 
+def test_what_runs_is_known_until_it_is_answered() -> None:
+    session = Session()
+    assert session.account.running() is None
+    session.ask(query("SELECT " + "x" * 2000), at=3.0)
+    assert session.account.running() == (1, b"SELECT " + b"x" * 993, 3.0)
+    session.answer(tag("SELECT 1"), READY)
+    assert session.account.running() is None
+    session.ask(parse("a", "s"), bind("s"), execute(), SYNC, at=4.0)
+    assert session.account.running() == (2, b"a", 4.0)
+    session.answer(PARSED, BOUND)
+    assert session.account.running() == (2, b"a", 4.0)
+    session.answer(tag("SELECT 1"), READY)
+    session.ask(bind("s") + execute() + SYNC, at=5.0)
+    assert session.account.running() == (3, b"a", 5.0)
+    session.answer(BOUND, tag("SELECT 1"), READY)
+    assert session.account.running() is None
+
+
 MASKED, SILENT = Telling(key=b"k" * 32), Telling(is_silent=True)
 
 
