@@ -13,6 +13,7 @@ from gateway.adapters.credentials.postgres_doctor import PostgresDoctor
 from gateway.adapters.credentials.postgres_migrations import PostgresMigrations
 from gateway.adapters.credentials.ssh_ca import SshAuthorities
 from gateway.adapters.deploy_keys import DeployKeyring
+from gateway.adapters.door_tls import ClientAuthority
 from gateway.adapters.dpop import SignedDeviceProofs
 from gateway.adapters.event_log import EventLogReader, Sequencer, newest_event_at
 from gateway.adapters.incidents_file import IncidentsFile
@@ -125,6 +126,7 @@ def build(settings: Settings, lock_name: str = "lock") -> Gateway:
         deploy_keys=DeployKeyring(state / "keys" / "deploy.key"),
         sealer=SealedSecrets(state / "keys" / "tokens.key"),
         device_proofs=SignedDeviceProofs(),
+        clients=ClientAuthority(state / "tls" / "clients"),
         deploys=DeployMeans(LiveRuns(), commands, databases, databases),
         wake=lambda: supervisor.wake(),  # noqa: PLW0108 - the supervisor is made below
         rejudge=lambda: supervisor.rejudge(),  # noqa: PLW0108 - as above

@@ -20,7 +20,7 @@ import uvicorn
 import uvloop
 from pydantic import ValidationError
 
-from gateway.adapters.door_tls import end_point_binding, ensure_door_certificate
+from gateway.adapters.door_tls import ClientAuthority, end_point_binding, ensure_door_certificate
 from gateway.adapters.event_log import TreeMismatchError
 from gateway.adapters.webauthn import WebAuthnRelyingParty
 from gateway.app import journal
@@ -152,6 +152,8 @@ async def _open_doors(gateway: Gateway, *, is_worker: bool) -> _Doors:
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.minimum_version = ssl.TLSVersion.TLSv1_2
     tls.load_cert_chain(cert, key)
+    if settings.postgres.client_certificates:
+        ClientAuthority(settings.state_dir.expanduser() / "tls" / "clients").admit(tls)
     uses_scram = settings.postgres.authentication == "scram"
     binding = end_point_binding(cert) if uses_scram else b""
     postgres = None
@@ -185,6 +187,7 @@ async def _open_doors(gateway: Gateway, *, is_worker: bool) -> _Doors:
         postgres_port=postgres.port if postgres else 0,
         postgres_ca_pem=ca.read_text(),
         postgres_binds=bool(binding),
+        postgres_knows_certificates=settings.postgres.client_certificates,
         audit_key=gateway.audit_key,
     )
     passkeys = WebAuthnRelyingParty(settings.api_url())

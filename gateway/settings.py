@@ -59,6 +59,7 @@ class Postgres(_Part):
     tls_key_file: Path | None = None
     tls_ca_file: Path | None = None
     authentication: Literal["scram", "password"] = "password"  # how clients show their ticket
+    client_certificates: bool = False  # whether people may come with one of gw connect --certificate
     examine_targets: bool = True  # every day, and whenever their entry in the catalogue changes
 
 

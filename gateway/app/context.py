@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from gateway.app.certificate_ports import ClientSigner, NoClients
 from gateway.app.deploy_live import DeployMeans, no_means
 from gateway.app.doctor_ports import NoDoctor, TargetDoctor
 from gateway.app.live import LiveSessions
@@ -88,5 +89,6 @@ class Context:
     reader: StatementReader = field(default_factory=ReadsNothing)
     doctor: TargetDoctor = field(default_factory=NoDoctor)
     device_proofs: DeviceProofs = field(default_factory=NoDeviceProofs)
+    clients: ClientSigner = field(default_factory=NoClients)
     wake: Callable[[], None] = _nobody_sleeps  # rouses the supervisor: something ended
     rejudge: Callable[[], None] = _nobody_sleeps  # lets it ask policy again about every live session

@@ -51,7 +51,8 @@ def target_ca_file(state: Path) -> Path:
 
 def environment() -> dict[str, str]:
     """The caller's, without settings of another gateway: the stage is configured by its own files."""
-    kept = ("GATEWAY_WORKERS", "GATEWAY_POSTGRES__AUTHENTICATION")  # which are not the stage's business
+    # These are not the stage's business.
+    kept = ("GATEWAY_WORKERS", "GATEWAY_POSTGRES__AUTHENTICATION", "GATEWAY_POSTGRES__CLIENT_CERTIFICATES")
     return {n: value for n, value in os.environ.items() if n in kept or not n.startswith(("GATEWAY_", "PG"))}
 
 

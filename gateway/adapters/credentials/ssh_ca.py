@@ -47,7 +47,7 @@ CLOCK_SLACK = timedelta(seconds=30)
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@-]{0,127}")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._@-]")
 _RSA_BITS = range(3072, 8193)
-_PublicKey = ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey | rsa.RSAPublicKey
+AcceptedKey = ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 _NEW_CERTIFICATE = ("Run gw login to get a new one.",)
 NO_OPTIONS: Mapping[str, str] = {}
 
@@ -80,7 +80,7 @@ class SshAuthorities:
     def door_certificate(self, user: User, public_key: str, at: datetime, until: datetime) -> str:
         """See `SshSigner`. The key id and the only principal are the user's id."""
         _must_be_safe(user.id, "user id")
-        return _sign(self._door, _accepted_key(public_key), user.id, user.id, at - CLOCK_SLACK, until)
+        return _sign(self._door, accepted_key(public_key), user.id, user.id, at - CLOCK_SLACK, until)
 
     def target_certificate(
         self,
@@ -109,7 +109,7 @@ class SshAuthorities:
         if force_command is not None:
             options["force-command"] = force_command
         return _sign(
-            self._target, _accepted_key(public_key), key_id, account, at - CLOCK_SLACK, until,
+            self._target, accepted_key(public_key), key_id, account, at - CLOCK_SLACK, until,
             serial=certificate_serial(session_id), options=options, extensions=_extensions(rules or SshRules()),
         )  # fmt: skip
 
@@ -215,7 +215,7 @@ def _parse(blob: bytes) -> SSHCertificate | None:
     return None
 
 
-def _accepted_key(line: str) -> _PublicKey:
+def accepted_key(line: str) -> AcceptedKey:
     """A plain public key of a kind that we sign; ValueError says which ones are."""
     if "-cert-" in line.partition(" ")[0]:
         raise ValueError("This is a certificate; the public key itself is needed.")
@@ -234,7 +234,7 @@ def _accepted_key(line: str) -> _PublicKey:
 
 def _sign(
     authority: ed25519.Ed25519PrivateKey,
-    key: _PublicKey,
+    key: AcceptedKey,
     key_id: str,
     principal: str,
     after: datetime,

@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode
 
 import click
 
-from gateway.edges.cli import client, output, ssh_files
+from gateway.edges.cli import client, database_files, output, ssh_files
 from gateway.edges.cli.output import moment, safe, say
 
 _PASS_ON: dict[str, Any] = {"ignore_unknown_options": True, "allow_interspersed_args": False}
@@ -27,22 +27,54 @@ _EMERGENCY = "gwe_"  # a sign-in to break the glass only: good for that grant's 
 @click.argument("target")
 @click.option("--level", default="", help="Which of your grants; default the one with the most power.")
 @click.option("--once", is_flag=True, help="A ticket for one connection only.")
+@click.option("--certificate", is_flag=True, help="With a certificate of this sign-in instead of a ticket (databases).")
 @output.json_option
-def connect(target: str, level: str, once: bool, as_json: bool) -> None:
+def connect(target: str, level: str, once: bool, certificate: bool, as_json: bool) -> None:
     """Print how to reach TARGET with any client, with a ticket: a short-lived secret, given as password."""
+    if once and certificate:
+        raise click.UsageError("A certificate is good for many connections: --once or --certificate.")
     api = client.api()
+    if certificate:
+        _connect_by_certificate(api, target, level, as_json)
+        return
     ticket = _ticket(api, target, level, once=once)
     if ticket["kind"] == "ssh":
         _connect_ssh(ticket, _ssh_door(api), level, as_json)
         return
     door = _database_door(api)
-    url = _database_url(ticket, door)
     if as_json:
         told = {key: ticket[key] for key in ("target", "level", "grant", "expires_at")}
-        output.print_json({**told, "kind": "postgres", "url": url, "env": _libpq(ticket, door)})
+        output.print_json({**told, **_forms(ticket, door)})
         return
     say(f"# {safe(ticket['level'])} on {safe(ticket['target'])}; connect before {moment(ticket['expires_at'])}")
-    say(url)
+    _say_forms(target, ticket, door)
+
+
+def _connect_by_certificate(api: client.Api, target: str, level: str, as_json: bool) -> None:
+    """The database's name says the level, as there is no ticket to say it."""
+    door = _database_door(api)
+    if not door["certificates"]:
+        output.fail(
+            "The database door of this gateway takes no certificates.",
+            output.EXIT_ERROR, f"gw connect {target}", code="no-certificates",
+        )  # fmt: skip
+    signed = database_files.fetch(api)
+    # Who shows a certificate is asked for nothing more: there is no SCRAM to bind.
+    door |= {"binds": False, "key": signed.key, "certificate": signed.certificate}
+    login = {"user": signed.user, "target": f"{target}/{level}" if level else target}
+    if as_json:
+        output.print_json({"target": target, "level": level, "expires_at": signed.expires_at, **_forms(login, door)})
+        return
+    say(f"# {safe(target)} as {safe(signed.user)}; connect before {moment(signed.expires_at)}")
+    _say_forms(target, login, door)
+
+
+def _forms(ticket: Any, door: Mapping[str, Any]) -> dict[str, Any]:
+    return {"kind": "postgres", "url": _database_url(ticket, door), "env": _libpq(ticket, door)}
+
+
+def _say_forms(target: str, ticket: Any, door: Mapping[str, Any]) -> None:
+    say(_database_url(ticket, door))
     say("\n# the same for a shell:")
     for name, value in _libpq(ticket, door).items():
         say(f"export {name}={_shell_word(value)}")
@@ -88,15 +120,19 @@ def _database_door(api: client.Api) -> dict[str, Any]:
         output.fail("The database door is closed at this gateway.", output.EXIT_ERROR, code="door-closed")
     ca_file = client.home() / "door-ca.pem"
     client.write_private(ca_file, str(door["ca_pem"]).encode())
-    # A gateway of before says nothing of binding.
-    return {"host": str(door["host"]), "port": int(door["port"]), "ca_file": ca_file, "binds": door.get("binds", False)}
+    # A gateway of before says nothing of these.
+    can = {name: door.get(name, False) for name in ("binds", "certificates")}
+    return {"host": str(door["host"]), "port": int(door["port"]), "ca_file": ca_file, **can}
 
 
 def _database_url(ticket: Any, door: Mapping[str, Any]) -> str:
-    user, password = quote(ticket["user"], safe=""), quote(ticket["password"], safe="")
+    user = quote(ticket["user"], safe="")
+    if "password" in ticket:
+        user += ":" + quote(ticket["password"], safe="")
     host = f"[{door['host']}]" if ":" in door["host"] else door["host"]
-    query = urlencode({"sslmode": "verify-full", "sslrootcert": str(door["ca_file"])}, quote_via=quote)
-    return f"postgresql://{user}:{password}@{host}:{door['port']}/{quote(ticket['target'], safe='')}?{query}"
+    files = {"sslcert": str(door["certificate"]), "sslkey": str(door["key"])} if "key" in door else {}
+    query = urlencode({"sslmode": "verify-full", "sslrootcert": str(door["ca_file"]), **files}, quote_via=quote)
+    return f"postgresql://{user}@{host}:{door['port']}/{quote(ticket['target'], safe='')}?{query}"
 
 
 def _libpq(ticket: Any, door: Mapping[str, Any]) -> dict[str, str]:
@@ -105,9 +141,10 @@ def _libpq(ticket: Any, door: Mapping[str, Any]) -> dict[str, str]:
         "PGPORT": str(door["port"]),
         "PGUSER": str(ticket["user"]),
         "PGDATABASE": str(ticket["target"]),
-        "PGPASSWORD": str(ticket["password"]),
+        **({"PGPASSWORD": str(ticket["password"])} if "password" in ticket else {}),
         "PGSSLMODE": "verify-full",
         "PGSSLROOTCERT": str(door["ca_file"]),
+        **({"PGSSLCERT": str(door["certificate"]), "PGSSLKEY": str(door["key"])} if "key" in door else {}),
         # Without it libpq would give the ticket itself to whoever asked for it instead of for a proof.
         **({"PGCHANNELBINDING": "require"} if door["binds"] else {}),
     }
@@ -115,7 +152,13 @@ def _libpq(ticket: Any, door: Mapping[str, Any]) -> dict[str, str]:
 
 def _service(ticket: Any, door: Mapping[str, Any]) -> dict[str, str]:
     names = {"PGHOST": "host", "PGPORT": "port", "PGUSER": "user", "PGDATABASE": "dbname", "PGPASSWORD": "password"}
-    names |= {"PGSSLMODE": "sslmode", "PGSSLROOTCERT": "sslrootcert", "PGCHANNELBINDING": "channel_binding"}
+    names |= {
+        "PGSSLCERT": "sslcert",
+        "PGSSLKEY": "sslkey",
+        "PGSSLMODE": "sslmode",
+        "PGSSLROOTCERT": "sslrootcert",
+        "PGCHANNELBINDING": "channel_binding",
+    }
     return {names[name]: safe(value) for name, value in _libpq(ticket, door).items()}
 
 
@@ -145,7 +188,8 @@ def psql(level: str, target: str, args: tuple[str, ...]) -> None:
     env = {name: value for name, value in os.environ.items() if not name.startswith("PGSSL")}
     for name in ("PGSERVICE", "PGSERVICEFILE", "PGHOSTADDR", "PGPASSFILE", "PGREQUIRESSL", "GW_TOKEN"):
         env.pop(name, None)
-    env |= _libpq(ticket, door) | {"PGGSSENCMODE": "disable"}
+    # A certificate of ~/.postgresql is for another server, and the door might ask for one.
+    env |= _libpq(ticket, door) | {"PGGSSENCMODE": "disable", "PGSSLCERTMODE": "disable"}
     _flush()
     if _speaks_tls(binary):
         os.execve(binary, ["psql", *args], env)  # noqa: S606  the program that the person asked for
@@ -159,7 +203,7 @@ def _run_tunnelled(binary: str, args: tuple[str, ...], env: dict[str, str], door
     signal.signal(signal.SIGINT, lambda *_: None)
     with Tunnel(door["host"], door["port"], door["ca_file"], binds=door["binds"]) as folder:
         env |= {"PGHOST": folder, "PGPORT": str(PORT), "PGSSLMODE": "disable"}
-        for name in ("PGSSLROOTCERT", "PGCHANNELBINDING"):  # TLS is the tunnel's
+        for name in ("PGSSLROOTCERT", "PGCHANNELBINDING", "PGSSLCERTMODE"):  # TLS is the tunnel's
             env.pop(name, None)
         ran = subprocess.run([binary, *args], env=env, check=False)  # noqa: S603  as above
     click.get_current_context().exit(_exit_code(ran.returncode))

@@ -109,8 +109,9 @@ def door(wired: Wired) -> DoorOut:
     facts = wired.doors
     ssh = SshDoorOut(host=facts.ssh_host, port=facts.ssh_port, host_key=facts.ssh_host_key)
     postgres = PostgresDoorOut(
-        host=facts.postgres_host, port=facts.postgres_port, ca_pem=facts.postgres_ca_pem, binds=facts.postgres_binds
-    )
+        host=facts.postgres_host, port=facts.postgres_port, ca_pem=facts.postgres_ca_pem, binds=facts.postgres_binds,
+        certificates=facts.postgres_knows_certificates,
+    )  # fmt: skip
     return DoorOut(
         ssh=ssh if facts.ssh_port else None,
         postgres=postgres if facts.postgres_port else None,

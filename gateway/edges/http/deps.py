@@ -39,6 +39,7 @@ class DoorFacts:
     postgres_port: int
     postgres_ca_pem: str
     audit_key: str
+    postgres_knows_certificates: bool = False  # TLS client certificates of its own
     postgres_binds: bool = False  # SCRAM with channel binding, which a client should then insist on
 
 

@@ -1,5 +1,6 @@
 """Asking, approving, reviewing, revoking, and the credentials for the doors. No rule lives here: use cases decide."""
 
+import ssl
 from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Annotated
@@ -8,8 +9,10 @@ from fastapi import APIRouter, Query, Response
 
 from gateway.app import list_access
 from gateway.app.approve_request import answer, pending_for
+from gateway.app.authenticate import bearer_of
 from gateway.app.break_glass import break_glass
 from gateway.app.context import Context
+from gateway.app.database_certificate import database_certificate
 from gateway.app.extend_grant import extend_grant
 from gateway.app.issue_ticket import issue_ticket
 from gateway.app.request_access import Outcome, request_access
@@ -20,10 +23,11 @@ from gateway.app.ssh_certificate import ssh_certificate
 from gateway.core.grant import Review
 from gateway.core.request import Request, Verdict
 from gateway.core.target import Kind
-from gateway.edges.http.deps import AccessReader, Caller, Ctx, GlassBreaker
+from gateway.edges.http.deps import AccessReader, Caller, Ctx, GlassBreaker, Token
 from gateway.edges.http.schemas import (
     AskIn,
     CertificateOut,
+    DatabaseCertificateOut,
     GrantOut,
     NoteIn,
     OutcomeOut,
@@ -149,6 +153,14 @@ def certificate(ctx: Ctx, user: Caller, body: PublicKeyIn) -> CertificateOut:
     """A certificate for the SSH door: proves who comes, gives no right by itself."""
     signed = ssh_certificate(ctx, user, body.public_key)
     return CertificateOut(certificate=signed.certificate, expires_at=signed.expires_at)
+
+
+@router.post("/database-certificate", status_code=201, responses=problems(403, 422))
+def database_client_certificate(ctx: Ctx, user: Caller, token: Token, body: PublicKeyIn) -> DatabaseCertificateOut:
+    """A TLS client certificate for the database door: proves who comes, no right by itself; ends with the sign-in."""
+    signed = database_certificate(ctx, user, bearer_of(ctx, token, "cli")[0], body.public_key)
+    pem = ssl.DER_cert_to_PEM_cert(signed.der)
+    return DatabaseCertificateOut(certificate=pem, user=signed.user_name, expires_at=signed.expires_at)
 
 
 def _outcome(ctx: Context, outcome: Outcome, response: Response | None = None) -> OutcomeOut:

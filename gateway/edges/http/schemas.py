@@ -411,6 +411,14 @@ class CertificateOut(Schema):
     expires_at: datetime
 
 
+class DatabaseCertificateOut(Schema):
+    """`certificate` is PEM; `user` is the name to sign in with."""
+
+    certificate: str
+    user: str
+    expires_at: datetime
+
+
 class UserOut(Schema):
     name: str
     email: str
@@ -431,12 +439,15 @@ class SshDoorOut(Schema):
 
 
 class PostgresDoorOut(Schema):
-    """`binds` is true where clients may insist on channel binding (libpq's `channel_binding=require`)."""
+    """`binds` is true where clients may insist on channel binding (libpq's `channel_binding=require`),
+    `certificates` where they may come with a certificate instead of a ticket.
+    """
 
     host: str
     port: int
     ca_pem: str
     binds: bool
+    certificates: bool
 
 
 class DoorOut(Schema):

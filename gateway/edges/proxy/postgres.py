@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from gateway.app.context import Context
+from gateway.app.database_certificate import user_of_certificate
 from gateway.app.live import LiveSessions
 from gateway.app.note_statement import note_statement
 from gateway.app.open_session import Opened, end_session, open_session, user_of_ticket
@@ -31,7 +32,7 @@ from gateway.edges.proxy import postgres_refusals as refuse
 from gateway.edges.proxy.listener import MAX_STRANGERS, Admission, Listener
 from gateway.edges.proxy.postgres_books import Backlog
 from gateway.edges.proxy.postgres_cancel import Backend, CancelKeys
-from gateway.edges.proxy.postgres_greeting import Manners, Visitor, greet
+from gateway.edges.proxy.postgres_greeting import Manners, Shown, Visitor, greet
 from gateway.edges.proxy.postgres_guarded import GuardedSession, is_guarded
 from gateway.edges.proxy.postgres_known import MasksUnsure, learn
 from gateway.edges.proxy.postgres_leg import SCRATCH, Leg, LegClosed
@@ -56,6 +57,10 @@ def _proves_nothing(user: str, proof: Proof | Misbound, target: str, client: str
     raise NotImplementedError("this door asks for passwords")
 
 
+def _recognises_nobody(user: str, digest: str, target: str, level: str, client: str) -> tuple[User, Grant]:
+    raise NotImplementedError("this door asks for no certificates")
+
+
 @dataclass(frozen=True, slots=True)
 class Doorkeeper:
     """The use cases behind the door, as plain synchronous calls. They raise GatewayError."""
@@ -68,6 +73,7 @@ class Doorkeeper:
     reader: StatementReader = field(default_factory=ReadsNothing)
     note: Callable[[Session, str, Mapping[str, object]], None] = lambda *_: None
     prove: Callable[[str, Proof | Misbound, str, str], tuple[User, Grant, bytes]] = field(default=_proves_nothing)
+    recognise: Callable[[str, str, str, str, str], tuple[User, Grant]] = field(default=_recognises_nobody)
     mask_key: bytes = field(default=b"", repr=False)
 
     @classmethod
@@ -82,6 +88,7 @@ class Doorkeeper:
             ctx.reader,
             partial(note_statement, ctx),
             lambda user, proof, target, client: user_of_proof(ctx, user, proof, target, client),
+            partial(user_of_certificate, ctx),
             ctx.mask_key,
         )
 
@@ -188,7 +195,11 @@ class PostgresDoor:
         On a worker's thread, at one go: each change of threads costs a busy gateway more than the look-ups do.
         """
         answer = b""
-        if isinstance(visitor.secret, Proof | Misbound):
+        if isinstance(visitor.secret, Shown):
+            user, grant = self._keeper.recognise(
+                visitor.user, visitor.secret.digest, visitor.target, visitor.level, client
+            )
+        elif isinstance(visitor.secret, Proof | Misbound):
             user, grant, said = self._keeper.prove(visitor.user, visitor.secret, visitor.target, client)
             answer = pg.authentication_sasl_final(said)
         else:

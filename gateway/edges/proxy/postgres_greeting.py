@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from gateway.app.database_certificate import digest_of_certificate
 from gateway.app.ticket_proof import salt_of
 from gateway.edges.proxy import postgres_refusals as refuse
 from gateway.edges.proxy.postgres_leg import Leg, LegClosed, tune
@@ -23,8 +24,15 @@ _MAX_NAME = 200
 
 
 @dataclass(frozen=True, slots=True)
+class Shown:
+    """The certificate that completed the TLS handshake, by its digest."""
+
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class Visitor:
-    """Who knocks, for which target, and with what: a ticket as password, or the proof of one.
+    """Who knocks, for which target, and with what: a ticket as password, the proof of one, or a certificate.
 
     `early` are bytes that came behind it.
     """
@@ -34,7 +42,7 @@ class Visitor:
     level: str
     minor: int
     parameters: Mapping[str, str]
-    secret: str | Proof | Misbound = field(repr=False)
+    secret: str | Proof | Misbound | Shown = field(repr=False)
     tls: str = ""
     early: bytes = field(default=b"", repr=False)
 
@@ -121,7 +129,9 @@ async def _sign_in(leg: Leg, machine: ClientGreeting, startup: Startup, manners:
     user, target, level = _names(startup)
     if startup.needs_negotiation():
         leg.write(pg.negotiate_protocol_version(startup))
-    secret = await (_scram(leg, machine, user, target, manners) if manners.uses_scram else _password(leg, machine))
+    secret: str | Proof | Misbound | Shown | None = _certificate(leg)
+    if secret is None:
+        secret = await (_scram(leg, machine, user, target, manners) if manners.uses_scram else _password(leg, machine))
     return Visitor(
         user,
         target,
@@ -132,6 +142,17 @@ async def _sign_in(leg: Leg, machine: ClientGreeting, startup: Startup, manners:
         (leg.tls.version() or "") if leg.tls is not None else "",
         machine.rest(),
     )
+
+
+def _certificate(leg: Leg) -> Shown | None:
+    """What the client showed in this handshake; a resumed session shows what was shown in another one.
+
+    OpenSSL has verified it and that the client has its key; there is none unless the door's context asks for it.
+    """
+    if leg.tls is None or leg.tls.session_reused:
+        return None
+    der = leg.tls.getpeercert(binary_form=True)
+    return Shown(digest_of_certificate(der)) if der else None
 
 
 async def _password(leg: Leg, machine: ClientGreeting) -> str:

@@ -1,4 +1,6 @@
 import ssl
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from hashlib import new
 from pathlib import Path
@@ -8,9 +10,11 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from gateway.adapters.door_tls import end_point_binding, ensure_door_certificate
+from gateway.adapters.door_tls import ClientAuthority, end_point_binding, ensure_door_certificate
+from gateway.core.principal import User
 
 AT = datetime.now(UTC)
 
@@ -120,3 +124,72 @@ def test_a_signature_without_a_hash_has_no_binding(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(x509, "load_pem_x509_certificate", lambda _: Unknown())
     assert end_point_binding(file) == b""
+
+
+PERSON = User("usr_1", "https://idp.test", "oncall", "o" * 90, "", frozenset())
+KEY = rsa.generate_private_key(65537, 3072)
+LINE = KEY.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+
+
+def test_a_client_s_certificate_is_for_clients_alone_and_ends(tmp_path: Path) -> None:
+    authority = ClientAuthority(tmp_path / "clients")
+    cert = x509.load_der_x509_certificate(authority.sign(PERSON, LINE, AT, AT + timedelta(hours=1)))
+    assert list(cert.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value) == [
+        ExtendedKeyUsageOID.CLIENT_AUTH
+    ]
+    assert not cert.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    assert cert.not_valid_after_utc == (AT + timedelta(hours=1)).replace(microsecond=0)
+    assert cert.public_key() == KEY.public_key()
+    assert (tmp_path / "clients" / "ca.key").stat().st_mode & 0o777 == 0o600
+    again = ClientAuthority(tmp_path / "clients")
+    assert again.ca_file.read_bytes() == authority.ca_file.read_bytes()
+    cert.verify_directly_issued_by(x509.load_pem_x509_certificate(again.ca_file.read_bytes()))
+
+
+def test_processes_that_start_together_make_one_authority(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: ClientAuthority(tmp_path / "clients"), range(8)))
+    serials = {x509.load_der_x509_certificate(each.sign(PERSON, LINE, AT, AT)).issuer for each in made}
+    assert len({each._ca.serial_number for each in made}) == len(serials) == 1
+
+
+def handshake(authority: ClientAuthority, tmp_path: Path, der: bytes | None) -> bytes | None:
+    """What the server holds for the client's certificate, once both are done; ssl.SSLError when they are not."""
+    cert, key, ca = ensure_door_certificate(tmp_path / "tls", ("gw.example",), AT)
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(cert, key)
+    authority.admit(server)
+    client = ssl.create_default_context(cafile=str(ca))
+    if der is not None:
+        file = tmp_path / "client.pem"
+        file.write_text(
+            ssl.DER_cert_to_PEM_cert(der)
+            + KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+        )
+        client.load_cert_chain(file)
+    a_in, a_out, b_in, b_out = (ssl.MemoryBIO() for _ in range(4))
+    near = client.wrap_bio(a_in, a_out, server_hostname="gw.example")
+    far = server.wrap_bio(b_in, b_out, server_side=True)
+    for _ in range(10):
+        for side in (near, far):
+            with suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+        b_in.write(a_out.read())
+        a_in.write(b_out.read())
+    return far.getpeercert(binary_form=True)
+
+
+def test_a_handshake_with_a_certificate_with_none_and_with_one_that_has_expired(tmp_path: Path) -> None:
+    authority = ClientAuthority(tmp_path / "clients")
+    der = authority.sign(PERSON, LINE, AT, AT + timedelta(hours=1))
+    old = authority.sign(PERSON, LINE, AT - timedelta(days=2), AT - timedelta(days=1))
+    assert [handshake(authority, tmp_path, each) for each in (der, None, old)] == [der, None, old]
+
+
+def test_a_certificate_of_another_authority_or_for_a_server_ends_the_handshake(tmp_path: Path) -> None:
+    authority, other = ClientAuthority(tmp_path / "clients"), ClientAuthority(tmp_path / "others")
+    with pytest.raises(ssl.SSLError, match=r"(?i)certificate"):
+        handshake(authority, tmp_path, other.sign(PERSON, LINE, AT, AT + timedelta(hours=1)))
+    own = self_signed(KEY, hashes.SHA256()).public_bytes(Encoding.DER)
+    with pytest.raises(ssl.SSLError, match=r"(?i)certificate"):
+        handshake(authority, tmp_path, own)

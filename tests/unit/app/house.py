@@ -9,6 +9,7 @@ from pathlib import Path
 from gateway.adapters.cedar import CedarPolicy
 from gateway.adapters.credentials.postgres import PostgresRoles
 from gateway.adapters.credentials.ssh_ca import SshAuthorities
+from gateway.adapters.door_tls import ClientAuthority
 from gateway.adapters.event_log import EventLogReader, Sequencer
 from gateway.adapters.recordings import FileRecorder, Keyring
 from gateway.adapters.signer import Signer
@@ -178,6 +179,7 @@ def open_house(folder: Path, server: PostgresServer) -> Iterator[House]:
         gateway="house", clock=clock, ids=RandomIds(clock), store=store, log=log,
         policy=CedarPolicy(POLICIES, ROLES), catalogue=FixedCatalogue(_catalogue(folder, server, database, group)),
         roles=roles, ssh=SshAuthorities(folder / "ssh"), recorder=recorder, notifier=notes, live=LiveSessions(),
+        clients=ClientAuthority(folder / "clients"),
     )  # fmt: skip
     people = {
         name: User(ctx.ids.new("usr"), "https://idp.test", name, name, "", frozenset(groups))

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from gateway.adapters.credentials.ssh_ca import SshAuthorities
+from gateway.adapters.door_tls import ClientAuthority
 from gateway.adapters.dpop import SignedDeviceProofs
 from gateway.adapters.sealed_secrets import SealedSecrets
 from gateway.adapters.store import SqlStore, upgrade
@@ -175,5 +176,6 @@ def make_stage(folder: Path, clock: FakeClock | None = None) -> Stage:
         catalogue=FixedCatalogue(CATALOGUE), roles=NoRoles(), ssh=SshAuthorities(folder / "ssh"),
         recorder=NoRecorder(), notifier=KeptNotes(), live=LiveSessions(),
         sealer=SealedSecrets(folder / "tokens.key"), device_proofs=SignedDeviceProofs(),
+        clients=ClientAuthority(folder / "clients"),
     )  # fmt: skip
     return Stage(ctx, clock, policy, log, store, database)

@@ -137,6 +137,24 @@ def run_with_ca(gw: Gw, ca: Path, *args: str, path: Path) -> "subprocess.Complet
     return subprocess.run([sys.executable, "-c", code, *args], env=env, capture_output=True, text=True, timeout=60)
 
 
+def test_a_certificate_instead_of_a_ticket(oncall: Gw, monkeypatch: pytest.MonkeyPatch) -> None:
+    no = oncall("connect", "orders-db", "--certificate")
+    assert no.exit_code == 1
+    assert "takes no certificates" in no.output
+    assert oncall("connect", "orders-db", "--certificate", "--once").exit_code == 2
+    door = connect._database_door
+    monkeypatch.setattr(connect, "_database_door", lambda api: {**door(api), "certificates": True, "binds": True})
+    told = oncall.json("connect", "orders-db", "--certificate", "--level", "read")
+    url = urlsplit(told["url"])
+    assert (url.username, url.password, url.path) == ("oncall", None, "/orders-db%2Fread")
+    assert told["env"].keys().isdisjoint({"PGPASSWORD", "PGCHANNELBINDING"})
+    key = Path(told["env"]["PGSSLKEY"])
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    before = key.read_bytes()
+    assert "sslcert=" in oncall("connect", "orders-db", "--certificate").stdout
+    assert key.read_bytes() == before
+
+
 def test_a_door_that_binds_is_held_to_it(oncall: Gw, monkeypatch: pytest.MonkeyPatch) -> None:
     """Libpq would otherwise give the ticket itself to whoever asked for it (channel_binding's default is `prefer`)."""
     door = connect._database_door

@@ -154,6 +154,20 @@ def test_a_certificate_for_the_door(client: TestClient, as_: People) -> None:
     assert client.post("/api/ssh-certificate", json={"public_key": "x"}, headers=as_("oncall")).status_code == 403
 
 
+def test_a_certificate_for_the_database_door(client: TestClient, as_: People) -> None:
+    from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    public = Ed25519PrivateKey.generate().public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+    answer = client.post("/api/database-certificate", json={"public_key": public}, headers=as_("oncall"))
+    assert answer.status_code == 201
+    assert answer.json()["user"] == "oncall"
+    assert x509.load_pem_x509_certificate(answer.json()["certificate"].encode())
+    assert client.post("/api/database-certificate", json={"public_key": "x"}, headers=as_("oncall")).status_code == 403
+    assert client.post("/api/database-certificate", json={"public_key": public}).status_code == 401
+
+
 def test_disabling_takes_effect_on_the_next_call(client: TestClient, as_: People, stage: Stage) -> None:
     oncall, lead = as_("oncall"), as_("lead")
     assert client.post("/api/users/oncall/disable", json={"reason": "left"}, headers=lead).json()["enabled"] is False

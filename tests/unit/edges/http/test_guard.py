@@ -200,7 +200,13 @@ def test_the_document_names_errors_and_examples(client: TestClient) -> None:
 def test_public_facts_need_no_token(client: TestClient) -> None:
     assert client.get("/api/door").json() == {
         "ssh": {"host": "127.0.0.1", "port": 2222, "host_key": "ssh-ed25519 AAAAdoor"},
-        "postgres": {"host": "127.0.0.1", "port": 5433, "ca_pem": "-----BEGIN CERTIFICATE-----\n", "binds": False},
+        "postgres": {
+            "host": "127.0.0.1",
+            "port": 5433,
+            "ca_pem": "-----BEGIN CERTIFICATE-----\n",
+            "binds": False,
+            "certificates": False,
+        },
         "audit_key": "vkey",
     }
 
