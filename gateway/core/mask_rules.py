@@ -42,6 +42,8 @@ _NODES = {
 _INNER = {"onConflictClause", "infer", "returningClause", "over"}  # nodes that stand there without their name
 _CONSTANTS = {"ival", "fval", "sval", "boolval", "bsval", "typeName"}
 _WORDS = {"BETWEEN", "NOT BETWEEN", "BETWEEN SYMMETRIC", "NOT BETWEEN SYMMETRIC"}
+_BETWEEN = ("<", "<=", ">", ">=")
+_EQUALS = {"SubLink": {"testexpr"}, "CaseExpr": {"arg"}, "JoinExpr": {"isNatural", "usingClause"}}  # calls = unnamed
 _BY_PLACE = ("sortClause", "groupClause", "distinctClause")
 _SYSTEM = frozenset({"ctid", "tableoid", "xmin", "xmax", "cmin", "cmax"})
 _RESULTS = frozenset({"case", "coalesce", "array", "row", "exists", "greatest", "least", "nullif", "bool", "column1"})
@@ -69,6 +71,17 @@ def judge_masked(tree: object, known: Known) -> Broken | None:
     except (RecursionError, KeyError, TypeError, AttributeError, ValueError):
         return Broken("masked", "The statement cannot be judged: it is nested too deep, or of an unknown shape.", _HINT)
     return None
+
+
+def is_indirect(tree: object) -> bool:
+    """True for a text whose result is that of another statement, found by its name when it runs (FETCH, EXECUTE)."""
+    statements = tree.get("stmts", []) if isinstance(tree, dict) else []
+    nodes = [_node(_node(each)["stmt"]) for each in _list(statements)]
+    return any("ExecuteStmt" in each or ("FetchStmt" in each and not _moves(each["FetchStmt"])) for each in nodes)
+
+
+def _moves(fetch: object) -> bool:
+    return bool(_node(fetch).get("ismove"))
 
 
 def _named(node: object) -> list[tuple[str, Node]]:
@@ -184,6 +197,8 @@ class _Statement:
 
     def _calls(self, name: str, body: Node) -> None:
         """What is called by name, or may be."""
+        if set(body) & _EQUALS.get(name, set()):
+            self._operator(["="])
         if name == "FuncCall":
             self._function(_strings(body["funcname"]))
         elif name in ("A_Expr", "SubLink"):
@@ -260,8 +275,9 @@ class _Statement:
         raise _Refused(f"The function {last[:63]} is not called at a level with masks: it may read what is masked.")
 
     def _operator(self, name: list[str]) -> None:
-        if name and name[-1] not in _WORDS and name[-1] in self.known.odd_operators:
-            raise _Refused(f"The operator {name[-1][:63]} is not PostgreSQL's own: it may read what is masked.")
+        for each in _BETWEEN if name and name[-1] in _WORDS else name[-1:]:
+            if each in self.known.odd_operators:
+                raise _Refused(f"The operator {each[:63]} is not PostgreSQL's own: it may read what is masked.")
 
     def _row_function(self, column: Node) -> None:
         """`row.name` calls a function of that name when there is no such column."""

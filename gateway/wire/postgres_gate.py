@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from gateway.wire.buffer import ProtocolViolation
 from gateway.wire.postgres_messages import HEADER, Report, error_response, message, parse_fields
+from gateway.wire.postgres_portals import Portals
 
 Judge = Callable[[bytes], Report | None]
 CANCELED = "57014"
@@ -22,7 +23,7 @@ MOST_PENDING = 10_000  # refusals that the server has not answered yet
 LONGEST_ERROR = 1 << 20
 _UNPACK = HEADER.unpack_from
 _HEAD = HEADER.size
-_QUERY, _PARSE, _CALL = b"QPF"
+_QUERY, _PARSE, _CALL, _BIND, _EXECUTE, _SYNC = b"QPFBES"
 _ERROR, _READY, _ROW, _COPY, _SUSPENDED = b"EZDds"
 _WHOLE = frozenset(b"EZ")  # read here
 _APART = frozenset(b"ANS")  # notifications, notices and settings belong to no statement
@@ -58,14 +59,27 @@ class Refusals:
         return report
 
 
+@dataclass(frozen=True, slots=True)
+class PortalRule:
+    """`is_indirect` of a text that was judged; `report` tells the client what may not be bound or run."""
+
+    portals: Portals
+    is_indirect: Callable[[bytes], bool]
+    report: Report
+
+
 class ClientGate:
     """From the client: whole statements are judged, all else passes as it comes. Lengths were looked at before."""
 
-    def __init__(self, judge: Judge, no_calls: Report | None, refusals: Refusals) -> None:
+    def __init__(
+        self, judge: Judge, no_calls: Report | None, refusals: Refusals, portals: PortalRule | None = None
+    ) -> None:
         """`no_calls` is told about function calls by number, which cannot be judged; None lets them pass."""
         self._judge = judge
         self._no_calls = no_calls
         self._refusals = refusals
+        self._portals = portals
+        self._read = frozenset((_QUERY, _PARSE, _CALL, *((_BIND, _EXECUTE, _SYNC) if portals else ())))
         self._held = bytearray()  # of a header, or of a statement that is not whole
         self._wanted = 0
         self._left = 0  # of a body that is under way
@@ -84,9 +98,9 @@ class ClientGate:
         while len(chunk) - pos >= _HEAD:
             kind, length = _UNPACK(chunk, pos)
             stop = pos + 1 + length
-            if kind in (_QUERY, _PARSE) and stop > len(chunk):
+            if stop > len(chunk) and self._waits(kind, chunk, pos + _HEAD):
                 break
-            instead = self._instead(kind, chunk[pos + _HEAD : stop]) if kind in (_QUERY, _PARSE, _CALL) else None
+            instead = self._instead(kind, chunk[pos + _HEAD : stop]) if kind in self._read else None
             if instead is not None:
                 out += (chunk[start:pos], instead)
                 start = stop
@@ -95,8 +109,17 @@ class ClientGate:
                 stop = len(chunk)
             pos = stop
         self._held += chunk[pos:]
-        self._wanted = _HEAD if len(self._held) < _HEAD else 1 + _UNPACK(self._held)[1]
+        self._wanted = _HEAD if len(self._held) < _HEAD else self._wanted_of(*_UNPACK(self._held))
         return b"".join((*out, chunk[start:pos]))
+
+    def _waits(self, kind: int, chunk: bytes, body: int) -> bool:
+        """True when more of a message must be there before it is judged."""
+        if kind == _BIND and self._portals is not None:
+            return chunk.count(0, body) < 2  # two names; how long they may be was looked at before
+        return kind in (_QUERY, _PARSE) or (kind == _EXECUTE and self._portals is not None)
+
+    def _wanted_of(self, kind: int, length: int) -> int:
+        return len(self._held) + 1 if kind == _BIND else 1 + length
 
     def _under_way(self, chunk: bytes) -> tuple[int, int]:
         """(where the next message begins, where what passes begins)."""
@@ -112,9 +135,32 @@ class ClientGate:
         if kind == _QUERY:
             report = self._judge(body[: body.find(0)])
             return None if report is None else message(b"Q", self._refusals.stand_in(report) + b"\0")
+        if kind == _PARSE:
+            return self._instead_of_parse(body)
+        return self._instead_of_run(kind, body, self._portals) if self._portals is not None else None
+
+    def _instead_of_parse(self, body: bytes) -> bytes | None:
         name, sql, _ = body.split(b"\0", 2)
         report = self._judge(sql)
-        return None if report is None else message(b"P", name + b"\0" + self._refusals.stand_in(report) + b"\0\0\0")
+        if report is not None:
+            return self._parse(name, report)
+        if self._portals is not None:
+            self._portals.portals.parse(name, is_indirect=self._portals.is_indirect(sql))
+        return None
+
+    def _instead_of_run(self, kind: int, body: bytes, rule: PortalRule) -> bytes | None:
+        if kind == _SYNC:
+            rule.portals.sync()
+            return None
+        first, _, rest = body.partition(b"\0")
+        if kind == _BIND:
+            may = rule.portals.may_bind(first, rest.partition(b"\0")[0])
+        else:
+            may = rule.portals.may_execute(first, rest)
+        return None if may else self._parse(b"", rule.report)
+
+    def _parse(self, name: bytes, report: Report) -> bytes:
+        return message(b"P", name + b"\0" + self._refusals.stand_in(report) + b"\0\0\0")
 
 
 @dataclass(frozen=True, slots=True)

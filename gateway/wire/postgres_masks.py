@@ -19,8 +19,11 @@ from gateway.wire.postgres_messages import HEADER, message
 Conceal = Callable[[bytes], bytes | None]
 # Of table oid, attribute number and type oid: how the column's values are masked, None where they are not.
 Origin = Callable[[int, int, int], Conceal | None]
+# Of schema and table: nothing in it is masked.
+IsFree = Callable[[str, str], bool]
 LONGEST_ROW = 1 << 26  # bytes of a row with masked columns, which is put together here
 LONGEST_DESCRIPTION = 1 << 20
+LONGEST_ERROR = 1 << 20
 STARS = b"****"
 _TEXTS = frozenset({19, 25, 1042, 1043})  # name, text, bpchar, varchar: the same in both formats
 _BPCHAR = 1042
@@ -35,7 +38,9 @@ _NULL = _LONG.pack(-1)
 _EXECUTE, _DESCRIBE, _SYNC, _QUERY = b"EDSQ"
 _DESCRIPTION, _NO_DATA, _ROW, _ERROR, _READY, _COPY_IN = b"TnDEZG"
 _ANY = 0xFFFFFFFF
-_MOST = {_DESCRIPTION: LONGEST_DESCRIPTION, _NO_DATA: 4}
+_MOST = {_DESCRIPTION: LONGEST_DESCRIPTION, _NO_DATA: 4, _ERROR: LONGEST_ERROR}
+_WHOLE = frozenset((_DESCRIPTION, _ERROR))
+_CONSTRAINT = b"23"  # the class of SQLSTATEs whose details quote rows
 _OURS, _THEIRS, _ENDS_SYNC, _ENDS_QUERY = range(4)
 
 
@@ -160,10 +165,11 @@ class MaskedAnswers:
     `trouble` says why nothing more comes out: what follows may hold masked columns, and nobody can say which.
     """
 
-    def __init__(self, asked: Asked, origin: Origin) -> None:
+    def __init__(self, asked: Asked, origin: Origin, is_free: IsFree) -> None:
         """`origin` raises CannotMask for what is not known."""
         self._asked = asked
         self._origin = origin
+        self._is_free = is_free
         self._held = bytearray()  # of a header, or of a message that is read here
         self._wanted = 0
         self._left = 0  # of a body that is passed on as it is
@@ -215,16 +221,14 @@ class MaskedAnswers:
                 raise CannotMask("a row came without its description")
             if self._is_masked and length > LONGEST_ROW:
                 raise CannotMask(f"a row with masked columns is longer than {LONGEST_ROW:,} bytes")
-        return kind == _DESCRIPTION or (kind == _ROW and self._is_masked)
+        return kind in _WHOLE or (kind == _ROW and self._is_masked)
 
     def _shows(self, kind: int) -> bool:
         """Take note of a message that is not read; False keeps it from the client (NoData alone)."""
         if kind == _NO_DATA:
             self._columns = None
             return self._asked.describes()
-        if kind == _ERROR:
-            self._asked.fails()
-        elif kind == _READY:
+        if kind == _READY:
             self._asked.ends()
             self._columns = None
         elif kind == _COPY_IN and not self._asked.is_simple:
@@ -234,9 +238,26 @@ class MaskedAnswers:
     def _read(self, kind: int, whole: bytes) -> bytes:
         if kind == _ROW:
             return _masked_row(whole, self._columns or ())
+        if kind == _ERROR:
+            self._asked.fails()
+            return _without_rows(whole, self._is_free)
         self._columns = tuple(self._origin(*each) for each in _origins(whole))
         self._is_masked = any(each is not None for each in self._columns)
         return whole if self._asked.describes() else b""
+
+
+def _without_rows(whole: bytes, is_free: IsFree) -> bytes:
+    """An error, without its detail where that may quote a row that the person's statement does not hold: one of a
+    table with masks, which a cascade or a trigger has changed.
+    """
+    fields = [each for each in whole[_HEAD:].split(b"\0") if each]
+    told = {each[:1]: each[1:] for each in fields}
+    if not told.get(b"C", b"").startswith(_CONSTRAINT):
+        return whole
+    schema, table = (told.get(key, b"").decode(errors="replace") for key in (b"s", b"t"))
+    if b"W" not in told and (not table or is_free(schema, table)):
+        return whole
+    return message(b"E", b"".join(each + b"\0" for each in fields if each[:1] != b"D") + b"\0")
 
 
 def _origins(whole: bytes) -> list[tuple[int, int, int]]:

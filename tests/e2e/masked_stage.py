@@ -23,6 +23,7 @@ MASKS: Masks = {
     ColumnName("public", "customers", "note"): Mask.NULL,
     ColumnName("public", "customers", "born"): Mask.FULL,
     ColumnName("public", "shown", "email"): Mask.FULL,
+    ColumnName("public", "accounts", "email"): Mask.FULL,
 }
 MADE = f"""
     CREATE TABLE customers (id int PRIMARY KEY, name text, email text UNIQUE, phone varchar(40), card char(24),
@@ -45,6 +46,17 @@ MADE = f"""
     CREATE FUNCTION steal(int, int) RETURNS text STABLE LANGUAGE sql AS 'SELECT email FROM customers WHERE id = $1';
     CREATE OPERATOR <#> (FUNCTION = steal, LEFTARG = int, RIGHTARG = int);
     CREATE VIEW through AS SELECT email_of(1) AS said;
+    CREATE FUNCTION gather(text, int) RETURNS text STABLE LANGUAGE sql AS 'SELECT email FROM customers WHERE id = $2';
+    CREATE AGGREGATE gathered(int) (SFUNC = gather, STYPE = text);
+    CREATE VIEW through_aggregate AS SELECT gathered(id) AS said FROM visits;
+    CREATE AGGREGATE harmless(int) (SFUNC = int4larger, STYPE = int);
+    CREATE OPERATOR <~> (FUNCTION = ts_rewrite, LEFTARG = tsquery, RIGHTARG = text);
+    CREATE FUNCTION compare(int, text) RETURNS boolean STABLE LANGUAGE sql AS 'SELECT email LIKE $2 FROM customers WHERE id = $1';
+    CREATE OPERATOR <= (FUNCTION = compare, LEFTARG = int, RIGHTARG = text);
+    CREATE TABLE plans (id int PRIMARY KEY, label text CHECK (label <> 'bad'));
+    CREATE TABLE accounts (id int, email text, plan int NOT NULL REFERENCES plans ON DELETE SET NULL);
+    INSERT INTO plans VALUES (1, 'a'), (2, 'b');
+    INSERT INTO accounts VALUES (1, '{SECRET}', 1);
     ANALYZE customers;
 """
 

@@ -16,8 +16,10 @@ from gateway.core.masking import ColumnName, Mask
 from gateway.core.obligation import Record
 from gateway.core.session import EndReason
 from gateway.core.target import Target
+from gateway.wire.postgres_messages import message
 from tests.e2e.masked_stage import MASKS, PHONE, SECRET, MaskedStage, masked_database
 from tests.e2e.postgres_stage import door_tls, leased, running_door
+from tests.e2e.postgres_wire import signed_in
 from tests.servers import PostgresServer
 
 Refused = psycopg.errors.InsufficientPrivilege
@@ -243,7 +245,9 @@ ATTACKS = [
     "SELECT query_to_xml('SELECT email FROM customers', true, true, '')", "SELECT table_to_xml('customers', true, true, '')", "SELECT cursor_to_xml('c', 1, true, true, '')",
     "SELECT * FROM ts_stat('SELECT to_tsvector(email) FROM customers')", "DO $$ BEGIN RAISE NOTICE '%', (SELECT max(email) FROM customers); END $$",
     "SELECT email_of(1)", "SELECT public.email_of(1)", "SELECT * FROM email_of(1)", "SELECT upper(1)", "SELECT contact(v) FROM visits v", "SELECT v.contact FROM visits v",
-    "SELECT (v).contact FROM visits v", "SELECT id <#> 1 FROM visits", "SELECT 1 OPERATOR(public.<#>) 1", "SELECT contact FROM hidden", "TABLE hidden_again", "TABLE kept", "TABLE archive",
+    "SELECT (v).contact FROM visits v", "SELECT gathered(id) FROM visits", "SELECT public.gathered(1)", "TABLE through_aggregate",
+    "SELECT 'a'::tsquery <~> 'SELECT ''a''::tsquery, plainto_tsquery(email) FROM customers LIMIT 1'", "SELECT id FROM visits WHERE id BETWEEN 0 AND 'a'::text",
+    "SELECT 1 FROM visits WHERE id NOT BETWEEN SYMMETRIC 0 AND 'a'::text", "SELECT id <#> 1 FROM visits", "SELECT 1 OPERATOR(public.<#>) 1", "SELECT contact FROM hidden", "TABLE hidden_again", "TABLE kept", "TABLE archive",
     "TABLE sampled", "TABLE through", "EXPLAIN ANALYZE SELECT id FROM customers WHERE email > 'm'", "EXPLAIN (ANALYZE) CREATE TABLE x AS TABLE customers",
     "SELECT histogram_bounds FROM pg_stats WHERE tablename = 'customers'", "SELECT * FROM pg_catalog.pg_stats", "SELECT * FROM pg_statistic", "SELECT query FROM pg_stat_activity",
     "SELECT lo_from_bytea(0, email::bytea) FROM customers", "SELECT lo_get(1)", "SELECT * FROM dblink('', 'SELECT 1') AS t(a int)", "CREATE EXTENSION dblink", "CALL x()",
@@ -291,6 +295,94 @@ def test_names_and_settings_do_not_matter(stage: MaskedStage, postgres_server: P
                 assert not leaks(rows.fetchall() if rows.description else "")
     finally:
         postgres_server.execute("DROP SCHEMA evil CASCADE", stage.target.database)
+
+
+FETCHED = b"DECLARE c CURSOR FOR SELECT email FROM customers ORDER BY id"
+OTHERS = (b"CLOSE c", b"DECLARE c CURSOR FOR SELECT page FROM visits")
+PREPARED = b"PREPARE q AS SELECT email FROM customers"
+OTHER_PREPARED = (b"DEALLOCATE q", b"PREPARE q AS SELECT page FROM visits")
+
+
+def parse(sql: bytes, name: bytes = b"") -> bytes:
+    return message(b"P", name + b"\0" + sql + b"\0\0\0")
+
+
+def bind(portal: bytes = b"", source: bytes = b"") -> bytes:
+    return message(b"B", portal + b"\0" + source + bytes(7))
+
+
+def run(portal: bytes = b"", most: int = 0) -> bytes:
+    return message(b"E", portal + b"\0" + most.to_bytes(4, "big"))
+
+
+def query(sql: bytes) -> bytes:
+    return message(b"Q", sql + b"\0")
+
+
+def extended(*texts: bytes) -> bytes:
+    return b"".join(
+        parse(each, b"s%d" % n) + bind(b"p%d" % n, b"s%d" % n) + run(b"p%d" % n) for n, each in enumerate(texts)
+    )
+
+
+SYNC = message(b"S")
+
+
+@pytest.mark.parametrize(
+    "rounds",
+    [
+        [query(FETCHED), parse(b"FETCH 9 FROM c", b"s") + bind(b"p", b"s") + run(b"p", 1) + SYNC, *map(query, OTHERS), run(b"p", 2) + SYNC],
+        [query(FETCHED), parse(b"FETCH 9 FROM c") + bind(b"p") + run(b"p", 1) + SYNC, *map(query, OTHERS), query(b"FETCH 3 FROM p")],
+        [query(FETCHED), parse(b"FETCH 9 FROM c") + SYNC, bind(b"p") + SYNC, query(b"MOVE 1 FROM p"), *map(query, OTHERS), run(b"p") + SYNC],
+        [query(FETCHED), parse(b"FETCH 9 FROM c") + bind() + run(b"", 1) + extended(*OTHERS) + run(b"", 3) + SYNC],
+        [query(FETCHED), parse(b"FETCH 9 FROM c") + bind() + SYNC, run(b"", 1) + SYNC, extended(*OTHERS) + run() + SYNC],
+        [query(PREPARED), parse(b"EXECUTE q", b"s") + bind(b"", b"s") + run(b"", 1) + extended(*OTHER_PREPARED) + run() + SYNC],
+        [query(PREPARED), parse(b"/* */ EXECUTE q") + bind(b"p") + run(b"p", 1) + SYNC, *map(query, OTHER_PREPARED), run(b"p") + SYNC],
+    ],
+)  # fmt: skip
+def test_a_name_given_to_another_statement_between_two_parts_of_a_result(
+    stage: MaskedStage, rounds: list[bytes]
+) -> None:
+    """The server describes the rest by the other statement: PostgreSQL 18 computes the rows of FETCH and EXECUTE when
+    their portal is first run, and looks their origin up by the name each time.
+    """
+    for size in (1, 7, 1 << 16):
+        with signed_in(stage) as client:
+            said = b""
+            for each in (query(b"BEGIN"), *rounds):
+                for start in range(0, len(each), size):
+                    client.sendall(each[start : start + size])
+                before, got = said, b"."
+                while b"Z\0\0\0\5" not in said[len(before) :] and got:
+                    got = client.recv(65536)
+                    said += got
+            assert not leaks(said)
+            assert b"FETCH and EXECUTE give their whole result at once" in said
+            client.sendall(
+                query(b"ROLLBACK")
+                + parse(b"SELECT email FROM customers ORDER BY id")
+                + bind(b"p")
+                + run(b"p", 2)
+                + SYNC
+            )
+            while not said.endswith(b"Z\0\0\0\5I") or b"mples\0\0\0\4" not in said:  # masked, and suspended
+                got = client.recv(65536)
+                assert got, said
+                said += got
+            assert not leaks(said)
+
+
+def test_a_cascade_that_fails_does_not_quote_the_masked_row(stage: MaskedStage) -> None:
+    with stage.connect() as session:
+        for params in (None, ()):
+            with pytest.raises(psycopg.errors.NotNullViolation) as no:
+                session.execute("DELETE FROM plans WHERE id = 1", params)
+            assert not leaks(str(no.value))
+            assert no.value.diag.message_detail is None
+            assert no.value.diag.table_name == "accounts"
+        with pytest.raises(psycopg.errors.CheckViolation, match=r"Failing row contains \(3, bad\)"):
+            session.execute("INSERT INTO plans VALUES (3, 'bad')")
+        assert session.execute("SELECT harmless(id) FROM plans").fetchone() == (2,)
 
 
 def test_errors_quote_no_masked_value(stage: MaskedStage) -> None:

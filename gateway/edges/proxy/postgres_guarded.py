@@ -25,11 +25,17 @@ from gateway.edges.proxy.postgres_refusals import (
 )
 from gateway.edges.proxy.postgres_relay import PostgresSession
 from gateway.wire.buffer import ProtocolViolation
-from gateway.wire.postgres_gate import Allowance, ClientGate, Refusals, TargetGate
+from gateway.wire.postgres_gate import Allowance, ClientGate, PortalRule, Refusals, TargetGate
 from gateway.wire.postgres_messages import Report
+from gateway.wire.postgres_portals import Portals
 
 CANCEL_AGAIN_S = 5.0
 TELL_EVERY_S = 1.0  # of what is refused one event, which counts the others
+INDIRECT = Broken(
+    "masked",
+    "FETCH and EXECUTE give their whole result at once, in the unnamed portal.",
+    "Without a fetch size; or as a simple query, as psql sends it.",
+)
 UNJUDGED = Broken("masked", "What is masked is not known yet.", "Connect again.")
 Tell = Callable[[str, Mapping[str, object]], None]
 
@@ -63,7 +69,8 @@ class GuardedSession(PostgresSession):
         refusals = Refusals(secrets.token_hex(16))
         no_calls = None if level.rules.forward_unparsed else of_call(level)
         is_judged = level.rules.is_set() or bool(level.masks)
-        self._client_gate = ClientGate(self._refusal, no_calls, refusals) if is_judged else None
+        portals = PortalRule(Portals(), self._is_indirect, of_broken_rule(INDIRECT, level)) if level.masks else None
+        self._client_gate = ClientGate(self._refusal, no_calls, refusals, portals) if is_judged else None
         self._masking: Masking | None = None
         self._target_gate = TargetGate(
             refusals, _allowance(level.budget.statement), _allowance(level.budget.session), self._over
@@ -101,6 +108,9 @@ class GuardedSession(PostgresSession):
             return None
         self._tell_refused({"rule": broken.rule, "level": self._level.name, "message": broken.sentence})
         return of_broken_rule(broken, self._level)
+
+    def _is_indirect(self, sql: bytes) -> bool:
+        return self._masking is None or self._masking.is_indirect(sql)
 
     def _tell_refused(self, data: dict[str, object]) -> None:
         at = monotonic()

@@ -18,11 +18,20 @@ _KEPT = 4  # answers, each for all sessions that get the same
 _QUESTION = """
 BEGIN; SET LOCAL search_path TO pg_catalog, pg_temp; SET LOCAL statement_timeout TO 10000;
 WITH RECURSIVE asked(s, r) AS (VALUES {asked}),
-odd AS (
+unsafe AS (
     SELECT p.oid, p.proname, p.proargtypes FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
-    WHERE p.oid >= 16384 AND NOT (l.lanname IN ('internal', 'c') AND p.provolatile = 'i')
+    WHERE CASE WHEN p.oid < 16384 THEN NOT (p.provolatile = 'i' OR p.proname IN ({safe}))
+        ELSE NOT (l.lanname IN ('internal', 'c') AND p.provolatile = 'i') END
 ),
-odd_operators AS (SELECT o.oid, o.oprname FROM pg_operator o JOIN odd ON odd.oid = o.oprcode),
+odd AS (
+    SELECT oid, proname, proargtypes FROM unsafe WHERE oid >= 16384
+    UNION SELECT p.oid, p.proname, p.proargtypes FROM pg_proc p JOIN pg_aggregate a ON a.aggfnoid = p.oid
+    WHERE p.oid >= 16384 AND EXISTS (SELECT FROM unsafe WHERE oid IN (a.aggtransfn, a.aggfinalfn, a.aggcombinefn,
+        a.aggserialfn, a.aggdeserialfn, a.aggmtransfn, a.aggminvtransfn, a.aggmfinalfn))
+),
+odd_operators AS (
+    SELECT o.oid, o.oprname FROM pg_operator o JOIN unsafe ON unsafe.oid = o.oprcode WHERE o.oid >= 16384
+),
 callable AS (
     SELECT p.proname,
         bool_and(p.oid < 16384 AND (p.provolatile = 'i' OR p.proname IN ({safe}))

@@ -4,7 +4,7 @@ from collections import OrderedDict
 from functools import partial
 
 from gateway.app.statement_ports import StatementReader
-from gateway.core.mask_rules import judge_masked
+from gateway.core.mask_rules import is_indirect, judge_masked
 from gateway.core.masking import Known, Mask
 from gateway.core.statement_rules import Broken
 from gateway.wire.postgres_masks import Asked, AskToDescribe, CannotMask, Conceal, MaskedAnswers, concealing
@@ -21,7 +21,7 @@ class Masking:
         """`key` of the HMAC; secret."""
         asked = Asked()
         self.asks = AskToDescribe(asked)
-        self.answers = MaskedAnswers(asked, self._origin)
+        self.answers = MaskedAnswers(asked, self._origin, self._is_free)
         self._known = known
         self._conceal = partial(concealing, key=key)
         self._reader = reader
@@ -37,6 +37,15 @@ class Masking:
             if len(self._judged) > _KEPT:
                 self._judged.popitem(last=False)
         return broken
+
+    def is_indirect(self, sql: bytes) -> bool:
+        """True for FETCH and EXECUTE, of texts that `judge` lets pass."""
+        words = sql.lower()
+        return (b"fetch" in words or b"execute" in words) and is_indirect(self._reader.tree(sql))
+
+    def _is_free(self, schema: str, table: str) -> bool:
+        found = [r for r in self._known.by_name.get(table, ()) if r.schema == schema]
+        return bool(found) and not any(r.masks or r.is_blocked for r in found)
 
     def _origin(self, table: int, attribute: int, type_oid: int) -> Conceal | None:
         if not table or table < _FIRST_OWN:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from gateway.adapters.postgres_parser import PostgresParser
 from gateway.core.mask_lists import CATALOGUES, SAFE_FUNCTIONS
-from gateway.core.mask_rules import judge_masked
+from gateway.core.mask_rules import is_indirect, judge_masked
 from gateway.core.masking import Known, Mask, Relation
 from gateway.core.statement_rules import Broken, StatementRules, judge
 
@@ -156,6 +156,29 @@ def test_catalogues_count_where_nothing_else_has_their_name() -> None:
     assert "pg_class" in CATALOGUES
     assert judged("SELECT relname FROM pg_catalog.pg_class") is None
     assert judged("SELECT relname FROM pg_class", Known((), frozenset())) is None
+
+
+@pytest.mark.parametrize(
+    ("operator", "sql"),
+    [
+        ("=", "SELECT CASE id WHEN 'a' THEN 1 END FROM orders"), ("=", "SELECT id FROM orders WHERE id IN (SELECT 'a')"), ("=", "SELECT 1 FROM orders o JOIN orders p USING (id)"),
+        ("=", "SELECT 1 FROM orders o NATURAL JOIN orders p"), ("=", "SELECT nullif(id, 1) FROM orders"), ("=", "SELECT id IN (1, 2) FROM orders"), ("~~", "SELECT name LIKE 'a' FROM customers"),
+        ("<=", "SELECT id BETWEEN 1 AND 2 FROM orders"), ("<", "SELECT id NOT BETWEEN 1 AND 2 FROM orders"), (">", "SELECT id BETWEEN SYMMETRIC 1 AND 2 FROM orders"),
+    ],
+)  # fmt: skip
+def test_operators_that_are_called_without_their_name(operator: str, sql: str) -> None:
+    assert judged(sql) is None
+    broken = judged(sql, Known(KNOWN.relations, KNOWN.functions, odd_operators=frozenset({operator})))
+    assert broken is not None
+    assert "not PostgreSQL's own" in broken.sentence
+
+
+@pytest.mark.parametrize(
+    ("sql", "expected"),
+    [("FETCH ALL FROM c", True), ("SELECT 1; EXECUTE p(1)", True), ("MOVE 1 FROM c", False), ("SELECT 1", False), ("-- FETCH", False), ("EXPLAIN EXECUTE p", False)],
+)  # fmt: skip
+def test_which_statements_show_the_result_of_another(sql: str, *, expected: bool) -> None:
+    assert is_indirect(PARSER.tree(sql.encode())) is expected
 
 
 @pytest.mark.parametrize(

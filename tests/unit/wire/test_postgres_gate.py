@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.wire import postgres_portals
 from gateway.wire.buffer import ProtocolViolation
-from gateway.wire.postgres_gate import MOST_PENDING, Allowance, ClientGate, Refusals, TargetGate
+from gateway.wire.postgres_gate import MOST_PENDING, Allowance, ClientGate, PortalRule, Refusals, TargetGate
 from gateway.wire.postgres_messages import HEADER, Report, error_response, message, parse_fields
 
 NONCE = "abcdefghij0123456789"
@@ -26,6 +27,14 @@ def query(sql: bytes) -> bytes:
 
 def parse(sql: bytes, name: bytes = b"") -> bytes:
     return message(b"P", name + b"\0" + sql + b"\0\0\1\0\0\0\x17")
+
+
+def bind(portal: bytes = b"", source: bytes = b"", value: bytes = b"") -> bytes:
+    return message(b"B", portal + b"\0" + source + bytes(7) + value)
+
+
+def execute(portal: bytes = b"", most: int = 0) -> bytes:
+    return message(b"E", portal + b"\0" + most.to_bytes(4, "big"))
 
 
 def messages(stream: bytes) -> list[tuple[str, bytes]]:
@@ -242,3 +251,50 @@ def test_any_bytes_from_a_target_are_told_or_end_it(stream: bytes, cuts: list[in
 def test_a_message_that_is_read_here_may_not_be_endless(kind: bytes) -> None:
     with pytest.raises(ProtocolViolation):
         target_gate().feed(HEADER.pack(kind[0], 1 << 30))
+
+
+# ------------------------------------------------------------ portals, where there are masks
+
+
+def portal_gate() -> ClientGate:
+    refusals = Refusals(NONCE)
+    rule = PortalRule(postgres_portals.Portals(), lambda sql: sql.startswith(b"FETCH"), NO)
+    return ClientGate(lambda sql: NO if b"bad" in sql else None, NO_CALLS, refusals, rule)
+
+
+FETCH, SELECT = parse(b"FETCH 9 FROM c"), parse(b"SELECT 1")
+LONG = b"n" * 63
+RUNS = [
+    # what is sent, and the kinds that arrive: P in place of B or E is a refusal
+    (FETCH + bind() + execute() + SYNC, "PBES"), (FETCH + bind() + execute(b"", 1) + SYNC, "PBPS"), (FETCH + bind(b"p") + SYNC, "PPS"),
+    (FETCH + SYNC + bind(b"p") + SYNC, "PSPS"), (FETCH + bind() + SYNC + execute(b"", 5) + SYNC, "PBSPS"), (SELECT + bind(b"p") + execute(b"p", 5) + SYNC, "PBES"),
+    (FETCH + bind() + execute() + SYNC + SELECT + bind(b"p") + execute(b"p", 5) + SYNC, "PBESPBES"), (SELECT + bind() + execute(b"", 5) + execute(b"", 5), "PBEE"),
+    # the SELECT may have been skipped by the server, so what was unnamed before may be there still
+    (FETCH + SYNC + SELECT + SYNC + bind(b"p") + SYNC, "PSPSPS"), (FETCH + bind() + SYNC + SELECT + bind() + SYNC + execute(b"", 1), "PBSPBSP"),
+    (parse(b"FETCH 1 FROM c", b"s") + bind(b"p", b"s"), "PP"), (parse(b"FETCH 1 FROM c", b"s") + parse(b"SELECT 1", b"s") + bind(b"p", b"s"), "PPP"),
+    (parse(b"FETCH 1 FROM c", b"s") + bind(b"p", b"t") + execute(b"p", 1), "PBE"), (parse(b"FETCH 1 FROM c", LONG + b"a") + bind(b"p", LONG + b"b"), "PP"),
+    (parse(b"bad", b"s") + bind(b"p", b"s"), "PB"), (FETCH + bind(b"p", value=b"\0" * 500) + SYNC, "PPS"), (FETCH + bind(value=b"\0" * 500) + SYNC, "PBS"),
+]  # fmt: skip
+
+
+@settings(max_examples=30)
+@given(st.lists(st.integers(0, 700), max_size=20))
+def test_indirect_statements_run_whole_and_in_the_unnamed_portal(cuts: list[int]) -> None:
+    for sent, kinds in RUNS:
+        gate = portal_gate()
+        arrived = b"".join(gate.feed(piece) for piece in pieces(sent, cuts))
+        assert "".join(kind for kind, _ in messages(arrived)) == kinds, sent
+        if arrived.count(NONCE.encode()) == 0:
+            assert arrived == sent
+    gate = portal_gate()
+    assert b"".join(gate.feed(bytes([byte])) for byte in RUNS[-2][0]).count(NONCE.encode()) == 1
+
+
+def test_too_many_indirect_statements_make_all_named_ones_suspect(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres_portals, "MOST_NAMES", 2)
+    gate = portal_gate()
+    assert gate.feed(bind(b"p", b"t")) == bind(b"p", b"t")
+    for name in (b"1", b"2", b"3"):
+        gate.feed(parse(b"FETCH 1 FROM c", name))
+    assert gate.feed(bind(b"p", b"t"))[:1] == b"P"
+    assert gate.feed(bind(b"", b"t")) == bind(b"", b"t")

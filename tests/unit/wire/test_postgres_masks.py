@@ -29,6 +29,10 @@ def origin(table: int, attribute: int, type_oid: int) -> Conceal | None:
     return concealing(_ALL[attribute - 1], type_oid, KEY) if table == MASKED and 1 <= attribute <= 4 else None
 
 
+def is_free(schema: str, table: str) -> bool:
+    return (schema, table) == ("public", "visits")
+
+
 def description(*columns: tuple[int, int, int]) -> bytes:
     fields = b"".join(b"c\0" + struct.pack(">IhIhih", t, a, o, -1, -1, 0) for t, a, o in columns)
     return message(b"T", struct.pack(">h", len(columns)) + fields)
@@ -72,7 +76,7 @@ def pieces(stream: bytes, cuts: Sequence[int]) -> list[bytes]:
 def simple() -> MaskedAnswers:
     asked = Asked()
     AskToDescribe(asked).feed(message(b"Q", b"select\0"))
-    return MaskedAnswers(asked, origin)
+    return MaskedAnswers(asked, origin, is_free)
 
 
 # ------------------------------------------------------------ values
@@ -281,7 +285,7 @@ def test_the_client_gets_what_it_asked_for_and_no_secret(
     stream = b"".join(rounds) + SYNC
     asked = Asked()
     sent = AskToDescribe(asked).feed(stream)
-    answers = MaskedAnswers(asked, origin)
+    answers = MaskedAnswers(asked, origin, is_free)
     shown = b"".join(answers.feed(piece) for piece in pieces(server(sent, columns, fails_at), cuts))
     assert not answers.trouble
     assert SECRET not in shown
@@ -290,7 +294,7 @@ def test_the_client_gets_what_it_asked_for_and_no_secret(
 
 def test_an_error_before_the_sync_is_sent_does_not_put_it_out_of_step() -> None:
     asked = Asked()
-    client, answers = AskToDescribe(asked), MaskedAnswers(asked, origin)
+    client, answers = AskToDescribe(asked), MaskedAnswers(asked, origin, is_free)
     client.feed(bind() + execute())
     assert kinds(answers.feed(ERROR)) == "E"
     client.feed(bind() + execute() + SYNC)  # skipped by the server, up to the Sync
@@ -302,11 +306,32 @@ def test_an_error_before_the_sync_is_sent_does_not_put_it_out_of_step() -> None:
 def test_copy_from_stdin_is_for_simple_queries() -> None:
     asked = Asked()
     AskToDescribe(asked).feed(bind() + execute() + SYNC)
-    answers = MaskedAnswers(asked, origin)
+    answers = MaskedAnswers(asked, origin, is_free)
     answers.feed(BOUND + NO_DATA + message(b"G", b"\0\0\0"))
     assert "COPY" in answers.trouble
     gate = simple()
     assert kinds(gate.feed(message(b"G", b"\0\0\0"))) == "G"
+
+
+def failure(**fields: str) -> bytes:
+    return message(b"E", b"".join(f"{code}{text}\0".encode() for code, text in fields.items()) + b"\0")
+
+
+@given(_CUTS)
+def test_a_broken_constraint_of_another_table_is_told_without_its_row(cuts: list[int]) -> None:
+    stated = {"S": "ERROR", "C": "23502", "M": "null value", "D": "Failing row contains (1)", "s": "public"}
+    for told, is_shown in (
+        ({**stated, "t": "visits"}, True),
+        ({**stated, "C": "22012", "W": "a function", "t": "customers"}, True),
+        ({"S": "ERROR", "C": "23505", "D": "Key (1)"}, True),
+        ({**stated, "t": "customers"}, False),
+        ({**stated, "t": "visits", "s": "other"}, False),
+        ({**stated, "t": "visits", "W": "SQL statement"}, False),
+    ):
+        gate = simple()
+        shown = b"".join(gate.feed(piece) for piece in pieces(failure(**told) + READY, cuts))
+        expected = told if is_shown else {code: text for code, text in told.items() if code != "D"}
+        assert shown == failure(**expected) + READY
 
 
 @settings(max_examples=300)
