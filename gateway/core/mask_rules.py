@@ -112,6 +112,8 @@ class _Statement:
         elif name == "ExecuteStmt":
             self._walk(body.get("params", []), frozenset())
             self._demand_bare({}, body)
+            if "'set_config'" in repr(body):  # the statement is planned anew, with another search_path than described
+                raise _Refused("A parameter of EXECUTE changes no setting.", "SET it in a statement of its own.")
         elif name == "CopyStmt":
             self._copy(body)
         elif name == "SelectStmt" or name in _WRITES:

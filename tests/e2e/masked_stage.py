@@ -55,6 +55,8 @@ MADE = f"""
     CREATE OPERATOR <= (FUNCTION = compare, LEFTARG = int, RIGHTARG = text);
     CREATE TABLE plans (id int PRIMARY KEY, label text CHECK (label <> 'bad'));
     CREATE TABLE accounts (id int, email text, plan int NOT NULL REFERENCES plans ON DELETE SET NULL);
+    CREATE SCHEMA spare;
+    CREATE TABLE spare.accounts (id int, email text);
     INSERT INTO plans VALUES (1, 'a'), (2, 'b');
     INSERT INTO accounts VALUES (1, '{SECRET}', 1);
     ANALYZE customers;
@@ -85,5 +87,6 @@ def masked_database(server: PostgresServer, folder: Path) -> Iterator[Target]:
     with database(server, folder) as made:
         group = made.levels["read"].account
         server.execute(MADE, made.database)
-        server.execute(f'GRANT ALL ON ALL TABLES IN SCHEMA public TO "{group}"', made.database)
+        server.execute(f'GRANT ALL ON ALL TABLES IN SCHEMA public, spare TO "{group}"', made.database)
+        server.execute(f'GRANT USAGE ON SCHEMA spare TO "{group}"', made.database)
         yield replace(made, levels={"read": replace(made.levels["read"], masks=MASKS)})

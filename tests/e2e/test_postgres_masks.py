@@ -372,6 +372,23 @@ def test_a_name_given_to_another_statement_between_two_parts_of_a_result(
             assert not leaks(said)
 
 
+def test_a_parameter_that_has_the_statement_planned_with_another_table(stage: MaskedStage) -> None:
+    with stage.connect() as session:
+        session.execute("SET search_path = spare, public")
+        session.execute("PREPARE q (text) AS SELECT email FROM accounts")
+        for params in (None, ()):
+            for setting in (
+                "set_config('search_path', 'public', false)",
+                "'a' || pg_catalog.set_config('search_path', 'public', true)",
+            ):
+                with pytest.raises(Refused, match="changes no setting"):
+                    session.execute(f"EXECUTE q({setting})".encode(), params)
+            assert session.execute(b"EXECUTE q(lower('A'))", params).fetchall() == []
+        session.execute("SELECT set_config('search_path', 'public', false)")
+        for params in (None, ()):
+            assert session.execute(b"EXECUTE q('x')", params).fetchall() == [("****",)]
+
+
 def test_a_cascade_that_fails_does_not_quote_the_masked_row(stage: MaskedStage) -> None:
     with stage.connect() as session:
         for params in (None, ()):
