@@ -102,6 +102,7 @@ class _Statement:
     using: set[str] = field(default_factory=set)
     writes: bool = False
     hides_origin: str = ""
+    sets: bool = False
 
     def judge(self, name: str, body: Node) -> None:
         if name in _STEERING:
@@ -112,8 +113,7 @@ class _Statement:
         elif name == "ExecuteStmt":
             self._walk(body.get("params", []), frozenset())
             self._demand_bare({}, body)
-            if "'set_config'" in repr(body):  # the statement is planned anew, with another search_path than described
-                raise _Refused("A parameter of EXECUTE changes no setting.", "SET it in a statement of its own.")
+            self._demand_same_settings("A parameter of EXECUTE")
         elif name == "CopyStmt":
             self._copy(body)
         elif name == "SelectStmt" or name in _WRITES:
@@ -272,6 +272,7 @@ class _Statement:
 
     def _function(self, name: list[str]) -> None:
         last = name[-1]
+        self.sets |= last == "set_config"
         if last in self.known.functions or (name[:-1] == ["pg_catalog"] and last in self.known.builtins):
             return
         raise _Refused(f"The function {last[:63]} is not called at a level with masks: it may read what is masked.")
@@ -292,6 +293,7 @@ class _Statement:
     def _demand_bare(self, outermost: Node, whole: Node) -> None:
         if not self.masked_as:
             return
+        self._demand_same_settings("A statement that reads a masked table")
         if self.writes:
             raise _Refused("A statement that writes reads no masked table here.", "Find the rows with a SELECT first.")
         if self.hides_origin:
@@ -309,6 +311,11 @@ class _Statement:
         for column in _columns(whole):
             if not any(column is _node(val).get("ColumnRef") for val in vals):
                 self._demand_unmasked(column, masked, called)
+
+    def _demand_same_settings(self, what: str) -> None:
+        """With another search_path a server looks the columns' origin up in other tables than it reads the rows of."""
+        if self.sets:
+            raise _Refused(f"{what} changes no setting.", "SET it in a statement of its own.")
 
     def _masked(self) -> Iterator[Relation]:
         for relations in self.masked_as.values():

@@ -389,6 +389,16 @@ def test_a_parameter_that_has_the_statement_planned_with_another_table(stage: Ma
             assert session.execute(b"EXECUTE q('x')", params).fetchall() == [("****",)]
 
 
+def test_a_statement_that_moves_to_another_table_while_it_runs(stage: MaskedStage) -> None:
+    """EXECUTE is described in a simple query when its rows are there, by the statement as it would be planned then."""
+    moves = "set_config('search_path', 'spare', false) <> ''"
+    for condition in (moves, f"id IN (SELECT 1 WHERE {moves})"):
+        with stage.connect() as session:
+            told = session.pgconn.exec_(f"PREPARE q AS SELECT email FROM accounts WHERE {condition}".encode())
+            assert b"changes no setting" in told.error_message
+            assert not leaks(session.pgconn.exec_(b"EXECUTE q").get_value(0, 0))
+
+
 def test_a_cascade_that_fails_does_not_quote_the_masked_row(stage: MaskedStage) -> None:
     with stage.connect() as session:
         for params in (None, ()):
