@@ -237,6 +237,9 @@ class GuardedSession(PostgresSession):
         self._cancel_statement("time")
 
 
+_GRAIN_S = 0.002  # the loop's timers count milliseconds and may come within the one before
+
+
 class _WorkClock:
     """How long the target has worked for a session, and may work on."""
 
@@ -250,7 +253,7 @@ class _WorkClock:
     @property
     def is_spent(self) -> bool:
         """True when the session has no time left."""
-        return self._session is not None and self._spent >= self._session
+        return self._session is not None and self._spent + _GRAIN_S >= self._session
 
     def start(self, at: float) -> float:
         """Seconds for the statement that begins now."""

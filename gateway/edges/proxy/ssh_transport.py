@@ -163,7 +163,10 @@ class HardTransport(paramiko.Transport):
 
     def why_over(self) -> BaseException | None:
         """What ended the connection, if it was an error."""
-        return cast("BaseException | None", self._internals.saved_exception)
+        why = cast("BaseException | None", self._internals.saved_exception)
+        if isinstance(why, ValueError):  # names that are no UTF-8, keys that are none: paramiko leaves them to Python
+            return ProtocolViolationError(f"a message makes no sense: {type(why).__name__}")
+        return why
 
     def _log(self, level: int, msg: object, *_args: object) -> None:
         if LOG.isEnabledFor(logging.DEBUG):  # what peers send stays out of the log by default
