@@ -151,8 +151,14 @@ def _gateway(processes: Processes, work: Path, issuer: CiIssuer, workers: int) -
     command = [*GW, "serve", "--config", str(work / "gateway.toml"), "--workers", str(workers)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     pid = processes.start("exchange-gateway", command, log=work / "log" / "gateway.log", env=environment)
-    processes.await_ready("exchange-gateway", lambda: _answers(url), 90)
+    processes.await_ready("exchange-gateway", lambda: _answers(url) and _listeners(port) == workers, 90)
     return url, pid
+
+
+def _listeners(port: int) -> int:
+    """How many sockets listen there: a worker that comes later gets none of the connections that are there by then."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(row[1].endswith(f":{port:04X}") and row[3] == "0A" for row in rows)
 
 
 def _answers(url: str) -> bool:
