@@ -32,6 +32,7 @@ from gateway.adapters.store import SqlStore, upgrade
 from gateway.adapters.system import SystemClock, SystemIds
 from gateway.adapters.trust_policies import TrustDirectory
 from gateway.app import journal
+from gateway.app.certificate_ports import NoClients
 from gateway.app.context import Context
 from gateway.app.deploy_live import DeployMeans, LiveRuns
 from gateway.app.identity import ClaimNames
@@ -126,7 +127,7 @@ def build(settings: Settings, lock_name: str = "lock") -> Gateway:
         deploy_keys=DeployKeyring(state / "keys" / "deploy.key"),
         sealer=SealedSecrets(state / "keys" / "tokens.key"),
         device_proofs=SignedDeviceProofs(),
-        clients=ClientAuthority(state / "tls" / "clients"),
+        clients=ClientAuthority(state / "tls" / "clients") if settings.postgres.client_certificates else NoClients(),
         deploys=DeployMeans(LiveRuns(), commands, databases, databases),
         wake=lambda: supervisor.wake(),  # noqa: PLW0108 - the supervisor is made below
         rejudge=lambda: supervisor.rejudge(),  # noqa: PLW0108 - as above

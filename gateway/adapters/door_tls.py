@@ -1,11 +1,11 @@
 """A certificate for the database door when the operator brings none: a private CA that the CLI pins; and another CA,
 for certificates with which people come there.
 
-CA keys never leave their 0600 files; the door's leaf is renewed at start when it has under 30 days left.
+CA keys never leave their 0600 files, and no file is ever there in part; the door's leaf is renewed at start when it has
+under 30 days left.
 """
 
 import fcntl
-import os
 import ssl
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from gateway.adapters.credentials.ssh_ca import AcceptedKey, accepted_key
+from gateway.adapters.signer import replace_private
 from gateway.core.principal import User
 
 CA_LIFETIME = timedelta(days=3650)
@@ -113,7 +114,7 @@ def _make_ca(directory: Path, called: str) -> None:
         .sign(key, hashes.SHA256())
     )
     _write_key(directory / "ca.key", key)
-    (directory / "ca.pem").write_bytes(cert.public_bytes(serialization.Encoding.PEM))
+    replace_private(directory / "ca.pem", cert.public_bytes(serialization.Encoding.PEM))
 
 
 def _make_leaf(directory: Path, hosts: tuple[str, ...], at: datetime) -> None:
@@ -130,7 +131,7 @@ def _make_leaf(directory: Path, hosts: tuple[str, ...], at: datetime) -> None:
         .sign(ca_key, hashes.SHA256())
     )
     _write_key(directory / "door.key", key)
-    (directory / "door.pem").write_bytes(cert.public_bytes(serialization.Encoding.PEM))
+    replace_private(directory / "door.pem", cert.public_bytes(serialization.Encoding.PEM))
 
 
 def _load_ca(directory: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
@@ -178,6 +179,4 @@ def _name(host: str) -> x509.GeneralName:
 
 def _write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(pem)
+    replace_private(path, pem)

@@ -8,8 +8,15 @@ from gateway.core.principal import User
 
 class ClientSigner(Protocol):
     def sign(self, user: User, public_key: str, at: datetime, until: datetime) -> bytes:
-        """A TLS client certificate (DER) for an OpenSSH public key line; ValueError for a key that is not accepted."""
+        """A TLS client certificate (DER) for an OpenSSH public key line; ValueError for a key that is not accepted.
+
+        NoClientsError where the door takes none.
+        """
         ...
+
+
+class NoClientsError(Exception):
+    """The database door of this gateway takes no certificates."""
 
 
 class NoClients:
@@ -17,4 +24,4 @@ class NoClients:
 
     def sign(self, user: User, public_key: str, at: datetime, until: datetime) -> bytes:
         del user, public_key, at, until
-        raise ValueError("This gateway signs no certificates for its database door.")
+        raise NoClientsError

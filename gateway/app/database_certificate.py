@@ -8,6 +8,7 @@ from datetime import datetime
 from hashlib import sha256
 
 from gateway.app import journal
+from gateway.app.certificate_ports import NoClientsError
 from gateway.app.context import Context
 from gateway.app.open_session import grant_for
 from gateway.app.ports import Credential, UnitOfWork
@@ -25,6 +26,11 @@ _ENDED = Refusal(
     "This certificate is not valid any more: it has expired, or the sign-in that it belongs to is over.",
     ("a valid certificate",),
     ("gw connect TARGET --certificate fetches a new one; gw login signs in.",),
+)
+_NONE_HERE = Refusal(
+    "no-certificates",
+    "The database door of this gateway takes no certificates.",
+    next_steps=("gw connect TARGET gives a ticket instead.", "Operators set postgres.client_certificates."),
 )
 _OTHER_NAME = Refusal(
     "certificate-of-another",
@@ -44,13 +50,15 @@ class ClientCertificate:
 
 
 def database_certificate(ctx: Context, user: User, sign_in: Credential, public_key: str) -> ClientCertificate:
-    """Sign the public key of whoever holds `sign_in`; Denied for a key that is not accepted."""
+    """Sign the public key of whoever holds `sign_in`; Denied for a bad key, and where there are none."""
     at = ctx.clock.now()
     expires_at = min(at + ctx.limits.ssh_certificate_lifetime, sign_in.expires_at)
     try:
         if len(public_key) > LONGEST_KEY:
             raise ValueError("That public key is too long.")  # noqa: TRY301 - refused as all others are
         der = ctx.clients.sign(user, public_key, at, expires_at)
+    except NoClientsError as why:
+        raise journal.refuse(ctx, "certificate:denied", _NONE_HERE, principal=user.name) from why
     except ValueError as why:
         refusal = Refusal("key-not-accepted", str(why), next_steps=("ssh-keygen -t ecdsa makes one that is.",))
         raise journal.refuse(ctx, "certificate:denied", refusal, principal=user.name) from why

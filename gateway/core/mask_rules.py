@@ -384,29 +384,23 @@ def _demand_named_order(select: Node) -> None:
 
 
 def _columns(top: object) -> Iterator[Node]:
-    waiting = [top]
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, list):
-            waiting += item
-        elif isinstance(item, dict):
-            for key, value in item.items():
-                if key == "ColumnRef":
-                    yield value
-                elif isinstance(value, dict | list):
-                    waiting.append(value)
+    return (_node(each["ColumnRef"]) for each in _dicts(top) if "ColumnRef" in each)
 
 
 def _numbers(top: object) -> Iterator[Node]:
+    return (each for each in _dicts(top, but="typeName") if "ival" in each)
+
+
+def _dicts(top: object, but: str = "") -> Iterator[Node]:
+    """All that stand in a tree, except below that key."""
     waiting = [top]
     while waiting:
         item = waiting.pop()
         if isinstance(item, list):
             waiting += item
         elif isinstance(item, dict):
-            if "ival" in item:
-                yield item
-            waiting += [value for key, value in item.items() if key != "typeName"]
+            yield item
+            waiting += [value for key, value in item.items() if key != but]
 
 
 def _is_wrapped(value: Node) -> bool:

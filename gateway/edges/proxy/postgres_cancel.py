@@ -48,9 +48,8 @@ class CancelKeys:
     def find(self, request: CancelRequest) -> Backend | None:
         """The session that this key belongs to."""
         found = None
-        for secret, backend in self._held.get(
-            request.pid, {}
-        ).items():  # all of them, whichever it is: no time to read off
+        held = self._held.get(request.pid, {})
+        for secret, backend in held.items():  # all of them, whichever it is: no time to read off
             if hmac.compare_digest(secret, request.secret):
                 found = backend
         return found

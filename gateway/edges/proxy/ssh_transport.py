@@ -21,6 +21,7 @@ import socket
 import struct
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from traceback import walk_tb
 from typing import Any, cast
 
 import paramiko
@@ -164,7 +165,7 @@ class HardTransport(paramiko.Transport):
     def why_over(self) -> BaseException | None:
         """What ended the connection, if it was an error."""
         why = cast("BaseException | None", self._internals.saved_exception)
-        if isinstance(why, ValueError):  # names that are no UTF-8, keys that are none: paramiko leaves them to Python
+        if isinstance(why, ValueError) and _is_paramikos(why):  # a name that is no UTF-8, a key that is none
             return ProtocolViolationError(f"a message makes no sense: {type(why).__name__}")
         return why
 
@@ -295,3 +296,9 @@ def _keep_alive(sock: socket.socket) -> None:
     for option, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
         if hasattr(socket, option):  # not on every system
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+
+def _is_paramikos(why: ValueError) -> bool:
+    """True when paramiko stumbled over what a peer sent; a ValueError of this gateway's own code is a bug of ours."""
+    *_, (frame, _) = walk_tb(why.__traceback__)
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0] in ("paramiko", "cryptography")

@@ -2,6 +2,7 @@ import ssl
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from errno import ENOSPC
 from hashlib import new
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from gateway.adapters import door_tls
 from gateway.adapters.door_tls import ClientAuthority, end_point_binding, ensure_door_certificate
 from gateway.core.principal import User
 
@@ -144,6 +146,26 @@ def test_a_client_s_certificate_is_for_clients_alone_and_ends(tmp_path: Path) ->
     again = ClientAuthority(tmp_path / "clients")
     assert again.ca_file.read_bytes() == authority.ca_file.read_bytes()
     cert.verify_directly_issued_by(x509.load_pem_x509_certificate(again.ca_file.read_bytes()))
+
+
+def test_a_disk_that_fills_while_an_authority_is_made_leaves_none_in_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace_private = door_tls.replace_private
+
+    def full(path: Path, content: bytes) -> None:
+        if path.name == "ca.pem":
+            raise OSError(ENOSPC, "No space left on device")
+        replace_private(path, content)
+
+    monkeypatch.setattr(door_tls, "replace_private", full)
+    with pytest.raises(OSError, match="No space"):
+        ClientAuthority(tmp_path / "clients")
+    assert not (tmp_path / "clients" / "ca.pem").exists()
+    monkeypatch.undo()
+    authority = ClientAuthority(tmp_path / "clients")
+    cert = x509.load_der_x509_certificate(authority.sign(PERSON, LINE, AT, AT + timedelta(hours=1)))
+    cert.verify_directly_issued_by(x509.load_pem_x509_certificate(authority.ca_file.read_bytes()))
 
 
 def test_processes_that_start_together_make_one_authority(tmp_path: Path) -> None:

@@ -113,5 +113,7 @@ def test_where_no_authority_is_wired_nothing_is_signed(house: House) -> None:
 
     from gateway.app.certificate_ports import NoClients
 
-    with pytest.raises(Denied, match="signs no certificates"):
+    with pytest.raises(Denied, match="takes no certificates") as no:
         database_certificate(replace(house.ctx, clients=NoClients()), house.people["oncall"], signed_in(house), KEY)
+    assert no.value.refusal.next_steps
+    assert house.events("certificate:denied")
