@@ -19,9 +19,11 @@ LINK = 8  # bytes of the chain digest stored after each frame, so that a check c
 DOMAIN = b"gateway-recording/v1\n"
 SEALED_MAGIC = b"GWREC\x00\x01\n"
 TRAILER_MARK = 0xFE
+BATCH = "batch"  # kind of a frame that holds several records
 
 _HEADER = struct.Struct(">BBBIQQ")  # mark, flags, length of kind, length of payload, sequence number, unix ns
 _TRAILER = struct.Struct(">BQ32s")  # mark, number of frames, chain digest
+_PART = struct.Struct(">BIQ")  # length of kind, length of payload, unix ns
 _MARK = 0xF1
 _CONTINUES = 0x01
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -115,9 +117,9 @@ def is_piece(frame: bytes) -> bool:
     return frame[1] == _CONTINUES
 
 
-def instant_of(frame: bytes) -> int:
-    """The instant (unix ns) in encoded bytes of a frame."""
-    return int(_HEADER.unpack_from(frame)[-1])
+def frame_of(encoded: bytes) -> Frame:
+    """The frame in its canonical bytes."""
+    return decode(encoded + bytes(LINK))[0]._replace(link=b"")
 
 
 def _header(header: bytes | memoryview) -> tuple[int, int, int, int, int]:
@@ -141,14 +143,15 @@ def _kind_text(name: bytes) -> str:
 
 
 def joined(frames: Iterable[Frame], limit: int = 16 * MAX_PAYLOAD) -> Iterator[Frame]:
-    """Whole records: pieces put together under the first one's number. Beyond `limit` bytes a record stays in parts.
+    """Whole records: pieces put together under the first one's number, batches unpacked. Beyond `limit` bytes a record
+    stays in parts.
 
     So does one whose rest was lost in a gap.
     """
     first: Frame | None = None
     pieces: list[bytes] = []
     size = 0
-    for frame in frames:
+    for frame in unpacked(frames):
         if first is not None and frame.kind != first.kind:
             yield first._replace(payload=b"".join(pieces))
             first, pieces, size = None, [], 0
@@ -160,6 +163,40 @@ def joined(frames: Iterable[Frame], limit: int = 16 * MAX_PAYLOAD) -> Iterator[F
             first, pieces, size = None, [], 0
     if first is not None:
         yield first._replace(payload=b"".join(pieces))
+
+
+def batch_of(records: Iterable[tuple[str, int, bytes]]) -> bytes:
+    """The payload of one frame that holds all of these records: kind, unix ns and payload."""
+    parts: list[bytes] = []
+    for kind, at_ns, payload in records:
+        name = _kind_bytes(kind)
+        parts += (_PART.pack(len(name), len(payload), at_ns), name, payload)
+    return b"".join(parts)
+
+
+def unpacked(frames: Iterable[Frame]) -> Iterator[Frame]:
+    """Records of a batch each by itself, all with the number of their frame; other frames as they are."""
+    for frame in frames:
+        if frame.kind == BATCH:
+            yield from _parts(frame)
+        else:
+            yield frame
+
+
+def _parts(frame: Frame) -> Iterator[Frame]:
+    payload, start = frame.payload, 0
+    while start < len(payload):
+        if len(payload) - start < _PART.size:
+            raise MalformedRecordingError("a record of a batch is cut short")
+        kind_length, length, at_ns = _PART.unpack_from(payload, start)
+        start += _PART.size
+        end = start + kind_length + length
+        if end > len(payload):
+            raise MalformedRecordingError("a record of a batch is cut short")
+        yield Frame(
+            frame.seq, at_ns, _kind_text(payload[start : start + kind_length]), payload[start + kind_length : end]
+        )
+        start = end
 
 
 # ---------------------------------------------------------------- the chain

@@ -20,18 +20,17 @@ from time import thread_time
 from gateway.adapters.recordings.spool import private_directory
 from gateway.app.search_statements import FoundStatement, StatementQuery
 from gateway.app.statement_ports import ReadsNothing, StatementReader
-from gateway.audit.recording import LINK, Frame, decode, is_piece, joined, unix_ns
+from gateway.audit.recording import BATCH, Frame, frame_of, is_piece, joined, unix_ns, unpacked
 
 log = logging.getLogger(__name__)
 # What a database says, and what it cannot hold: lone surrogates, numbers beyond 64 bits.
 NOT_INDEXED = (sqlite3.Error, ValueError, OverflowError)
 FEED_BYTES = 16 * 1024 * 1024  # waiting for the next second
 FEED_SECONDS = 0.05  # of processor time per second, so that a busy session does not starve the proxy of this processor
-FEED_RECORDS = 500  # of one transaction
+FEED_CHUNK = 128 * 1024  # of one transaction, and at most a batch more
 LONGEST_TEXT = 64 * 1024  # characters of a statement that are searchable
 _KINDS = frozenset({"session", "statement", "result", "transaction"})
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_NO_LINK = bytes(LINK)
 _TABLES = """
 CREATE TABLE IF NOT EXISTS sessions (session TEXT PRIMARY KEY, target TEXT NOT NULL, principal TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS texts (
@@ -104,7 +103,7 @@ class StatementIndex:
         """Take (session id, kind, encoded frame) of durable records; cheap. Past the limits one is left behind."""
         with self._fed_lock:
             for session_id, kind, frame in records:
-                if kind not in _KINDS or session_id in self._behind:
+                if (kind not in _KINDS and kind != BATCH) or session_id in self._behind:
                     continue
                 if self._fed_bytes + len(frame) > FEED_BYTES or is_piece(frame):
                     self._behind.add(session_id)
@@ -120,15 +119,13 @@ class StatementIndex:
 
     def _store_some(self) -> bool:
         """False when there was nothing."""
-        with self._fed_lock:
-            taken = [self._fed.popleft() for _ in range(min(len(self._fed), FEED_RECORDS))]
-            self._fed_bytes -= sum(len(frame) for _, frame in taken)
+        taken = self._take_fed()
         if not taken:
             self._read_older()
             return False
         by_session: dict[str, list[Frame]] = {}
         for session_id, frame in taken:
-            by_session.setdefault(session_id, []).append(decode(frame + _NO_LINK)[0])
+            by_session.setdefault(session_id, []).extend(unpacked((frame_of(frame),)))
         try:
             with self._transaction() as database:
                 for session_id, frames in by_session.items():
@@ -138,6 +135,15 @@ class StatementIndex:
             with self._fed_lock:
                 self._behind.update(by_session)
         return True
+
+    def _take_fed(self) -> list[tuple[str, bytes]]:
+        taken, size = [], 0
+        with self._fed_lock:
+            while self._fed and size < FEED_CHUNK:
+                taken.append(self._fed.popleft())
+                size += len(taken[-1][1])
+            self._fed_bytes -= size
+        return taken
 
     def is_behind(self, session_id: str) -> bool:
         """True when statements of this session were left out."""
@@ -149,8 +155,8 @@ class StatementIndex:
         with self._transaction() as database:
             database.execute("DELETE FROM statements WHERE session = ?", (session_id,))
             database.execute("DELETE FROM transactions WHERE session = ?", (session_id,))
-        wanted = (frame for frame in joined(frames) if frame.kind in _KINDS)
-        while some := list(itertools.islice(wanted, 1000)):  # short transactions: the live sessions are indexed too
+        records = joined(frames)
+        while some := list(itertools.islice(records, 1000)):  # short transactions: the live sessions are indexed too
             with self._transaction() as database:
                 self._store(database, session_id, some)
         with self._fed_lock:
@@ -158,6 +164,8 @@ class StatementIndex:
 
     def _store(self, database: sqlite3.Connection, session_id: str, frames: Iterable[Frame]) -> None:
         for frame in frames:
+            if frame.kind not in _KINDS:
+                continue
             told = _json_of(frame)
             number = told.get("n")
             if frame.kind == "session":

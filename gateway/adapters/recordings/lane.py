@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from gateway.adapters.recordings.gap import Gap
 from gateway.adapters.recordings.keys import SessionKey
 from gateway.adapters.recordings.spool import Stretch
-from gateway.audit.recording import Chain, instant_of
+from gateway.audit.recording import Chain, frame_of, unpacked
 
 GAP: Final = "gap"  # kind of the record that tells of one
 MOST_GAPS: Final = 1000  # kept for the log
@@ -30,7 +30,8 @@ class Lane:
         self.chain = Chain(key.session_id)
         self.blocks = 0  # encrypted so far
         self.next_seq = 0
-        self.queued = 0
+        self.queued = 0  # bytes
+        self.queued_records = 0
         self.durable_count = 0
         self.durable_digest = self.chain.digest
         self.counts: Counter[str] = Counter()
@@ -55,8 +56,8 @@ class Lane:
         gap = self.gap = self.gap or Gap(why, self.durable_count)
         gap.after = self.durable_count
         gap.fail()
-        for entry in lost:
-            gap.lose(instant_of(entry.frame), len(entry.frame))
+        for frame in unpacked(frame_of(entry.frame) for entry in lost):
+            gap.lose(frame.at_ns, len(frame.encoded()))
         self.news.notify_all()
 
     def leave_gap(self) -> None:
@@ -79,9 +80,16 @@ class Lane:
 
 
 class Entry(NamedTuple):
+    """A frame on its way. `records` by kind, where they are several."""
+
     lane: Lane
     kind: str
     frame: bytes
+    records: Counter[str] | None = None
+
+    def total(self) -> int:
+        """Of its records."""
+        return self.records.total() if self.records else 1
 
 
 Batch = Sequence[Entry]

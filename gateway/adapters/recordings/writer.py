@@ -16,7 +16,7 @@ from gateway.adapters.recordings.gap import Gap
 from gateway.adapters.recordings.lane import GAP, Batch, Entry, Lane, Parts
 from gateway.adapters.recordings.spool import MAX_BATCH, Disk, Segment, block
 from gateway.app.ports import RecordingFailed
-from gateway.audit.recording import HEADER_SIZE, MAX_PAYLOAD, encode
+from gateway.audit.recording import BATCH, HEADER_SIZE, MAX_KIND, MAX_PAYLOAD, batch_of, encode
 
 log = logging.getLogger(__name__)
 MAX_ENTRIES = 8192  # of one batch: the time that it keeps the others waiting
@@ -76,22 +76,36 @@ class SpoolWriter:
             return self._put(lane, kind, at_ns, payload, continues=continues)
 
     def append_all(self, lane: Lane, records: Sequence[tuple[str, int, bytes]]) -> int | None:
-        """Queue one frame for each (kind, unix ns, payload); the last one's number. None when `append` has to do it."""
-        size = sum(len(payload) for _, _, payload in records) + HEADER_SIZE * len(records)
+        """Queue one frame for every (kind, unix ns, payload); its number. None when `append` has to do it."""
+        size = sum(len(payload) for _, _, payload in records) + (HEADER_SIZE + MAX_KIND) * len(records)
         if not records or size > MAX_PAYLOAD:
             return None
+        kind, at_ns, payload = records[0]
+        counts = None
+        if len(records) > 1:
+            kind, payload, counts = BATCH, batch_of(records), Counter(kind for kind, _, _ in records)
         with self.lock:
             if lane.failure or lane.closed or self._stopping or lane.gap or not self._has_room(lane, size):
                 return None
-            return [self._put(lane, kind, at_ns, payload) for kind, at_ns, payload in records][-1]
+            return self._put(lane, kind, at_ns, payload, counts=counts)
 
-    def _put(self, lane: Lane, kind: str, at_ns: int, payload: bytes, *, continues: bool = False) -> int:
+    def _put(
+        self,
+        lane: Lane,
+        kind: str,
+        at_ns: int,
+        payload: bytes,
+        *,
+        continues: bool = False,
+        counts: Counter[str] | None = None,
+    ) -> int:
         seq = lane.next_seq
-        frame = encode(seq, at_ns, kind, payload, continues=continues)
+        entry = Entry(lane, kind, encode(seq, at_ns, kind, payload, continues=continues), counts)
         lane.next_seq = seq + 1
-        lane.queued += len(frame)
-        self._queued += len(frame)
-        self._queue.append(Entry(lane, kind, frame))
+        lane.queued += len(entry.frame)
+        lane.queued_records += entry.total()
+        self._queued += len(entry.frame)
+        self._queue.append(entry)
         if lane.urgent and not self._urgent:
             self._hurry()
         elif len(self._queue) == 1:
@@ -152,7 +166,7 @@ class SpoolWriter:
             lane.failure = lane.failure or ("" if is_whole else TOO_SLOW)
             if lane.tolerant and lane.durable_count < lane.next_seq:
                 gap = lane.gap = lane.gap or Gap(TOO_SLOW, lane.durable_count)
-                gap.records += lane.next_seq - lane.durable_count - (gap.told is not None)
+                gap.records += lane.queued_records - (gap.told is not None)
             refused = self._freeze(lane)
         _call(refused, is_durable=False)
         return is_whole
@@ -304,6 +318,7 @@ class SpoolWriter:
         for lane, entries in parts.items():
             size = sum(len(entry.frame) for entry in entries)
             lane.queued -= size
+            lane.queued_records -= sum(entry.total() for entry in entries)
             self._queued -= size
         self._room.notify_all()
 
@@ -322,7 +337,9 @@ def _block(lane: Lane, entries: Batch) -> tuple[bytes, bytes]:
 
 
 def _counts(entries: Batch) -> Counter[str]:
-    counts = Counter(entry.kind for entry in entries)
+    counts = Counter(entry.kind for entry in entries if entry.records is None)
+    for entry in entries:
+        counts.update(entry.records or ())
     counts["bytes"] = sum(len(entry.frame) - HEADER_SIZE - len(entry.kind) for entry in entries)
     return counts
 

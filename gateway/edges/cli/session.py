@@ -10,7 +10,7 @@ from typing import IO, Any, NoReturn
 
 import click
 
-from gateway.audit.recording import BrokenRecordingError, Frame, MalformedRecordingError, verified
+from gateway.audit.recording import BrokenRecordingError, Frame, MalformedRecordingError, unpacked, verified
 from gateway.audit.recording_json import Announced, frame_from_json, from_json_lines
 from gateway.edges.cli import client, output, playback
 from gateway.edges.cli.output import moment, safe, say
@@ -157,7 +157,7 @@ def watch(session_id: str, as_json: bool) -> None:
     lines = client.api().lines(f"/api/sessions/{client.segment(session_id)}/watch", _SILENCE_S)
     frames = _watched(lines)
     if as_json:
-        for frame in frames:
+        for frame in unpacked(frames):
             output.print_json(playback.as_object(frame))
         return
     for line in playback.transcript(frames):
@@ -247,7 +247,7 @@ def _print_records(fetched: Fetched) -> None:
         {
             "session": announced.session,
             "protocol": announced.protocol,
-            "records": [playback.as_object(frame) for frame in fetched.frames()],
+            "records": [playback.as_object(frame) for frame in unpacked(fetched.frames())],
             "digest": announced.digest,
             "complete": announced.complete,
             "verified": True,

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.audit.recording import (
+    BATCH,
     LINK,
     MAX_PAYLOAD,
     BrokenRecordingError,
@@ -14,6 +15,7 @@ from gateway.audit.recording import (
     Frame,
     MalformedRecordingError,
     TruncatedRecordingError,
+    batch_of,
     decode,
     encode,
     joined,
@@ -21,6 +23,7 @@ from gateway.audit.recording import (
     sealed_header,
     sealed_trailer,
     unix_ns,
+    unpacked,
     verify_chain,
 )
 from gateway.audit.recording_json import Announced, frame_from_json, from_json_lines, to_json_lines
@@ -65,6 +68,24 @@ def test_what_was_written_is_read_back(records: Records):
     announced = Announced(SESSION, "ssh", chain.count, chain.digest.hex(), ((1, "aa"),), True)
     told, lines = from_json_lines(to_json_lines(announced, frames))
     assert (told, list(lines)) == (announced, frames)
+
+
+@given(drafts)
+def test_a_batch_is_its_records(records: Records):
+    batch = Frame(3, 7, BATCH, batch_of((kind, at, payload) for kind, payload, at in records))
+    around = [Frame(2, 5, "out", b"before"), batch, Frame(4, 9, "out", b"behind")]
+    told = [(f.seq, f.kind, f.payload, f.at_ns) for f in joined(around)]
+    assert told == [(2, "out", b"before", 5), *((3, *each) for each in records), (4, "out", b"behind", 9)]
+
+
+@given(drafts, st.integers(1, 20))
+def test_a_batch_that_is_cut_is_malformed(records: Records, cut: int):
+    whole = batch_of((kind, at, payload) for kind, payload, at in records)
+    payload = whole[:-cut]
+    ends = {len(batch_of((k, at, p) for k, p, at in records[:n])) for n in range(len(records))}
+    if len(payload) not in ends:
+        with pytest.raises(MalformedRecordingError):
+            list(unpacked([Frame(0, 0, BATCH, payload)]))
 
 
 @given(drafts, st.data())

@@ -10,7 +10,7 @@ from gateway.adapters.recordings import FileRecorder, SpoolLimits, SpoolRecordin
 from gateway.adapters.recordings import gap as gap_module
 from gateway.adapters.recordings.spool import SEGMENT_MAGIC, runs
 from gateway.app.ports import RecordingFailed
-from gateway.audit.recording import MAX_PAYLOAD, joined, verify_chain
+from gateway.audit.recording import MAX_PAYLOAD, joined, unix_ns, verify_chain
 from gateway.core.obligation import Record
 from tests.unit.adapters.recordings.stage import AT, FillingDisk, HeldDisk, eventually, is_sealed, keyring, session
 
@@ -95,6 +95,17 @@ def test_while_it_lasts_the_disk_is_asked_seldom_and_everything_is_counted(
     scene.disk.room = ROOM
     assert json.loads(scene.sealed(recording)[-1][1])["records"] == 51, "told by the last record"
     assert scene.states()[-1] == ("over", 51)
+
+
+def test_what_shared_a_frame_is_counted_one_by_one(scene: Scene):
+    recording = scene.open()
+    scene.disk.room = 0
+    at_ns = unix_ns(AT)
+    recording.append_all([("out", at_ns + n, b"lost") for n in range(5)])
+    eventually(lambda: scene.states() == [("begun", 5)])
+    scene.disk.room = ROOM
+    told = json.loads(scene.sealed(recording)[-1][1])
+    assert (told["records"], told["since"]) == (5, AT.isoformat())
 
 
 def test_a_gap_to_the_end_is_in_the_log(scene: Scene):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gateway.adapters.postgres_parser import PostgresParser
 from gateway.adapters.recordings import FileRecorder, StatementIndex, index
 from gateway.app.search_statements import StatementQuery
-from gateway.audit.recording import MAX_PAYLOAD, encode, unix_ns
+from gateway.audit.recording import BATCH, MAX_PAYLOAD, batch_of, encode, frame_of, unix_ns
 from gateway.core.obligation import Record
 from tests.unit.adapters.recordings.stage import AT, eventually, is_sealed, keyring, nothing, session
 
@@ -55,6 +55,16 @@ def test_statements_are_found_with_what_they_did(statements: StatementIndex):
     assert told(statements, text="xyzzy") == told(statements, target="web-1") == told(statements, principal="x") == []
     assert told(statements, text="d", limit=1) == ["DROP TABLE orders"]
     assert told(statements, session="ses_2") == []
+
+
+def test_records_of_a_batch_are_found_like_others(statements: StatementIndex):
+    told_of = [record("statement", n, n=n, sql=f"select {n}") for n in range(1, 4)]
+    told_of += [record("cancel", 4, n=2, by="lead"), record("result", 5, n=2, tag="SELECT 1")]
+    frames = [frame_of(encoded) for _, _, encoded in told_of]
+    payload = batch_of((f.kind, f.at_ns, f.payload) for f in frames)
+    statements.feed([("ses_1", BATCH, encode(1, frames[0].at_ns, BATCH, payload))])
+    found = statements.search(StatementQuery())
+    assert [(s.sql, s.tag) for s in found] == [("select 3", None), ("select 2", "SELECT 1"), ("select 1", None)]
 
 
 @settings(max_examples=60)

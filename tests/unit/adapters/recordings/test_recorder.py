@@ -10,7 +10,7 @@ import pytest
 
 from gateway.adapters.recordings import FileRecorder, SpoolLimits
 from gateway.app.ports import RecordingFailed
-from gateway.audit.recording import MAX_PAYLOAD, BrokenRecordingError, joined, verify_chain
+from gateway.audit.recording import MAX_PAYLOAD, BrokenRecordingError, joined, unix_ns, verify_chain
 from gateway.core.obligation import Record
 from tests.unit.adapters.recordings.stage import (
     AT,
@@ -49,6 +49,22 @@ def test_what_is_appended_is_durable_read_and_sealed(recorder: FileRecorder, tmp
     assert recorder.sealed.digest("ses_1") == (count, digest)
     with pytest.raises(RecordingFailed):
         recording.append("out", AT, b"late")
+
+
+def test_records_that_come_together_share_a_frame(recorder: FileRecorder):
+    recording = recorder.open(session(), Record.REQUIRE, nothing)
+    at_ns = unix_ns(AT)
+    assert recording.append_all([("statement", at_ns, b"1"), ("result", at_ns + 5, b"2")]) == 1
+    assert recording.append_all([("statement", at_ns + 6, b"3")]) == 2
+    assert recording.append_all([]) == -1
+    recording.wait_durable(2, PATIENCE)
+    assert [f.kind for f in recorder.read("ses_1")] == ["session", "batch", "statement"]
+    assert [(f.seq, f.kind, f.payload, f.at_ns - at_ns) for f in joined(recorder.read("ses_1"))][1:] == [
+        (1, "statement", b"1", 0),
+        (1, "result", b"2", 5),
+        (2, "statement", b"3", 6),
+    ]
+    assert recording.seal()[0] == 3
 
 
 def test_files_are_private(recorder: FileRecorder, tmp_path: Path):
@@ -202,12 +218,13 @@ def test_evidence_grows_with_the_session_and_comes_at_its_end(tmp_path: Path):
     )
     first, second = (recorder.open(session(f"ses_{n}"), Record.REQUIRE, nothing) for n in (1, 2))
     eventually(lambda: told["ses_1"] != [] and told["ses_2"] != [])
-    for _ in range(3):
+    for _ in range(2):
         first.append("statement", AT, b"{}")
+    first.append_all([("statement", unix_ns(AT), b"{}"), ("result", unix_ns(AT), b"{}")])
     count, digest = first.seal()
     eventually(lambda: told["ses_1"][-1][:2] == (count, digest))
     assert told["ses_1"][-1][2]["records"] == 4
-    assert told["ses_1"][-1][2]["statement"] == 3
+    assert (told["ses_1"][-1][2]["statement"], told["ses_1"][-1][2]["result"]) == (3, 1), "those of a batch, too"
     quiet = len(told["ses_2"])
     second.seal()
     eventually(is_sealed(recorder, "ses_2"))
