@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import QueuePool
 
 WAIT_SECONDS = 10  # for a lock, a pooled connection or a server's answer
@@ -75,7 +75,7 @@ def sqlite_path(url: URL) -> Path:
 def _sqlite_engine(path: Path, *, read_only: bool) -> Engine:
     engine = create_engine(
         "sqlite://",
-        creator=lambda: open_sqlite(path, read_only=read_only),
+        creator=lambda: open_sqlite(path, read_only=True) if read_only else _open_writer(path),
         poolclass=QueuePool,
         # Writers queue for the one connection, first come first served, instead of polling for SQLite's lock.
         pool_size=_READERS if read_only else 1,
@@ -116,29 +116,38 @@ def _pragmas(*, read_only: bool) -> tuple[str, ...]:
     return ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "journal_size_limit = 67108864")
 
 
+def _open_writer(path: Path) -> sqlite3.Connection:
+    """Nothing on it waits inside SQLite: whoever holds the lock, `_begin_immediate` does the waiting."""
+    connection = open_sqlite(path, read_only=False)
+    connection.execute("PRAGMA busy_timeout = 0").close()
+    return connection
+
+
 def _begin_immediate(connection: Connection) -> None:
     """Begin as soon as another process lets go. SQLite's own waiting sleeps up to 100 ms at a time, however short the
     other transaction is (`sqliteDefaultBusyCallback` in its main.c), so that two workers write no more than one.
+
+    INVARIANT: a lock that is taken leaves no garbage behind. SQLAlchemy's exceptions are cycles that hold frames, and
+    with them cursors; the collector would reset those in any thread, which waits for the connection's own mutex and
+    overwrites its last error, so that a BEGIN that failed would pass for one that worked.
     """
     until = time.monotonic() + WAIT_SECONDS
-    driver = connection.connection.cursor()
-    driver.execute("PRAGMA busy_timeout = 0")
-    try:
-        while not _has_begun(connection, is_last=time.monotonic() >= until):
-            time.sleep(_POLL_SECONDS)
-    finally:
-        driver.execute(f"PRAGMA busy_timeout = {round(WAIT_SECONDS * 1000)}")
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)
+    while (code := _tried(driver)) != sqlite3.SQLITE_OK:
+        if code != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")  # the last try tells why not
+            return
+        time.sleep(_POLL_SECONDS)
 
 
-def _has_begun(connection: Connection, *, is_last: bool) -> bool:
+def _tried(driver: sqlite3.Connection) -> int:
+    """SQLITE_OK once a transaction has begun, else SQLite's primary code for why not."""
     try:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-    except OperationalError as error:
-        code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF  # the primary code of an extended one
-        if is_last or code != sqlite3.SQLITE_BUSY:
-            raise
-        return False
-    return True
+        driver.execute("BEGIN IMMEDIATE").close()
+    except sqlite3.Error as error:
+        return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+    return sqlite3.SQLITE_OK if driver.in_transaction else sqlite3.SQLITE_BUSY
 
 
 def _begin_deferred(connection: Connection) -> None:

@@ -54,8 +54,6 @@ def test_a_lock_that_is_never_given_back_is_a_sentence(
     other.execute("ROLLBACK")
     other.close()
     _write(sqlite_store)
-    with sqlite_store._writing.connect() as connection:  # what is not a BEGIN waits as before
-        assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 50
 
 
 def test_a_writer_inside_a_writer_is_busy_and_not_a_deadlock(
