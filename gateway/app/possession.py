@@ -1,18 +1,21 @@
-"""A person's credential of the command line is worth nothing without the key of the device that it was issued to.
+"""A person's credential is worth nothing without the key of the device or browser that it was issued to.
 
-The key is made on the device and never leaves it. A sign-in keeps the key's thumbprint from its first request on
-(RFC 9449 §5), and each request proves the key anew. Whoever has copied the secret alone is told no, and
-an event says so.
+The key is made there and never leaves it. A sign-in keeps the key's thumbprint from its first request on
+(RFC 9449 §5), and what a terminal asks, or a browser's form, proves the key anew. Whoever has copied the secret alone
+is told no, and an event says so. A proof for something that changes anything counts once for all workers, gateways
+and restarts; one for a look counts once in each process.
 """
 
 from base64 import urlsafe_b64encode
 from collections import Counter, deque
+from dataclasses import replace
 from datetime import datetime
 from hashlib import sha256
 from threading import Lock
 
 from gateway.app import journal
 from gateway.app.context import Context
+from gateway.app.credentials import digest_of
 from gateway.app.identity import NotSignedIn
 from gateway.app.ports import Credential
 from gateway.app.possession_ports import ForgedProofError
@@ -23,6 +26,8 @@ from gateway.core.principal import User
 
 KEY = "key"  # under which a credential's data has the thumbprint
 _LOGIN = ("Run gw login",)
+_READS = frozenset({"GET", "HEAD"})
+_USED = "proof"  # the purpose under which the store remembers one
 MISSING = Refusal(
     NO_PROOF,
     "This sign-in belongs to one device, and this request does not prove that it comes from there.",
@@ -35,6 +40,10 @@ _OTHER_KEY = Refusal(
     "This sign-in was made on another device, or this one's key was replaced since.",
     ("a proof by the key that signed in",),
     ("Run gw login on this machine.",),
+)
+_ANOTHER_BROWSER = (
+    "Open the page again, with scripts allowed for this site.",
+    "If that does not help, sign in again in this browser.",
 )
 _SEEN = Refusal("proof-reused", "Your device's proof was used before.", ("a new proof",), ("Try again.",))
 _FULL = Refusal("too-many-attempts", "Too many requests of this device at once.", next_steps=("Wait a minute.",))
@@ -109,11 +118,27 @@ def demand_possession(
     bound = (credential.data or {}).get(KEY, "")
     if not bound:
         raise NotSignedIn(_OLD)
-    no = proof if isinstance(proof, Refusal) else _OTHER_KEY if proof.key != bound else None
-    if no is None and isinstance(proof, DeviceProof):
+    if isinstance(proof, Refusal):
+        no: Refusal | None = proof
+    elif proof.key != bound:
+        no = _OTHER_KEY
+    else:
         no = seen.refusal(proof, ctx.clock.now())
+        if no is None and proof.method not in _READS and not _claim(ctx, proof):
+            no = _SEEN
     if no is not None:
-        raise _refused(ctx, user, no, client)
+        raise _refused(ctx, user, no, client, credential.purpose)
+
+
+def _claim(ctx: Context, proof: DeviceProof) -> bool:
+    """False when any process has taken this proof before. It is remembered for as long as it could be fresh."""
+    at, mark = ctx.clock.now(), digest_of(f"{proof.key} {proof.id}")
+    with ctx.store.begin() as uow:
+        if uow.credentials.find(mark, _USED) is not None:
+            return False
+        until = at + 2 * FRESH_FOR
+        uow.credentials.add(Credential(mark, _USED, proof.key, at, until, single_use=True, used_at=at))
+    return True
 
 
 def token_digest(secret: str) -> str:
@@ -121,6 +146,7 @@ def token_digest(secret: str) -> str:
     return urlsafe_b64encode(sha256(secret.encode()).digest()).rstrip(b"=").decode()
 
 
-def _refused(ctx: Context, user: User, no: Refusal, client: str) -> GatewayError:
+def _refused(ctx: Context, user: User, no: Refusal, client: str, via: str) -> GatewayError:
     about: journal.About = {"principal": user.name}
-    return refuse_stranger(ctx, client, "login:unproven", no, NotSignedIn, {"via": "cli"}, about=about)
+    told = replace(no, next_steps=_ANOTHER_BROWSER) if via == "web" else no
+    return refuse_stranger(ctx, client, "login:unproven", told, NotSignedIn, {"via": via}, about=about)

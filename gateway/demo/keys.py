@@ -5,24 +5,22 @@ import re
 from html import unescape
 from pathlib import Path
 
-import httpx2
 from cryptography.hazmat.primitives import serialization as form
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from gateway.demo.browser import open_as
+from gateway.demo.browser import Browser, open_as
 from gateway.demo.passkey import SoftPasskey, bytes_of, text_of
 from gateway.demo.postgres import write_secret
 from gateway.demo.processes import StageError
 
 _CSRF = re.compile(r'data-csrf="([^"]*)"')
-_TIMEOUT_S = 15.0
 
 
 def register(api: str, issuer: str, state: Path, account: str) -> None:
     """Give an account a passkey, unless it has one from an earlier start: sign in freshly, then as the page does."""
     if _file(state, account).exists():
         return
-    with httpx2.Client(base_url=api, timeout=_TIMEOUT_S, trust_env=False) as browser:
+    with Browser(base_url=api) as browser:
         page = open_as(browser, f"{api}/login?fresh=yes&next=/passkeys", account, issuer)
         found = _CSRF.search(page.text)
         if found is None:
@@ -42,7 +40,7 @@ def answer(state: Path, code: str, account: str) -> None:
         key = _kept(state, account, api)
     except (OSError, ValueError):
         raise StageError(f"no demo is running in {state}; start it with: make demo") from None
-    with httpx2.Client(base_url=api, timeout=_TIMEOUT_S, trust_env=False) as browser:
+    with Browser(base_url=api) as browser:
         for what in ("step-up", "emergency"):
             begun = browser.post(f"/api/{what}/begin", json={"code": code})
             if begun.status_code == 404:

@@ -21,6 +21,7 @@ from gateway.adapters.system import SystemClock
 from gateway.app.providers import Providers
 from gateway.app.revalidate import Revalidation
 from gateway.app.sign_ins import CHECK_EVERY
+from gateway.demo.browser import Browser
 from gateway.edges.http.app import DoorFacts, create_app
 from tests.e2e.node_provider import SECRET, NodeProvider, node_provider
 from tests.e2e.test_sign_in import Server
@@ -69,7 +70,7 @@ def house(tmp_path: Path) -> Iterator[House]:
 
 @pytest.fixture
 def browser() -> Iterator[httpx2.Client]:
-    with httpx2.Client(trust_env=False, timeout=30) as made:
+    with Browser() as made:
         yield made
 
 
@@ -89,7 +90,7 @@ def test_an_answer_without_its_issuer_is_refused(house: House, browser: httpx2.C
 
 def test_a_code_of_another_browser_is_refused_by_the_provider(house: House, browser: httpx2.Client) -> None:
     """Code injection: a stolen code in one's own login fails at PKCE (RFC 9700 §4.5)."""
-    with httpx2.Client(trust_env=False, timeout=30) as victim:
+    with Browser() as victim:
         stolen = parse_qs(urlsplit(_callback(house, victim, "victim")).query)["code"][0]
     mine = dict(parse_qsl(urlsplit(_callback(house, browser, "mallory")).query))
     answer = browser.get(f"{house.url}/callback", params={**mine, "code": stolen})

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 
-import httpx2
 import pytest
 import uvicorn
 
 from gateway.adapters.oidc import OidcProvider
 from gateway.adapters.system import SystemClock
 from gateway.app.providers import Providers
-from gateway.demo.browser import confirm_as, open_as
+from gateway.demo.browser import Browser, confirm_as, open_as
 from gateway.edges.http.app import DoorFacts, create_app
 from tests.unit.edges.stage import Stage, make_stage
 
@@ -89,7 +88,7 @@ def house(issuer: str, tmp_path: Path) -> Iterator[House]:
 
 
 def test_a_browser_signs_in_by_code_and_pkce(house: House) -> None:
-    with httpx2.Client(trust_env=False) as browser:
+    with Browser() as browser:
         page = open_as(browser, f"{house.url}/login", "lead", house.issuer)
         assert page.status_code == 200
         assert "signed in as lead" in page.text
@@ -97,21 +96,21 @@ def test_a_browser_signs_in_by_code_and_pkce(house: House) -> None:
 
 
 def test_start_as_one_finish_as_another_gives_the_other(house: House) -> None:
-    with httpx2.Client(trust_env=False) as browser:
+    with Browser() as browser:
         open_as(browser, f"{house.url}/login", "oncall", house.issuer)
         page = open_as(browser, f"{house.url}/login", "lead", house.issuer)
         assert "signed in as lead" in page.text
 
 
 def test_a_person_whom_the_provider_gives_no_name_stays_out(house: House) -> None:
-    with httpx2.Client(trust_env=False) as browser:
+    with Browser() as browser:
         page = open_as(browser, f"{house.url}/login", "mallory@corp.test", house.issuer)
         assert page.status_code == 401
         assert "preferred_username" in page.text
 
 
 def test_saying_no_at_the_provider_is_a_no(house: House) -> None:
-    with httpx2.Client(trust_env=False) as browser:
+    with Browser() as browser:
         form = browser.get(browser.get(f"{house.url}/login").headers["location"])
         back = browser.post(str(form.url), data={"action": "deny"})
         page = browser.get(back.headers["location"])
@@ -120,12 +119,12 @@ def test_saying_no_at_the_provider_is_a_no(house: House) -> None:
 
 
 def test_a_code_is_redeemed_once(house: House) -> None:
-    with httpx2.Client(trust_env=False) as browser:
+    with Browser() as browser:
         form = browser.get(browser.get(f"{house.url}/login").headers["location"])
         callback = browser.post(str(form.url), data={"sub": "oncall"}).headers["location"]
         cookie = browser.cookies.get("gw-login")
         assert browser.get(callback).status_code == 303
-        with httpx2.Client(trust_env=False, cookies={"gw-login": cookie or ""}) as thief:
+        with Browser(cookies={"gw-login": cookie or ""}) as thief:
             assert thief.get(callback).status_code == 401
 
 

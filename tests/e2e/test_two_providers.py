@@ -20,7 +20,7 @@ from gateway.app.identity import ClaimNames
 from gateway.app.providers import Providers
 from gateway.app.revalidate import Revalidation
 from gateway.app.sign_ins import CHECK_EVERY
-from gateway.demo.browser import open_as
+from gateway.demo.browser import Browser, open_as
 from gateway.edges.http.app import create_app
 from tests.e2e.node_provider import SECRET, NodeProvider, node_provider
 from tests.e2e.test_certified_provider import DOORS
@@ -84,13 +84,13 @@ def house(issuer: str, tmp_path: Path) -> Iterator[House]:
 
 @pytest.fixture
 def browser() -> Iterator[httpx2.Client]:
-    with httpx2.Client(trust_env=False, timeout=30) as made:
+    with Browser() as made:
         yield made
 
 
 @pytest.fixture
 def other() -> Iterator[httpx2.Client]:
-    with httpx2.Client(trust_env=False, timeout=30) as made:
+    with Browser() as made:
         yield made
 
 
@@ -142,7 +142,7 @@ def test_an_answer_of_the_other_does_not_pass_for_this_ones(house: House, browse
 def test_the_other_provider_is_not_asked_with_a_code_of_this_one(house: House, browser: httpx2.Client) -> None:
     """The login began at the partner; somebody puts a staff code into its answer."""
     back = f"{house.url}/callback/staff"
-    with httpx2.Client(trust_env=False, timeout=30) as victim:
+    with Browser() as victim:
         stolen = house.staff.open_as(victim, f"{house.url}/login?provider=staff", "victim", back).headers["location"]
     code = dict(parse_qsl(urlsplit(stolen).query))["code"]
     sent = browser.get(f"{house.url}/login?provider=partner").headers["location"]

@@ -8,7 +8,7 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials
 
 from gateway.app.api_tokens import API_PREFIX, READ_ACCESS, READ_AUDIT, authenticate_machine
-from gateway.app.authenticate import authenticate_device, authenticate_web
+from gateway.app.authenticate import authenticate_device, authenticate_page, authenticate_web
 from gateway.app.context import Context
 from gateway.app.emergency_credential import EMERGENCY_PREFIX, emergency_of
 from gateway.app.identity import NotSignedIn
@@ -192,11 +192,11 @@ def viewer(
     """Whoever calls, by token or by browser session: only for reading, as a cookie comes along by itself."""
     if credentials is not None:
         return signed_in(request, credentials)[1]
-    return authenticate_web(context(request), session)
+    return authenticate_page(context(request), session)
 
 
 def page_user(request: Request, session: Annotated[str, Depends(_at_once(web_session))]) -> User:
-    """Whoever is signed in in this browser. The route must see to it that one of our pages has sent the request."""
+    """Whose browser session it is. The route must see to it that a page of ours, in that browser, has sent this."""
     return authenticate_web(context(request), session)
 
 
@@ -233,5 +233,5 @@ AccessReader = Annotated[User | Machine, Depends(access_reader)]
 Token = Annotated[str, Depends(bearer)]
 Client = Annotated[str, Depends(_at_once(client_address))]
 Session = Annotated[str, Depends(_at_once(web_session))]
-PageUser = Annotated[User, Depends(page_user)]
+BROWSER = Depends(page_user)  # for routes: whoever is not signed in is told so before the body is looked at
 Viewer = Annotated[User, Depends(viewer)]

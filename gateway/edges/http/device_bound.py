@@ -26,12 +26,15 @@ class BearerOrBound(HTTPBearer):
         return HTTPAuthorizationCredentials(scheme=scheme.lower(), credentials=token)
 
 
-def read_from(request: Request, ctx: Context, public_url: str, token: str = "") -> DeviceProof | Refusal:
+def read_from(
+    request: Request, ctx: Context, public_url: str, token: str = "", told: list[str] | None = None
+) -> DeviceProof | Refusal:
     """What this request proves for a token ("" while there is none), by whatever key, or why it proves nothing.
 
     The address is the gateway's own name for itself and the path as it was sent: no header of the client decides it.
+    `told` is a proof that came elsewhere than in the `DPoP` header.
     """
     raw = request.scope.get("raw_path")
     path = raw.decode("latin-1") if isinstance(raw, bytes) else quote(request.url.path)
     asked = Asked(request.method, public_url + path.partition("?")[0], token_digest(token) if token else "")
-    return read_proof(ctx, request.headers.getlist("dpop"), asked)
+    return read_proof(ctx, request.headers.getlist("dpop") if told is None else told, asked)

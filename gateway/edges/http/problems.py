@@ -10,15 +10,18 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from gateway.app.authenticate import NotProven
 from gateway.app.identity import NotSignedIn
 from gateway.core.errors import Conflict, Denied, GatewayError, NotFound, Refusal, Unavailable
+from gateway.edges.http.deps import web_session
 from gateway.edges.http.live_views import TOO_MANY_VIEWS
 from gateway.edges.http.scim_answers import scim_problem
-from gateway.edges.web.views import error_page
+from gateway.edges.web.views import error_page, prove_page
 
 LOG = logging.getLogger("gateway.http")
 _STATUS: Mapping[type[GatewayError], HTTPStatus] = {
     NotSignedIn: HTTPStatus.UNAUTHORIZED,
+    NotProven: HTTPStatus.UNAUTHORIZED,
     Denied: HTTPStatus.FORBIDDEN,
     NotFound: HTTPStatus.NOT_FOUND,
     Conflict: HTTPStatus.CONFLICT,
@@ -62,6 +65,12 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(GatewayError)
     def _expected(request: Request, error: GatewayError) -> Response:
         return _render(request, status_of(error), error.refusal)
+
+    @app.exception_handler(NotProven)
+    def _unproven(request: Request, error: NotProven) -> Response:
+        if request.url.path.startswith("/api/"):
+            return problem(status_of(error), error.refusal)
+        return prove_page(request, status_of(error), web_session(request))
 
     @app.exception_handler(RequestValidationError)
     def _invalid(request: Request, error: RequestValidationError) -> Response:

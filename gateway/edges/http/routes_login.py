@@ -8,7 +8,7 @@ from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import JSONResponse, RedirectResponse
 from starlette.responses import Response
 
-from gateway.app.authenticate import authenticate_web, provider_session_of, renewed_web, sign_out
+from gateway.app.authenticate import authenticate_page, prove_browser, provider_session_of, sign_out
 from gateway.app.device_flow import NotYet, confirm_device, deny_device, find_device, poll_device, start_device
 from gateway.app.emergency_credential import EMERGENCY_PREFIX, end_emergency
 from gateway.app.identity import NotSignedIn
@@ -19,10 +19,11 @@ from gateway.app.providers import FIRST_PROVIDER
 from gateway.app.shut_out import disable_user, enable_user
 from gateway.app.sign_ins import Device
 from gateway.app.web_login import begin_web_login, complete_web_login, local_path
+from gateway.core.device_proof import LONGEST_PROOF
 from gateway.core.emergency import BreakGlassOnly
 from gateway.core.errors import Denied, Refusal
-from gateway.core.principal import User
 from gateway.edges.http.deps import (
+    BROWSER,
     Agent,
     Caller,
     Client,
@@ -36,8 +37,9 @@ from gateway.edges.http.deps import (
     web_session,
 )
 from gateway.edges.http.problems import status_of
-from gateway.edges.http.same_site import demand_form
+from gateway.edges.http.same_site import demand_form, form_sender, page_proof
 from gateway.edges.http.schemas import ReasonIn, UserOut, problems
+from gateway.edges.http.schemas_passkeys import CsrfIn
 from gateway.edges.web import views
 
 router = APIRouter()
@@ -66,15 +68,21 @@ def _set_cookie(wired: Wiring, response: Response, name: str, value: str, max_ag
 
 
 @router.get("/", include_in_schema=False)
-def front(ctx: Ctx, wired: Wired, request: Request, session: Session) -> Response:
+def front(ctx: Ctx, request: Request, session: Session) -> Response:
     """Who one is here, and where else."""
     try:
-        user = authenticate_web(ctx, session)
-        renewed = renewed_web(ctx, session)
+        user = authenticate_page(ctx, session)
     except NotSignedIn:
         return views.signed_in_page(request, None, "", ())
-    secret = renewed.secret if renewed else session
-    response = views.signed_in_page(request, user, secret, list_sign_ins(ctx, user))
+    return views.signed_in_page(request, user, session, list_sign_ins(ctx, user))
+
+
+@router.post("/api/browser/prove", status_code=204, tags=["sign-in"], dependencies=[BROWSER], responses=problems(403))
+def prove(ctx: Ctx, wired: Wired, request: Request, session: Session, client: Client, body: CsrfIn) -> Response:
+    """This is the browser that signed in: a new cookie for the proof of its key (RFC 9449). By the page's cookie."""
+    demand_form(wired, request, session, body.csrf)
+    renewed = prove_browser(ctx, session, page_proof(wired, request, session), wired.seen, client)
+    response = Response(status_code=HTTPStatus.NO_CONTENT)
     if renewed is not None:
         left = int((renewed.expires_at - ctx.clock.now()).total_seconds())
         _set_cookie(wired, response, "session", renewed.secret, left)
@@ -160,7 +168,7 @@ def device(
 ) -> Response:
     """Show which terminal asks, so that the person can tell it from a phisher's."""
     try:
-        user = authenticate_web(ctx, session)
+        user = authenticate_page(ctx, session)
     except NotSignedIn:
         here = "/device" + (f"?{urlencode({'user_code': user_code})}" if user_code else "")
         wanted = ({"provider": provider} if provider else {}) | ({"fresh": "yes"} if fresh else {})
@@ -183,10 +191,10 @@ def answer_device(
     action: Annotated[Literal["confirm", "deny"], Form()],
     csrf: Annotated[str, Form(max_length=256)] = "",
     elsewhere: Annotated[str, Form(max_length=16)] = "",
+    proof: Annotated[str, Form(max_length=LONGEST_PROOF)] = "",
 ) -> Response:
     """Confirm or deny the terminal."""
-    user: User = authenticate_web(ctx, session)
-    demand_form(wired, request, session, csrf)
+    user = form_sender(wired, request, session, csrf, proof)
     if action == "confirm":
         carrier = provider_session_of(ctx, session)
         confirm_device(ctx, user, user_code, client, carrier, knows_place=elsewhere == "known")

@@ -8,12 +8,13 @@ from fastapi import APIRouter, Form, Request
 from fastapi.responses import RedirectResponse
 from starlette.responses import Response
 
-from gateway.app.authenticate import authenticate_web, bearer_of
+from gateway.app.authenticate import bearer_of
 from gateway.app.list_sign_ins import SignInView, list_sign_ins, revoke_sign_in
 from gateway.app.rotate_sign_in import rotate
 from gateway.app.sign_ins import login_id
+from gateway.core.device_proof import LONGEST_PROOF
 from gateway.edges.http.deps import Caller, Ctx, Session, Token, Wired
-from gateway.edges.http.same_site import demand_form
+from gateway.edges.http.same_site import form_sender
 from gateway.edges.http.schemas import Schema, problems
 
 router = APIRouter()
@@ -81,9 +82,9 @@ def revoke_in_browser(
     session: Session,
     id: Annotated[str, Form(max_length=64)],
     csrf: Annotated[str, Form(max_length=256)] = "",
+    proof: Annotated[str, Form(max_length=LONGEST_PROOF)] = "",
 ) -> Response:
     """The same, from the page that lists them."""
-    user = authenticate_web(ctx, session)
-    demand_form(wired, request, session, csrf)
+    user = form_sender(wired, request, session, csrf, proof)
     revoke_sign_in(ctx, user, id)
     return RedirectResponse("/", HTTPStatus.SEE_OTHER)

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Form, Request
 from fastapi.responses import RedirectResponse
 from starlette.responses import Response
 
-from gateway.app.authenticate import authenticate_web
+from gateway.app.authenticate import authenticate_page
 from gateway.app.identity import NotSignedIn
 from gateway.app.passkeys import (
     begin_registration,
@@ -19,8 +19,9 @@ from gateway.app.passkeys import (
     passkeys_of,
     remove_passkey,
 )
-from gateway.edges.http.deps import Caller, Ctx, PageUser, Session, Wired
-from gateway.edges.http.same_site import demand_form
+from gateway.core.device_proof import LONGEST_PROOF
+from gateway.edges.http.deps import BROWSER, Caller, Ctx, Session, Wired
+from gateway.edges.http.same_site import form_sender
 from gateway.edges.http.schemas import problems
 from gateway.edges.http.schemas_passkeys import CsrfIn, Options, PasskeyOut, PasskeysOut, RegistrationIn, UnlockIn
 from gateway.edges.web import passkey_pages
@@ -33,7 +34,7 @@ _PAGE = "/passkeys"
 def page(ctx: Ctx, request: Request, session: Session) -> Response:
     """One's passkeys; adding one takes a sign-in that is fresh."""
     try:
-        user = authenticate_web(ctx, session)
+        user = authenticate_page(ctx, session)
     except NotSignedIn:
         return RedirectResponse(f"/login?{urlencode({'next': _PAGE})}", HTTPStatus.SEE_OTHER)
     fresh = is_fresh(user, ctx.clock.now())
@@ -48,10 +49,10 @@ def remove_here(
     session: Session,
     passkey: Annotated[str, Form(max_length=2048)],
     csrf: Annotated[str, Form(max_length=256)] = "",
+    proof: Annotated[str, Form(max_length=LONGEST_PROOF)] = "",
 ) -> Response:
     """Forget one."""
-    user = authenticate_web(ctx, session)
-    demand_form(wired, request, session, csrf)
+    user = form_sender(wired, request, session, csrf, proof)
     remove_passkey(ctx, user, passkey)
     return RedirectResponse(_PAGE, HTTPStatus.SEE_OTHER)
 
@@ -72,35 +73,41 @@ def remove(ctx: Ctx, user: Caller, passkey_id: str) -> PasskeyOut:
 # ---------------------------------------------------------------- what the page's script calls, by cookie
 
 
-@router.post("/api/passkeys/begin", tags=["passkeys"], responses=problems(403, 409, 422))
-def begin(ctx: Ctx, wired: Wired, request: Request, user: PageUser, session: Session, body: CsrfIn) -> Options:
+@router.post("/api/passkeys/begin", tags=["passkeys"], dependencies=[BROWSER], responses=problems(403, 409, 422))
+def begin(ctx: Ctx, wired: Wired, request: Request, session: Session, body: CsrfIn) -> Options:
     """What the page gives to the authenticator to make a passkey. By the page's cookie."""
-    demand_form(wired, request, session, body.csrf)
+    user = form_sender(wired, request, session, body.csrf)
     return begin_registration(ctx, wired.relying_party(), user)
 
 
-@router.post("/api/passkeys/finish", status_code=201, tags=["passkeys"], responses=problems(403, 409, 422))
-def finish(
-    ctx: Ctx, wired: Wired, request: Request, user: PageUser, session: Session, body: RegistrationIn
-) -> PasskeyOut:
+@router.post(
+    "/api/passkeys/finish",
+    status_code=201,
+    tags=["passkeys"],
+    dependencies=[BROWSER],
+    responses=problems(403, 409, 422),
+)
+def finish(ctx: Ctx, wired: Wired, request: Request, session: Session, body: RegistrationIn) -> PasskeyOut:
     """Keep the passkey that the authenticator made. By the page's cookie."""
-    demand_form(wired, request, session, body.csrf)
+    user = form_sender(wired, request, session, body.csrf)
     return PasskeyOut.of(finish_registration(ctx, wired.relying_party(), user, body.name, body.credential))
 
 
-@router.post("/api/passkeys/unlock/begin", tags=["passkeys"], responses=problems(403, 422))
-def begin_unlocking(
-    ctx: Ctx, wired: Wired, request: Request, user: PageUser, session: Session, body: CsrfIn
-) -> Options:
+@router.post("/api/passkeys/unlock/begin", tags=["passkeys"], dependencies=[BROWSER], responses=problems(403, 422))
+def begin_unlocking(ctx: Ctx, wired: Wired, request: Request, session: Session, body: CsrfIn) -> Options:
     """What the page gives to the authenticator to prove a browser session. By the page's cookie."""
-    demand_form(wired, request, session, body.csrf)
+    user = form_sender(wired, request, session, body.csrf)
     return begin_unlock(ctx, wired.relying_party(), user)
 
 
-@router.post("/api/passkeys/unlock/finish", status_code=204, tags=["passkeys"], responses=problems(403, 422))
-def finish_unlocking(
-    ctx: Ctx, wired: Wired, request: Request, user: PageUser, session: Session, body: UnlockIn
-) -> None:
+@router.post(
+    "/api/passkeys/unlock/finish",
+    status_code=204,
+    tags=["passkeys"],
+    dependencies=[BROWSER],
+    responses=problems(403, 422),
+)
+def finish_unlocking(ctx: Ctx, wired: Wired, request: Request, session: Session, body: UnlockIn) -> None:
     """The browser session has proved now who it is. By the page's cookie."""
-    demand_form(wired, request, session, body.csrf)
+    user = form_sender(wired, request, session, body.csrf)
     finish_unlock(ctx, wired.relying_party(), user, session, body.credential)

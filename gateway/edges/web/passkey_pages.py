@@ -1,4 +1,4 @@
-"""The pages on which a passkey answers. They load one script, of this site; there is no inline one."""
+"""The pages on which a passkey answers."""
 
 from collections.abc import Sequence
 
@@ -11,36 +11,25 @@ from gateway.app.step_up import StepUpView
 from gateway.core.principal import User
 from gateway.edges.web.views import csrf_token, render
 
-CSP = (
-    "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'self'; img-src 'self'; form-action 'self'; "
-    "frame-ancestors 'none'; base-uri 'none'"
-)
-
 
 def passkeys_page(
     request: Request, user: User, session_secret: str, passkeys: Sequence[Passkey], *, is_fresh: bool
 ) -> Response:
     """One's own: add, remove."""
     values = {"user": user, "csrf": csrf_token(session_secret), "passkeys": passkeys, "is_fresh": is_fresh}
-    return _page(request, "passkeys.html", values)
+    return render(request, "passkeys.html", values)
 
 
 def step_up_page(request: Request, view: StepUpView | None) -> Response:
     """Type a code, or answer for the terminal that shows it."""
-    return _page(request, "step_up.html", {"user": None, "view": view})
+    return render(request, "step_up.html", {"user": None, "view": view})
 
 
 def emergency_page(request: Request, view: DeviceView | None) -> Response:
     """The same, while the identity provider is down."""
-    return _page(request, "emergency.html", {"user": None, "view": view})
+    return render(request, "emergency.html", {"user": None, "view": view})
 
 
 def denied_page(request: Request) -> Response:
     """What was decided."""
-    return _page(request, "step_up_denied.html", {"user": None})
-
-
-def _page(request: Request, template: str, values: dict[str, object]) -> Response:
-    response = render(request, template, values)
-    response.headers["content-security-policy"] = CSP
-    return response
+    return render(request, "step_up_denied.html", {"user": None})

@@ -1,7 +1,12 @@
-"""The few pages that a browser sees: signing in, confirming a CLI, and errors. Templates escape everything."""
+"""The few pages that a browser sees: signing in, confirming a CLI, and errors. Templates escape everything.
+
+Their scripts are of this site; there is no inline one. `at`, which each template has, is the gateway's clock in Unix
+time: a browser's may be off, and a proof must be of now.
+"""
 
 import hmac
 from collections.abc import Sequence
+from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -19,8 +24,19 @@ from gateway.core.principal import User
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
+CSP = (
+    "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'self'; img-src 'self'; form-action 'self'; "
+    "frame-ancestors 'none'; base-uri 'none'"
+)
+
+
+def _time(request: Request) -> dict[str, object]:
+    return {"at": int(request.app.state.wiring.ctx.clock.now().timestamp())}
+
+
 _templates = Jinja2Templates(
-    env=Environment(loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined)
+    env=Environment(loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined),
+    context_processors=[_time],
 )
 
 
@@ -34,9 +50,16 @@ def is_csrf_valid(session_secret: str, token: str) -> bool:
     return hmac.compare_digest(csrf_token(session_secret).encode(), token.encode())
 
 
-def render(request: Request, template: str, values: dict[str, object]) -> Response:
+def render(request: Request, template: str, values: dict[str, object], status: int = HTTPStatus.OK) -> Response:
     """A page from a template; everything in `values` is escaped."""
-    return _templates.TemplateResponse(request, template, values)
+    return _templates.TemplateResponse(
+        request, template, values, status_code=status, headers={"content-security-policy": CSP}
+    )
+
+
+def prove_page(request: Request, status: int, session_secret: str) -> Response:
+    """Opened instead of the page that was asked for; its script proves the browser's key and asks again."""
+    return render(request, "prove.html", {"user": None, "csrf": csrf_token(session_secret)}, status)
 
 
 def signed_in_page(
@@ -44,7 +67,7 @@ def signed_in_page(
 ) -> Response:
     """The front page: who one is here, or where to sign in."""
     csrf = csrf_token(session_secret) if session_secret else ""
-    return _templates.TemplateResponse(request, "signed_in.html", {"user": user, "csrf": csrf, "sign_ins": sign_ins})
+    return render(request, "signed_in.html", {"user": user, "csrf": csrf, "sign_ins": sign_ins})
 
 
 def choose_provider_page(request: Request, providers: Providers, next_path: str, fresh: str = "") -> Response:
@@ -54,7 +77,7 @@ def choose_provider_page(request: Request, providers: Providers, next_path: str,
         {"label": each.label, "href": "/login?" + urlencode({"provider": each.name, "next": next_path, **again})}
         for each in providers
     ]
-    return _templates.TemplateResponse(request, "choose_provider.html", {"choices": choices, "user": None})
+    return render(request, "choose_provider.html", {"choices": choices, "user": None})
 
 
 def device_page(
@@ -62,14 +85,14 @@ def device_page(
 ) -> Response:
     """Type a code, or compare the one that was found."""
     values = {"user": user, "csrf": csrf_token(session_secret), "view": view, "typed": typed}
-    return _templates.TemplateResponse(request, "device.html", values)
+    return render(request, "device.html", values)
 
 
 def device_done_page(request: Request, user: User, *, is_confirmed: bool) -> Response:
     """What was decided."""
-    return _templates.TemplateResponse(request, "device_done.html", {"user": user, "is_confirmed": is_confirmed})
+    return render(request, "device_done.html", {"user": user, "is_confirmed": is_confirmed})
 
 
 def error_page(request: Request, status: int, refusal: Refusal) -> Response:
     """A refusal in words."""
-    return _templates.TemplateResponse(request, "error.html", {"refusal": refusal, "user": None}, status_code=status)
+    return render(request, "error.html", {"refusal": refusal, "user": None}, status)

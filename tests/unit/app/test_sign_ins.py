@@ -11,7 +11,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from gateway.app.authenticate import authenticate, authenticate_web, bearer_of, renewed_web, sign_out
+from gateway.app.authenticate import authenticate, authenticate_web, bearer_of, sign_out
 from gateway.app.credentials import digest_of
 from gateway.app.identity import NotSignedIn
 from gateway.app.list_sign_ins import list_sign_ins, revoke_sign_in
@@ -48,6 +48,10 @@ def is_good(stage: Stage, secret: str) -> bool:
     except NotSignedIn:
         return False
     return True
+
+
+def renewed_web(stage: Stage, secret: str) -> SignedIn | None:
+    return rotate_when_due(stage.ctx, *bearer_of(stage.ctx, secret, "web"), "key")
 
 
 def test_a_renewed_sign_in_is_the_same_one_and_ends_when_it_always_did(stage: Stage) -> None:
@@ -140,11 +144,11 @@ def test_a_browser_that_never_got_its_cookie_is_given_another(stage: Stage) -> N
     old = sign_in(stage, stage.user("oncall"), "web").secret
     stage.clock.advance(ROTATE_AFTER)
     authenticate_web(stage.ctx, old)
-    assert renewed_web(stage.ctx, old) is not None  # and lost
+    assert renewed_web(stage, old) is not None  # and lost
     for _ in range(3):
         stage.clock.advance(timedelta(minutes=40))
         authenticate_web(stage.ctx, old)
-    got = renewed_web(stage.ctx, old)
+    got = renewed_web(stage, old)
     assert got is not None
     authenticate_web(stage.ctx, got.secret)
     stage.clock.advance(GRACE + SECOND)
@@ -155,7 +159,7 @@ def test_of_two_tabs_at_once_one_renews_and_the_other_waits_for_its_cookie(stage
     old = sign_in(stage, stage.user("oncall"), "web").secret
     stage.clock.advance(ROTATE_AFTER)
     read = [bearer_of(stage.ctx, old, "web") for _ in range(2)]  # before either has renewed it
-    first, second = (rotate_when_due(stage.ctx, *each) for each in read)
+    first, second = (rotate_when_due(stage.ctx, *each, "key") for each in read)
     assert first is not None
     assert second is None
     assert authenticate_web(stage.ctx, old)
@@ -193,15 +197,19 @@ def test_signing_out_ends_what_was_renewed_too(stage: Stage) -> None:
 
 
 def test_a_browser_gets_a_new_secret_in_time(stage: Stage) -> None:
-    session = sign_in(stage, stage.user("oncall"), "web")
-    assert renewed_web(stage.ctx, session.secret) is None
+    begun = sign_in(stage, stage.user("oncall"), "web")
+    session = renewed_web(stage, begun.secret)
+    assert session is not None  # bound to its key, under a new secret
+    assert renewed_web(stage, session.secret) is None
+    assert stage.events().count(("login:bound", "ok")) == 1
     stage.clock.advance(ROTATE_AFTER)
     authenticate_web(stage.ctx, session.secret)
-    renewed = renewed_web(stage.ctx, session.secret)
+    renewed = renewed_web(stage, session.secret)
     assert renewed is not None
     assert renewed.secret.startswith("gww_")
-    assert renewed_web(stage.ctx, session.secret) is None  # another tab, a moment later: the cookie is there already
+    assert renewed_web(stage, session.secret) is None  # another tab, a moment later: the cookie is there already
     assert authenticate_web(stage.ctx, renewed.secret)
+    assert stage.events().count(("login:bound", "ok")) == 1
 
 
 def test_last_use_is_noted_to_five_minutes(stage: Stage) -> None:
@@ -296,7 +304,7 @@ class OnePerson(Life):
     @precondition(lambda self: self.tabs)
     @rule(is_lost=st.booleans(), tab=st.integers(0, 3))
     def go_on_loading(self, is_lost: bool, tab: int) -> None:
-        renewed = rotate_when_due(self.stage.ctx, *self.tabs.pop(tab % len(self.tabs)))
+        renewed = rotate_when_due(self.stage.ctx, *self.tabs.pop(tab % len(self.tabs)), "key")
         if renewed is not None and not is_lost:
             self.cookie = renewed.secret
 

@@ -1,6 +1,7 @@
 // Lets a button of the page ask this browser's authenticator, and tells the gateway what it answered.
 // A button names what it does in data attributes: data-kind (create or get), data-begin and data-finish (routes of this
-// site), data-csrf or data-code (what is sent with both), data-next (where to go on). No inline script, no library.
+// site), data-csrf or data-code (what is sent with both), data-next (where to go on). No inline script,
+// no library; browser.js is loaded before it.
 "use strict";
 
 const toBytes = (text) => {
@@ -11,21 +12,6 @@ const toBytes = (text) => {
 const toText = (buffer) => {
   const characters = Array.from(new Uint8Array(buffer), (byte) => String.fromCharCode(byte)).join("");
   return btoa(characters).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
-};
-
-const post = async (path, body) => {
-  const answer = await fetch(path, {
-    method: "POST",
-    headers: { "content-type": "application/json" },
-    credentials: "same-origin",
-    body: JSON.stringify(body),
-  });
-  const text = await answer.text();
-  const value = text ? JSON.parse(text) : null;
-  if (!answer.ok) {
-    throw new Error([value?.detail ?? `The gateway answered ${answer.status}.`, ...(value?.next_steps ?? [])].join(" "));
-  }
-  return value;
 };
 
 const withBytes = (options) => ({
@@ -59,7 +45,7 @@ const asJson = (credential) => {
 
 const ceremony = async ({ kind, begin, finish, csrf, code }) => {
   const known = csrf ? { csrf } : { code };
-  const publicKey = withBytes(await post(begin, known));
+  const publicKey = withBytes(await gateway.post(begin, known));
   const credential =
     kind === "create" ? await navigator.credentials.create({ publicKey }) : await navigator.credentials.get({ publicKey });
   const body = { ...known, credential: asJson(credential) };
@@ -67,7 +53,7 @@ const ceremony = async ({ kind, begin, finish, csrf, code }) => {
   if (kind === "create" && name) body.name = name.value;
   const elsewhere = document.getElementById("elsewhere");
   if (elsewhere) body.elsewhere = elsewhere.checked;
-  await post(finish, body);
+  await gateway.post(finish, body);
 };
 
 const status = document.getElementById("status");

@@ -34,6 +34,7 @@ PUBLIC = {
 # These take a browser's cookie and no token at all.
 BY_COOKIE = {
     "/api/passkeys/begin", "/api/passkeys/finish", "/api/passkeys/unlock/begin", "/api/passkeys/unlock/finish",
+    "/api/browser/prove",
 }  # fmt: skip
 
 

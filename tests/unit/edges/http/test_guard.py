@@ -28,6 +28,7 @@ def test_every_answer_carries_the_headers_that_keep_browsers_safe(client: TestCl
         client.get("/api/whoami"), client.get("/api/whoami", headers=auth), client.post("/api/requests", content=b"x"),
     ):  # fmt: skip
         assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["referrer-policy"] == "same-origin"  # no-referrer: Origin is null in our forms
         assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
         assert "unsafe" not in answer.headers["content-security-policy"]
         assert answer.headers["cache-control"] == "no-store"

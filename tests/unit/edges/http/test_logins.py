@@ -54,13 +54,15 @@ def test_the_page_lists_them_and_ends_one_with_a_form_of_its_own(client: TestCli
     assert client.get("/api/whoami", headers=mine).status_code == 401
 
 
-def test_a_browser_gets_a_new_cookie_in_time(client: TestClient, stage: Stage) -> None:
+def test_a_browser_gets_a_new_cookie_in_time(client: DeviceClient, stage: Stage) -> None:
     sign_in(client, "oncall")
     before = client.cookies.get("gw-session")
     stage.clock.advance(ROTATE_AFTER)
+    unproven = TestClient.get(client, "/")
+    assert "One moment" in unproven.text
     page = client.get("/")
     assert client.cookies.get("gw-session") != before
-    sent = page.headers["set-cookie"].lower()
+    sent = client.proven.headers["set-cookie"].lower()
     assert "httponly" in sent
     assert "samesite=lax" in sent
     assert client.post("/logout", data={"csrf": csrf_of(page.text)}).status_code == 303  # the form is the new secret's

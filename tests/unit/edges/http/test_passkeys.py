@@ -354,7 +354,7 @@ def test_a_disabled_person_proves_nothing(client: TestClient, stage: Stage, key:
     assert prove(client, code, key).status_code in (403, 404)
 
 
-def test_the_pages_load_one_script_of_this_site(client: TestClient, key: SoftPasskey, stage: Stage) -> None:
+def test_the_pages_load_scripts_of_this_site_only(client: TestClient, key: SoftPasskey, stage: Stage) -> None:
     code = start(client, stage.token(alice(stage)))
     for path in ("/passkeys", f"/step-up?code={code}", "/step-up", "/emergency"):
         page = client.get(path)
@@ -362,7 +362,7 @@ def test_the_pages_load_one_script_of_this_site(client: TestClient, key: SoftPas
         assert "script-src 'self';" in policy
         assert "unsafe" not in policy
         assert "frame-ancestors 'none'" in policy
-        assert not re.search(r"<script(?! src=\"/static/passkeys.js\" defer></script>)", page.text)
+        assert not re.search(r"<script(?! src=\"/static/(passkeys|browser).js\" defer></script>)", page.text)
         assert not re.search(r"\son\w+=", page.text)
     assert "javascript" in client.get("/static/passkeys.js").headers["content-type"]
 
