@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from threading import BoundedSemaphore, Lock
-from time import monotonic
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
 from joserfc.jwk import Key
 
+from gateway.adapters.cut_off import CutOff
 from gateway.adapters.jose import demand_safe, signing_key
 from gateway.adapters.signer import replace_private
 from gateway.adapters.yaml_source import SourceError, read_bytes
@@ -37,6 +37,11 @@ MAX_BODY = 256 * 1024
 MOST_KEYS = 100
 _TOTAL_S = 5.0
 _TIMEOUT = httpx2.Timeout(3.0)
+_HEADERS = {
+    "accept": "application/json",
+    "accept-encoding": "identity",  # so that the size limit is the size
+    "connection": "close",  # each request opens its own, which can be cut off
+}
 _WAITERS = 8  # callers who may wait for an answer that is on its way
 _WAIT_S = 8.0
 log = logging.getLogger(__name__)
@@ -200,14 +205,21 @@ class IssuerKeys:
 
     def _get(self, url: str) -> object:
         """JSON of a declared place, in one exchange."""
-        until = monotonic() + _TOTAL_S
-        headers = {"accept": "application/json", "accept-encoding": "identity"}  # so that the size limit is the size
-        request = httpx2.Request("GET", url, headers=headers, extensions={"timeout": _TIMEOUT.as_dict()})
+        with CutOff(_TOTAL_S) as cut_off:
+            extensions = {"timeout": _TIMEOUT.as_dict(), "trace": cut_off.trace}
+            try:
+                return self._answered(httpx2.Request("GET", url, headers=_HEADERS, extensions=extensions))
+            except httpx2.HTTPError:
+                if cut_off.is_over:
+                    raise _UnusableError("its answer takes too long") from None
+                raise
+
+    def _answered(self, request: httpx2.Request) -> object:
         answer = self._transport.handle_request(request)
         try:
             if answer.status_code != 200:  # a redirect is not followed
                 raise _UnusableError(f"it answered {answer.status_code}")
-            return json.loads(_body(answer, until))
+            return json.loads(_body(answer))
         finally:
             answer.close()
 
@@ -221,14 +233,12 @@ class _UnusableError(ValueError):
     """The text says why, without what the issuer sent."""
 
 
-def _body(answer: httpx2.Response, until: float) -> bytes:
+def _body(answer: httpx2.Response) -> bytes:
     body = b""
     for part in answer.iter_raw():
         body += part
         if len(body) > MAX_BODY:
             raise _UnusableError("its answer is too large")
-        if monotonic() > until:
-            raise _UnusableError("its answer takes too long")
     return body
 
 

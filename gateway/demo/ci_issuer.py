@@ -148,8 +148,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(503, b"down")
         elif mood == "redirect":
             self._answer(302, b"", location="http://127.0.0.1:1/elsewhere")
-        elif mood == "dribble":
-            self._dribble(issuer)
+        elif mood in ("dribble", "dribble-head"):
+            self._dribble(issuer, in_head=mood == "dribble-head")
         elif mood == "not-json":
             self._answer(200, b"<html>")
         elif mood == "huge":
@@ -186,14 +186,17 @@ class _Handler(BaseHTTPRequestHandler):
         except OSError:
             self.close_connection = True
 
-    def _dribble(self, issuer: CiIssuer) -> None:
+    def _dribble(self, issuer: CiIssuer, *, in_head: bool) -> None:
         """One byte every now and then, so that no single read times out."""
         self.send_response(200)
         self.send_header("content-length", "100000")
-        self.end_headers()
+        if in_head:
+            self.flush_headers()
+        else:
+            self.end_headers()
         try:
             while not issuer.stopping.wait(0.2):
-                self.wfile.write(b" ")
+                self.wfile.write(b"x" if in_head else b" ")
                 self.wfile.flush()
         except OSError:
             pass

@@ -157,6 +157,7 @@ def test_an_outage_stops_nobody_whose_keys_are_known(keys: IssuerKeys, ci: CiIss
         ("huge", "too large"),
         ("no-keys", "no key"),
         ("dribble", "too long"),
+        ("dribble-head", "too long"),
     ],
 )
 def test_what_is_not_known_is_a_no_that_says_why(keys: IssuerKeys, ci: CiIssuer, mood: str, why: str):
