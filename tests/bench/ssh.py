@@ -108,7 +108,7 @@ def _echo_under_load(paths: SshPaths, payload: Path, keys: int, rounds: int) -> 
 
 
 def _loaded_echo_times(config: Path, host: str, payload: Path, keys: int) -> list[float]:
-    argv = _ssh(config, host, f"while :; do cat {payload}; done")
+    argv = _ssh(config, host, f"while cat {payload}; do :; done")
     readers = [subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) for _ in range(2)]
     try:
         return _echo_times(config, host, keys)

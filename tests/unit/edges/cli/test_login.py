@@ -2,16 +2,16 @@ import json
 import stat
 from threading import Thread
 
-import httpx2
 import pytest
 
+from gateway.demo.browser import Browser
 from gateway.edges.cli import client, login
 from tests.unit.edges.cli.conftest import Gw
 from tests.unit.edges.http.test_login import csrf_of, state_of
 
 
 def confirm(url: str, user_code: str, name: str, action: str = "confirm") -> None:
-    with httpx2.Client(base_url=url, trust_env=False) as browser:
+    with Browser(base_url=url) as browser:
         state = state_of(browser.get("/login").headers["location"])
         browser.get("/callback", params={"state": state, "code": name})
         page = browser.get("/device", params={"user_code": user_code})
