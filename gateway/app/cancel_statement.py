@@ -13,7 +13,7 @@ from gateway.core.session import Cancel, Session, cancel
 
 
 def cancel_statement(ctx: Context, user: User, session_id: str, *, n: int = 0, reason: str = "") -> Session:
-    """Statement `n`, if it still runs then, or (0) whatever runs. Whoever may end a session may do this.
+    """Statement `n`, if it still runs then; 0 for what runs now. Whoever may end a session may do this.
 
     Raises NotFound, Denied, Conflict (over already, no database session).
     """
@@ -23,14 +23,16 @@ def cancel_statement(ctx: Context, user: User, session_id: str, *, n: int = 0, r
         raise NotFound(Refusal("unknown-session", "There is no such session.", next_steps=("gw sessions lists them.",)))
     target = ctx.catalogue.current().targets.get(session.target)  # None: it has left the catalogue meanwhile
     authorise(ctx, user, Action.KILL, target, Facts(ctx.clock.now(), level=session.level, requester=session.holder))
-    changed = cancel(session, wish := Cancel(ctx.ids.secret(), user.name, n))
+    changed = cancel(session, Cancel(ctx.ids.secret(), user.name, n))
     if isinstance(changed, Refusal):
         raise Conflict(changed)
+    wish = changed.cancel
+    assert wish is not None
     with ctx.store.begin() as uow:
         if not uow.sessions.request_cancel(session_id, wish):
             raise Conflict(Refusal("session-over", "That session is over already."))
         about: journal.About = {**journal.about_session(session), "principal": user.name}
-        data = {"statement": n, "reason": reason.strip()[:500], "holder": session.holder_name}
+        data = {"statement": wish.n, "reason": reason.strip()[:500], "holder": session.holder_name}
         noted = journal.append(ctx, uow, "statement:cancel-requested", **about, data=data)
     ctx.wake()
     journal.confirm_logged(ctx, noted)

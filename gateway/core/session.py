@@ -156,7 +156,10 @@ def lock(session: Session, user_id: str, user_name: str, *, locked: bool) -> Ses
 
 
 def cancel(session: Session, wish: Cancel) -> Session | Refusal:
-    """The session with a wish that its present statement be cancelled; it goes on otherwise."""
+    """The session with a wish that a statement be cancelled; it goes on otherwise.
+
+    Without a number that is the one that was seen to run, or what runs then where none was.
+    """
     if not session.is_live():
         return Refusal("session-over", "That session is over already.")
     if session.protocol is not Protocol.POSTGRES:
@@ -165,6 +168,8 @@ def cancel(session: Session, wish: Cancel) -> Session | Refusal:
             "Only database sessions have statements that can be cancelled.",
             next_steps=(f"gw session kill {session.id} ends it.",),
         )
+    if wish.n == 0 and session.running is not None:
+        wish = replace(wish, n=session.running.n)  # and not the one after it, by the time that it is acted on
     return replace(session, cancel=wish)
 
 

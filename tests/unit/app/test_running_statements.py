@@ -99,6 +99,19 @@ def test_a_wish_to_cancel_reaches_the_session_once_and_is_in_the_log(house: Hous
     assert held.ended == []
 
 
+def test_without_a_number_it_is_the_statement_that_was_seen_to_run(sealed: House):
+    session, held = opened(sealed, granted(sealed, READ))
+    watch, running, of = Reevaluation(), RunningStatements(), session.session.id
+    held.runs = SLOW
+    running.tick(sealed.ctx)
+    changed = cancel_statement(sealed.ctx, sealed.people["lead"], of)
+    assert changed.cancel is not None
+    assert changed.cancel.n == 7
+    watch.tick(sealed.ctx, ask_policy=False)
+    assert held.cancels == [("lead", 7)]  # the door leaves any other alone
+    assert sealed.events("statement:cancel-requested")[-1].data["statement"] == 7
+
+
 def test_who_may_end_may_cancel_and_only_what_is_a_live_database_session(house: House):
     session, held = opened(house, granted(house, READ))
     with pytest.raises(Denied):
