@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import sha256
 from json import JSONEncoder
 from typing import Generic, NamedTuple, TypeVar
 
@@ -56,6 +57,12 @@ class Run:
 
     def __init__(self, number: int) -> None:
         self.number = number
+
+    def reset(self) -> None:
+        """What was counted is told: the same portal may be executed again."""
+        self.is_reported = True
+        self.returned = self.returned_before = self.affected = self.bytes_out = self.bytes_in = 0
+        self.tags, self.sqlstate, self.tx = (), "", 0
 
     def is_fresh(self) -> bool:
         """True while nothing was counted."""
@@ -114,6 +121,13 @@ def attempt(run: Run, protocol: str, text: Text | None, values: bytes = b"", **m
     about = text.again if text.again and not more else _about(text, protocol, more)
     text.told = True
     return Entry("statement", _with(b'{"n":%d,%b' % (run.number, about), values))
+
+
+def plain_attempt(run: Run, sql: bytes) -> Entry:
+    """`attempt` of a simple query of at most KEEP bytes, written out for speed."""
+    text = _encode(sql.decode(errors="backslashreplace"))
+    told = f'{{"n":{run.number},"sql":{text},"sha256":"{sha256(sql).hexdigest()}","protocol":"simple"}}'
+    return Entry("statement", told.encode())
 
 
 def _with(record: bytes, values: bytes) -> bytes:

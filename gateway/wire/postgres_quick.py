@@ -3,10 +3,14 @@
 The walks tell the same of these chunks, message by message; this is for speed alone (tests hold one against the other).
 """
 
+from contextlib import suppress
 from struct import Struct
 from typing import NamedTuple
 
+from gateway.wire.buffer import ProtocolViolation
+from gateway.wire.postgres_account import KEEP
 from gateway.wire.postgres_messages import message
+from gateway.wire.postgres_values import Telling, values_told
 
 _HEAD = Struct(">Bi").unpack_from
 _BOUND = message(b"2")
@@ -14,10 +18,22 @@ _NO_DATA = message(b"n")
 _ROW, _DESCRIPTION, _COMPLETE = b"DTC"
 _READY = message(b"Z", b"I")[:5]
 _LONGEST_TAG = 64
+_SHORTEST = 7
+_KEEP_NAMES = 8_192
+_QUERY, _BIND = b"QB"
 _DESCRIBE, _EXECUTE, _SYNC = message(b"D", b"P\0"), message(b"E", bytes(5)), message(b"S")
 
 # What follows a Bind of the unnamed portal in its chunk: whether it asks for a description.
 TAILS = {_DESCRIBE + _EXECUTE + _SYNC: True, _EXECUTE + _SYNC: False}
+
+
+class Asked(NamedTuple):
+    """One statement's whole question: a Query, or what stands between a Bind of `source` and its Sync."""
+
+    is_query: bool
+    source: bytes  # of a Query its SQL
+    values: bytes = b""
+    is_described: bool = True
 
 
 class Reply(NamedTuple):
@@ -27,6 +43,27 @@ class Reply(NamedTuple):
     size: int
     tag: bytes
     status: bytes
+
+
+def asked_of(chunk: bytes, telling: Telling) -> Asked | None:
+    """None when it is not exactly one question, a long one, or one whose values make no sense."""
+    if len(chunk) < _SHORTEST:
+        return None
+    kind, length = _HEAD(chunk)
+    end = 1 + length
+    if kind == _QUERY:
+        is_whole = end == len(chunk) <= KEEP and chunk.find(0, 5) == end - 1
+        return Asked(is_query=True, source=chunk[5:-1]) if is_whole else None
+    is_described = TAILS.get(chunk[end:]) if kind == _BIND and length > 0 else None
+    if is_described is None or chunk[5]:
+        return None
+    cut = chunk.find(0, 6, min(end, _KEEP_NAMES))
+    if cut < 0:
+        return None
+    with suppress(ProtocolViolation):
+        values = values_told(chunk[cut + 1 : end], 0, telling)
+        return Asked(is_query=False, source=chunk[6:cut], values=values, is_described=is_described)
+    return None
 
 
 def reply_of(chunk: bytes, *, is_bound: bool, is_described: bool) -> Reply | None:

@@ -4,8 +4,8 @@ A round is one step while nothing else is owed; as soon as anything else happens
 is made of, so that there is one set of rules only.
 """
 
-from gateway.wire.postgres_account import Step, tag_of
-from gateway.wire.postgres_quick import Reply
+from gateway.wire.postgres_account import SHOWN, Entry, Run, Step, attempt, outcome, plain_attempt, tag_of
+from gateway.wire.postgres_quick import Asked, Reply
 from gateway.wire.postgres_statements import NAME_BYTES, UNNAMING, StatementAccount
 from gateway.wire.postgres_transactions import TURNS
 
@@ -49,6 +49,40 @@ class RoundAccount(StatementAccount):
         step.is_described = is_described
         self._owed.append(step)
         self._rounds += 1
+
+    def is_idle(self) -> bool:
+        """True when nothing is owed, and the next question is nothing special."""
+        return not self._owed and self.may_round()
+
+    def trip(self, asked: Asked, reply: Reply, ms: float) -> tuple[Entry, Entry] | None:
+        """A question and its answer, both whole, while the account is idle: attempt and result. None when it has to be
+        told message by message.
+        """
+        transactions = self._transactions
+        tag, number = tag_of(reply.tag)
+        if not tag or tag in _SPECIAL or reply.status != (b"T" if transactions.current else b"I"):
+            return None
+        run = Run(self._number + 1)
+        if asked.is_query:
+            told = plain_attempt(run, asked.source)
+        else:
+            text = self._statements.look(asked.source[:NAME_BYTES])
+            if text is None or not text.told:
+                return None
+            told = attempt(run, "extended", text, asked.values)
+            run.shown, run.turn = text.sql[:SHOWN], text.turn
+            self._portals.propose(b"", run)
+            self._portals.accept(b"", run)
+        self._number = self._newest = run.number
+        transactions.warning = ""
+        if not transactions.current:
+            self._portals.accepted.clear()
+        run.returned = run.returned_before = reply.rows
+        run.affected = reply.rows if number is None else number
+        run.bytes_out, run.tags, run.tx = reply.size, (tag,), transactions.current
+        result = outcome(run, ms, "done")
+        run.reset()
+        return told, result
 
     def lone(self) -> Step | None:
         """The query or round that is all that is owed, if nothing was answered of it yet."""

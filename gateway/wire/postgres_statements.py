@@ -323,9 +323,7 @@ class StatementAccount:
             run.tx = self._transactions.current
         self._newest = run.number
         self.entries.append(outcome(run, (at - step.at) * 1000, state))
-        run.is_reported = True
-        run.returned = run.returned_before = run.affected = run.bytes_out = run.bytes_in = 0
-        run.tags, run.sqlstate, run.tx = (), "", 0
+        run.reset()
 
     def _ready(self, body: bytes, at: float) -> None:
         self._copying = None

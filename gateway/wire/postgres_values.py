@@ -34,14 +34,38 @@ class Telling(NamedTuple):
 TELL_ALL = Telling()
 
 
-class Values:
-    """Fed with the body behind the names (Bind) or the oid (FunctionCall), in any pieces."""
+class ValueList:
+    """What is told of a statement's values, in order."""
 
     def __init__(self, telling: Telling = TELL_ALL) -> None:
         self._telling = telling
         self._told: list[str] = []
         self._size = 0
         self._left_out = 0
+
+    def tell(self, value: str) -> None:
+        """Keep one more value, as JSON, if there is room."""
+        size = (len(value) if value.isascii() else len(value.encode())) + 1
+        if self._telling.is_silent or self._left_out or self._size + size > KEEP_ALL:
+            self._left_out += 1
+            return
+        self._size += size
+        self._told.append(value)
+
+    def listed(self) -> bytes:
+        """What was told so far: members of a record, with a comma in front; nothing without values."""
+        if not self._told and not self._left_out:
+            return b""
+        told = f',"params":[{",".join(self._told)}]' if self._told else ""
+        more = f',"params_left_out":{self._left_out}' if self._left_out else ""
+        return f"{told}{more}".encode()
+
+
+class Values(ValueList):
+    """Fed with the body behind the names (Bind) or the oid (FunctionCall), in any pieces."""
+
+    def __init__(self, telling: Telling = TELL_ALL) -> None:
+        super().__init__(telling)
         self._is_whole = False
         self._buffer = bytearray()
         self._steps = self._read()
@@ -62,18 +86,10 @@ class Values:
         del self._buffer[:pos]
 
     def told(self) -> bytes:
-        """The members of a record, with a comma in front; nothing without values. The message is whole."""
+        """`listed`, when the message is whole."""
         if not self._is_whole:
             raise ProtocolViolation("values that end before their count")
         return self.listed()
-
-    def listed(self) -> bytes:
-        """What was told so far."""
-        if not self._told and not self._left_out:
-            return b""
-        told = f',"params":[{",".join(self._told)}]' if self._told else ""
-        more = f',"params_left_out":{self._left_out}' if self._left_out else ""
-        return f"{told}{more}".encode()
 
     def _read(self) -> Generator[int, bytes, None]:
         """Yields how many bytes it needs next."""
@@ -112,15 +128,6 @@ class Values:
             octets = "" if is_text else f',"hex":"{head[:KEEP_HEX].hex()}"'
             self.tell(f'{{"length":{length},"sha256":"{digest.hexdigest()}"{octets}}}')
 
-    def tell(self, value: str) -> None:
-        """Keep one more value, as JSON, if there is room."""
-        size = (len(value) if value.isascii() else len(value.encode())) + 1
-        if self._telling.is_silent or self._left_out or self._size + size > KEEP_ALL:
-            self._left_out += 1
-            return
-        self._size += size
-        self._told.append(value)
-
 
 def values_told(body: bytes, pos: int, telling: Telling = TELL_ALL) -> bytes:
     """`Values.told` of values that lie whole in `body` from `pos` on, as nearly all do, without its pauses."""
@@ -131,7 +138,7 @@ def values_told(body: bytes, pos: int, telling: Telling = TELL_ALL) -> bytes:
         pos += 4 + 2 * formats
         if formats not in (0, 1, count):
             raise ProtocolViolation("formats that do not fit the values")
-        values = Values(telling)
+        values = ValueList(telling)
         for place in range(count):
             (length,) = _LONG(body, pos)
             start, pos = pos + 4, pos + 4 + max(length, 0)

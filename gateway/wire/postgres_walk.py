@@ -144,6 +144,10 @@ class ClientWalk:
         self._left = 0  # bytes of a body that are still to come
         self._capture: _Capture | None = None
 
+    def is_at_boundary(self) -> bool:
+        """True when the next chunk begins with a message."""
+        return not self._left and not self._fragment
+
     def feed(self, chunk: bytes, at: float) -> None:
         """Look at the next chunk; `at` in seconds on any steady clock. ProtocolViolation ends the session."""
         if self._fragment:

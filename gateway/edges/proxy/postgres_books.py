@@ -11,6 +11,7 @@ from gateway.audit.recording import unix_ns
 from gateway.core.bind_parameters import BindParameters
 from gateway.wire.buffer import ProtocolViolation
 from gateway.wire.postgres_account import Entry, unread
+from gateway.wire.postgres_quick import asked_of, reply_of
 from gateway.wire.postgres_rounds import RoundAccount
 from gateway.wire.postgres_values import TELL_ALL, Telling
 from gateway.wire.postgres_walk import ClientWalk, ServerWalk
@@ -53,6 +54,7 @@ class Books:
     """
 
     def __init__(self, now: Callable[[], datetime], telling: Telling = TELL_ALL) -> None:
+        self._telling = telling
         self.account = RoundAccount()
         self.asks = ClientWalk(self.account, telling)
         self.answers = ServerWalk(self.account)
@@ -87,8 +89,14 @@ class Books:
             return None
         passed, self._passed, self.passed_bytes = self._passed, [], 0
         origin, first = self._origin(), None
-        for is_asking, chunk, at in passed:
+        is_idle, place = self._is_idle(), 0
+        while place < len(passed):
+            is_asking, chunk, at = passed[place]
             try:
+                if is_idle and self._trip(passed, place, origin):
+                    place += 2
+                    continue
+                place += 1
                 if not is_asking:
                     self.answers.feed(chunk, at)
                 elif self.is_unreadable:
@@ -101,7 +109,29 @@ class Books:
                     self.is_unreadable = True
                     self.account.entries.append(unread(chunk))
             self._collect(at, origin)
+            is_idle = first is None and self._is_idle()
         return first
+
+    def _is_idle(self) -> bool:
+        is_between = self.asks.is_at_boundary() and self.answers.is_at_boundary()
+        return is_between and self.account.is_idle() and not self.is_unreadable
+
+    def _trip(self, passed: list[tuple[bool, bytes, float]], place: int, origin: int) -> bool:
+        """True when a question and its answer, both whole, come next and were accounted for in one."""
+        if place + 1 == len(passed):
+            return False
+        is_asking, question, asked_at = passed[place]
+        is_asking_again, answer, at = passed[place + 1]
+        if not is_asking or is_asking_again:
+            return False
+        asked = asked_of(question, self._telling)
+        reply = asked and reply_of(answer, is_bound=not asked.is_query, is_described=asked.is_described)
+        told = asked and reply and self.account.trip(asked, reply, (at - asked_at) * 1000)
+        if not told:
+            return False
+        (attempt, tried), (result, done) = told
+        self.records += (attempt, origin + int(asked_at * 1e9), tried), (result, origin + int(at * 1e9), done)
+        return True
 
     def close(self) -> None:
         """Nothing is answered any more. Idempotent."""
