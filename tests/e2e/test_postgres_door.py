@@ -315,7 +315,7 @@ def test_required_recording_holds_a_statement_until_its_record_is_durable(stage:
         asked.join(WITHIN)
         recording.is_slow = False
         session.execute("DROP TABLE made_under_require")
-    assert [each["tag"] for each in recording.of("result")] == ["CREATE TABLE", "DROP TABLE"]
+    recording.wait(lambda: [each["tag"] for each in recording.of("result")] == ["CREATE TABLE", "DROP TABLE"])
 
 
 def test_a_record_that_cannot_be_made_durable_ends_the_session_unexecuted(stage: Stage) -> None:

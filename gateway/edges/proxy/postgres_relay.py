@@ -38,8 +38,8 @@ class PostgresSession:
 
     `over` resolves once, to why the session ended, when both legs are closing.
 
-    Where a statement need not be on disk before it goes on, small chunks go on at once and are accounted for within
-    milliseconds, many together (`Backlog.soon`). Whatever depends on the account settles it first.
+    Small chunks go on at once and are accounted for within milliseconds, many together (`Backlog.soon`); from the client
+    only where a statement need not be on disk before it goes on. Whatever depends on the account settles it first.
     """
 
     def __init__(
@@ -64,7 +64,8 @@ class PostgresSession:
         self._newest = -1  # number of the last record given to it
         self._is_asking = False
         self._stalled = b""  # from the client, recorded in part: goes on when the recorder has taken the rest
-        self._hides_values = bind_parameters.hides()
+        # What went on and cannot be read is recorded as it is, so where that may not be nothing goes on unread.
+        self._reads_first = is_strict or bind_parameters.hides()
         self._books = Books(now, telling(bind_parameters))
         self._account = self._books.account
         self._held: deque[tuple[bytes, int]] = deque()  # chunks, each with the record it waits for
@@ -174,7 +175,7 @@ class PostgresSession:
             self._recording.append_all(self._books.records)
 
     def _may_go_on(self, chunk: bytes) -> bool:
-        is_waiting = self._is_strict or self._is_crowded or self._books.records or self._stalled
+        is_waiting = self._is_crowded or self._books.records or self._stalled
         return len(chunk) <= _LATER and not is_waiting
 
     def _go_on(self, leg: Leg, chunk: bytes, *, is_asking: bool) -> None:
@@ -186,7 +187,9 @@ class PostgresSession:
 
     def settle(self) -> None:
         """Account for what has gone on, and record it."""
-        why = self._books.catch_up()
+        self._settle(self._books.catch_up())
+
+    def _settle(self, why: ProtocolViolation | None) -> None:
         if self._ending is not None:
             return
         if self._books.records:
@@ -210,12 +213,12 @@ class PostgresSession:
     def _from_client(self, chunk: bytes) -> None:
         if self._ending is not None or self._target is None:
             return
-        # What went on and cannot be read is recorded as it is, so where that may not be nothing goes on unread.
-        if not self._hides_values and self._may_go_on(chunk):
+        if not self._reads_first and self._may_go_on(chunk):
             self._go_on(self._target, chunk, is_asking=True)
             return
-        self.settle()
-        if self._is_over():
+        wrong = self._books.catch_up()  # its records go with those of this chunk
+        if wrong is not None:
+            self._settle(wrong)
             return
         try:
             self._books.ask(chunk)

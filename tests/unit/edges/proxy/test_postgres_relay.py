@@ -180,6 +180,21 @@ async def test_nothing_goes_on_before_its_record_is_on_disk_where_that_is_requir
 
 
 @on_a_loop
+async def test_an_answer_does_not_wait_for_the_disk_and_is_recorded_before_the_next_question() -> None:
+    async with Relay(is_strict=True) as relay:
+        asked, answer = message(b"Q", b"DELETE\0"), message(b"C", b"DELETE 7\0") + message(b"Z", b"I")
+        relay.to_client.write(asked)
+        await relay.synced(asyncio.create_task(relay.target.readexactly(len(asked))))
+        relay.to_target.write(answer)
+        assert await asyncio.wait_for(relay.client.readexactly(len(answer)), PATIENCE) == answer
+        relay.to_client.write(asked)
+        await relay.until(lambda: len(relay.spool.records) == 3)
+        assert [(r["kind"], r["n"]) for r in relay.spool.records] == [("statement", 1), ("result", 1), ("statement", 2)]
+        relay.spool.sync()
+        assert await asyncio.wait_for(relay.target.readexactly(len(asked)), PATIENCE) == asked
+
+
+@on_a_loop
 async def test_small_statements_go_on_at_once_and_are_recorded_soon() -> None:
     async with Relay(is_strict=False) as relay:
         asked = message(b"Q", b"SELECT 1\0")
