@@ -28,6 +28,7 @@ NOT_INDEXED = (sqlite3.Error, ValueError, OverflowError)
 FEED_BYTES = 16 * 1024 * 1024  # waiting for the next second
 FEED_SECONDS = 0.05  # of processor time per second, so that a busy session does not starve the proxy of this processor
 FEED_CHUNK = 128 * 1024  # of one transaction, and at most a batch more
+REBUILT_AT_ONCE = 200  # records of one transaction
 LONGEST_TEXT = 64 * 1024  # characters of a statement that are searchable
 _KINDS = frozenset({"session", "statement", "result", "transaction"})
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -156,7 +157,9 @@ class StatementIndex:
             database.execute("DELETE FROM statements WHERE session = ?", (session_id,))
             database.execute("DELETE FROM transactions WHERE session = ?", (session_id,))
         records = joined(frames)
-        while some := list(itertools.islice(records, 1000)):  # short transactions: the live sessions are indexed too
+        while some := list(
+            itertools.islice(records, REBUILT_AT_ONCE)
+        ):  # short transactions: the live sessions are indexed too
             with self._transaction() as database:
                 self._store(database, session_id, some)
         with self._fed_lock:

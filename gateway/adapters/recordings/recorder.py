@@ -14,6 +14,7 @@ from gateway.adapters.recordings.gap import Gap
 from gateway.adapters.recordings.index import NOT_INDEXED, StatementIndex
 from gateway.adapters.recordings.keys import Keyring
 from gateway.adapters.recordings.lane import Batch, Lane
+from gateway.adapters.recordings.late_index import LateIndex, Paced
 from gateway.adapters.recordings.spool import (
     Disk,
     Stretch,
@@ -135,6 +136,7 @@ class FileRecorder(RecordingFiles):
         self._first = 1  # number of this process's first segment
         self._lanes: dict[str, Lane] = {}  # guarded by the writer's lock
         self._to_seal: queue.SimpleQueue[Lane | None] = queue.SimpleQueue()
+        self._late_index: LateIndex | None = None
         self._stopping = Event()
         self._threads: list[Thread] = []
 
@@ -201,6 +203,8 @@ class FileRecorder(RecordingFiles):
                 self._to_seal.put(None)
                 for thread in self._threads:
                     thread.join(timeout.total_seconds())
+                if self._late_index is not None:
+                    self._late_index.finish(timeout)
                 if not self._writer.stop(timeout):
                     log.error("the recording disk does not answer; what is left is recovered at the next start")
                     return
@@ -228,6 +232,7 @@ class FileRecorder(RecordingFiles):
                     Thread(target=self._report_for_ever, name="recording-clerk", daemon=True),
                     Thread(target=self._seal_for_ever, name="recording-sealer", daemon=True),
                 ]
+                self._late_index = LateIndex(lambda session_id, paced: self._reindex([session_id], paced))
                 for thread in self._threads:
                     thread.start()
             return self._writer
@@ -328,8 +333,8 @@ class FileRecorder(RecordingFiles):
         with writer.lock:
             self._lanes.pop(lane.session_id, None)
             self._remove_empty_segments(below=writer.current_number())
-        if self._index is not None and self._index.is_behind(lane.session_id):
-            self._reindex([lane.session_id])
+        if self._index is not None and self._late_index is not None and self._index.is_behind(lane.session_id):
+            self._late_index.add(lane.session_id)
         return True
 
     def _remove_empty_segments(self, below: int) -> None:
@@ -373,12 +378,12 @@ class FileRecorder(RecordingFiles):
         if self._index is not None:
             self._index.feed((entry.lane.session_id, entry.kind, entry.frame) for entry in batch)
 
-    def _reindex(self, session_ids: Iterable[str]) -> None:
+    def _reindex(self, session_ids: Iterable[str], paced: Paced = iter) -> None:
         if self._index is None:
             return
         for session_id in session_ids:
             try:
-                self._index.rebuild_session(session_id, self.read(session_id))
+                self._index.rebuild_session(session_id, paced(self.read(session_id)))
             except (LookupError, OSError, RecordingLocked, MalformedRecordingError, BrokenRecordingError, *NOT_INDEXED):
                 log.exception("the statements of %s could not be indexed", session_id)
 

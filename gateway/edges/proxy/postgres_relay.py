@@ -38,8 +38,8 @@ class PostgresSession:
 
     `over` resolves once, to why the session ended, when both legs are closing.
 
-    Small chunks go on at once and are accounted for within milliseconds, many together (`Backlog.soon`); from the client
-    only where a statement need not be on disk before it goes on. Whatever depends on the account settles it first.
+    Small chunks go on at once and are accounted for within milliseconds, many together (`Backlog.soon`); those from the
+    client only where a statement need not be on disk first. Whatever depends on the account settles it first.
     """
 
     def __init__(
