@@ -14,6 +14,7 @@ INVARIANTS
    peers that both write and do not read would else stop each other for good.
 4. A channel number is free again only when CLOSE was both sent and received.
 5. Of the pump and the transport's thread only one is at the inbox's messages at a time.
+6. What `accept` is given is lent: the layer below reads into the same memory again. What stays in the inbox is copied.
 """
 
 import time
@@ -109,9 +110,10 @@ class ChannelEnd:
         """Data, in the pieces that it came in. Passed on here if the pump has nothing to do; else the pump is told."""
         with self._lock:
             self._is_expected = False
+            carries = self.carry is not None and self._pump_waits
             for piece in pieces:
-                self._put_data(kind, piece)
-            if self.carry is None or not self._pump_waits:
+                self._put_data(kind, piece if carries else bytes(piece))  # INVARIANT 6
+            if self.carry is None or not carries:
                 self._arrived.notify()
                 return
             items = list(self._inbox)
@@ -122,6 +124,8 @@ class ChannelEnd:
             rest = self.carry(items)
         except Exception as fault:  # noqa: BLE001  # a boundary of threads: the pump raises it, and somebody answers for it
             self._fault = fault
+        for item in rest:
+            item.octets = bytes(item.octets)  # INVARIANT 6
         with self._lock:
             self._is_carrying = False
             self._inbox.extendleft(reversed(rest))

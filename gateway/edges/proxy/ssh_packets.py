@@ -21,7 +21,8 @@ INVARIANTS
    burst that must not wait is written before anything else; nothing is sealed behind it without waiting for it.
 7. `close` wakes everybody who reads or writes, at once.
 8. `gate` sees every message number before the message is delivered, and may refuse it by raising.
-9. What `deliver` took is announced by `settle` before the layer waits for more, and before it hands out a message.
+9. What `deliver` took is announced by `settle` before the layer waits for more, and before it hands out a message. It
+   lies in the buffer, where packets are opened in their place: after `settle` it may be overwritten.
 """
 
 import os
@@ -88,7 +89,7 @@ class PacketLayer:
         self._overdue = 0  # octets read since a change of keys was asked for
         self._initial_kex_done = False  # set by paramiko.Transport
         self.gate: Callable[[int], None] = lambda _number: None
-        self.deliver: Callable[[bytes, int], bool] = lambda _plain, _end: False
+        self.deliver: Callable[[memoryview, int, int], bool] = lambda _view, _start, _end: False
         self.settle: Callable[[], None] = lambda: None
         self.linger = (
             0.0  # seconds; set by `deliver` when nobody waits for what came, to read more at once the next time
@@ -230,7 +231,7 @@ class PacketLayer:
         if size > len(buffer) or (not unread and size != len(buffer)):
             buffer = bytearray(size)
         if unread and (self._start or buffer is not self._buffer):
-            buffer[:unread] = self._buffer[self._start : self._end]
+            memoryview(buffer)[:unread] = self._view[self._start : self._end]
         if buffer is not self._buffer:
             self._buffer, self._view = buffer, memoryview(buffer)
         self._start, self._end = 0, unread
@@ -270,22 +271,23 @@ class PacketLayer:
         """The next message's number and the rest of its payload, but for what was delivered. One thread only."""
         while True:
             sequence = self._in.sequence
-            plain, end = self._read_packet()
-            number = plain[1]
+            start, end = self._open_packet()
+            number = self._view[start]
             self.gate(number)  # INVARIANT 8
-            if number not in _DELIVERED or not self.deliver(plain, end):
+            if number not in _DELIVERED or not self.deliver(self._view, start, end):
                 break
             if self._need_rekey:
                 self.settle()
                 raise NeedRekeyException
+        content = bytes(self._view[start + 1 : end])
         self.settle()  # INVARIANT 9
         self.linger = 0.0
-        message = Message(plain[2:end])
+        message = Message(content)
         message.seqno = sequence  # Transport reads it (strict kex, UNIMPLEMENTED)
         return number, message
 
-    def _read_packet(self) -> tuple[bytes, int]:
-        """The next packet: padding length, payload, padding; and where the payload ends."""
+    def _open_packet(self) -> tuple[int, int]:
+        """Open the next packet in its place: where in the view its payload begins and ends."""
         keys, start = self._in, self._start
         if self._end - start < 4:
             self._fill(4)
@@ -297,18 +299,18 @@ class PacketLayer:
         if self._end - start < total:
             self._fill(total)
             start = self._start
-        view, end = self._view, start + total
+        view, body, end = self._view, start + 4, start + 4 + length
         if keys.is_gcm:
-            plain = keys.engine.decrypt(keys.nonce(), view[start + 4 : end], view[start : start + 4])
+            keys.engine.decrypt_into(keys.nonce(), view[body : start + total], view[start:body], view[body:end])
         else:
-            plain = keys.open(view[start:end], length)
-        self._start = end
-        padding = plain[0]
+            view[body:end] = keys.open(view[start : start + total], length)
+        self._start = start + total
+        padding = view[body]
         if not 4 <= padding <= length - 2:
             raise ProtocolViolationError(f"padding of {padding} in a packet of {length} octets")
         if keys.count(total, not self._initial_kex_done) or self._need_rekey:
             self._watch_wear(4 + length)
-        return plain, length - padding
+        return body + 1, end - padding
 
     def _watch_wear(self, octets: int) -> None:
         """A packet came under worn keys, or after a change of keys was asked for."""

@@ -47,7 +47,7 @@ WIDE = 1 << 20  # octets of a window; from here on nobody is in a hurry to hear 
 FASTEST = 1 << 29  # octets a second; no peer reads faster, so that a window is not used up meanwhile
 LINGER = 0.004  # seconds at most
 SMALL = 1_024  # octets: copied, so that nothing larger is kept for their sake
-DATA_HEAD = struct.Struct(">II")  # of SSH_MSG_CHANNEL_DATA: recipient, length (RFC 4254 §5.2)
+DATA_HEAD = struct.Struct(">BII")  # of SSH_MSG_CHANNEL_DATA: number, recipient, length (RFC 4254 §5.2)
 
 NEWKEYS = 21
 KEX_MESSAGES = frozenset({20, NEWKEYS, 30, 31})  # the methods that are spoken have no others (RFC 5656 §4)
@@ -122,20 +122,21 @@ class HardTransport(paramiko.Transport):
         if number == NEWKEYS and self._internals.K is None:
             raise ProtocolViolationError("new keys that nobody exchanged")
 
-    def _deliver(self, plain: bytes, end: int) -> bool:
+    def _deliver(self, view: memoryview, start: int, end: int) -> bool:
         """Data goes straight to its channel; False leaves the packet to Transport, which also says what is wrong."""
-        if end < 10 or self._internals._expected_packet:
+        if end - start < 9 or self._internals._expected_packet:
             return False
-        number, size = DATA_HEAD.unpack_from(plain, 2)
+        kind, number, size = DATA_HEAD.unpack_from(view, start)
         channel = self._ends.get(number)
         if channel is None:
             return False
-        if plain[1] == WINDOW_ADJUST:
-            return self._widen(channel, size, end)
-        if size != end - 10:
+        start += 9
+        if kind == WINDOW_ADJUST:
+            return start == end and self._widen(channel, size)
+        if size != end - start:
             return False
         self.packets.linger = 0.0
-        data: Octets = plain[10:end] if size < SMALL else memoryview(plain)[10:end]  # a view spares a copy
+        data = view[start:end]
         if channel in self._gathered:
             self._gathered[channel].append(data)
         else:
@@ -146,10 +147,8 @@ class HardTransport(paramiko.Transport):
             self._hand_on()
         return True
 
-    def _widen(self, channel: ChannelEnd, more: int, end: int) -> bool:
+    def _widen(self, channel: ChannelEnd, more: int) -> bool:
         """OpenSSH says for every 100 KB or so that they are read; if its window is wide that may wait until more is."""
-        if end != 10:
-            return False
         window = channel.widen(more)
         self.packets.linger = min(LINGER, window / FASTEST) if window >= WIDE else 0.0
         return True

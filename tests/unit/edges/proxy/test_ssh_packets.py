@@ -74,17 +74,18 @@ def pair() -> Iterator[Callable[[str], Pair]]:
         one.close()
 
 
-def carried(sender: Layer, receiver: Layer, payloads: list[bytes]) -> list[bytes]:
+def carried(sender: Layer, receiver: Layer, expected: list[bytes], payloads: list[bytes] | None = None) -> list[bytes]:
+    """What the receiver hands out, as many messages as are expected, when these (or the payloads) are sent."""
     got: list[bytes] = []
 
     def read() -> None:
-        for _ in payloads:
+        for _ in expected:
             number, message = receiver.read_message()
             got.append(bytes((number,)) + message.asbytes())
 
     reader = threading.Thread(target=read)
     reader.start()
-    for payload in payloads:
+    for payload in expected if payloads is None else payloads:
         sender.send_message(RawMessage(payload))
     reader.join(10)
     return got
@@ -102,6 +103,34 @@ def test_the_plain_layer_reads_what_ours_writes_and_the_other_way(mode: str, pay
     try:
         assert carried(joined.ours, joined.plain, payloads) == payloads
         assert carried(joined.plain, joined.ours, payloads) == payloads
+    finally:
+        joined.close()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@settings(max_examples=25)
+@given(
+    payloads=st.lists(st.binary(max_size=300) | st.sampled_from([bytes(range(256)) * 128, b"x" * 33_000]), max_size=30)
+)
+def test_what_is_delivered_is_whole_until_it_is_settled(mode: str, payloads: list[bytes]) -> None:
+    joined = Pair(mode)
+    lent: list[memoryview] = []
+    got: list[bytes] = []
+
+    def deliver(view: memoryview, start: int, end: int) -> bool:
+        lent.append(view[start:end])
+        return True
+
+    def settle() -> None:
+        got.extend(bytes(piece) for piece in lent)
+        lent.clear()
+
+    joined.ours.trust()
+    joined.ours.deliver, joined.ours.settle = deliver, settle
+    messages = [b"\x5e" + payload for payload in payloads]
+    try:
+        assert carried(joined.plain, joined.ours, [b"\x62once"], [*messages, b"\x62once"]) == [b"\x62once"]
+        assert got == messages
     finally:
         joined.close()
 
