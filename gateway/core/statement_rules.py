@@ -40,19 +40,22 @@ class Broken:
     hint: str
 
 
-def judge(rules: StatementRules, facts: StatementFacts, sql: bytes, *, is_masked: bool = False) -> Broken | None:
+def judge(
+    rules: StatementRules, facts: StatementFacts, sql: bytes, *, is_masked: bool = False, is_dry_run: bool = False
+) -> Broken | None:
     """The first rule that a text breaks; None lets it pass. Of several statements in a text every one counts.
 
-    `is_masked`: the level has masks, which judge the same text.
+    `is_masked`, `is_dry_run`: the level has masks, or a dry-run, which judge the same text.
     """
-    if (is_masked or rules.is_set()) and may_change_encoding(sql, facts.settings, facts.functions):
+    if (is_masked or is_dry_run or rules.is_set()) and may_change_encoding(sql, facts.settings, facts.functions):
         return Broken(
             "client-encoding",
             "The encoding of the session stays UTF8 (or SQL_ASCII): in others the rules would read another text.",
             "Convert on your side. set_config takes a constant name here.",
         )
-    if is_masked or not rules.forward_unparsed:
-        opaque = _opaque(facts, sql)
+    is_strict = is_masked or (not rules.forward_unparsed and (rules.is_set() or not is_dry_run))
+    if is_strict or is_dry_run:
+        opaque = _opaque(facts, sql, may_do=not is_strict)
         if opaque:
             return opaque
     if rules.require_where and facts.unbounded:
@@ -78,14 +81,14 @@ def judge(rules: StatementRules, facts: StatementFacts, sql: bytes, *, is_masked
     return None
 
 
-def _opaque(facts: StatementFacts, sql: bytes) -> Broken | None:
+def _opaque(facts: StatementFacts, sql: bytes, *, may_do: bool) -> Broken | None:
     if _AMBIGUOUS.search(sql):
         return Broken(
             "unparsed",
             "A backslash before a quote means one thing or another, depending on a setting.",
             "Write '' for a quote inside a string, or use a parameter.",
         )
-    if "DO" in facts.opaque:
+    if "DO" in facts.opaque and not may_do:
         return Broken("unparsed", "What a DO block does cannot be judged.", "Send its statements one by one.")
     if facts.count == 0 and facts.kind is StatementKind.UNKNOWN:
         return Broken(

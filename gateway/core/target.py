@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from gateway.core.bind_parameters import BindParameters
 from gateway.core.budget import Budget
+from gateway.core.dry_run import DryRun
 from gateway.core.freeze import Freeze
 from gateway.core.masking import Masks
 from gateway.core.statement_rules import StatementRules
@@ -71,6 +72,7 @@ class Level:
     rules: StatementRules = field(default_factory=StatementRules)
     bind_parameters: BindParameters = BindParameters.FULL
     masks: Masks = field(default_factory=dict)
+    dry_run: DryRun | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,295 @@
+"""Dry-run: what counts as a write, and a model of a server on which nothing is committed without a yes to just that."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.adapters.postgres_parser import PostgresParser
+from gateway.core.dry_run import (
+    MOST_SHOWN,
+    Does,
+    Ledger,
+    Step,
+    Text,
+    Verdict,
+    Write,
+    Written,
+    mark_of,
+    text_of,
+)
+from gateway.core.statement_facts import UNKNOWN
+from gateway.core.statement_rules import StatementRules, judge
+
+PARSER = PostgresParser()
+
+
+def text(sql: str, *functions: str) -> Text:
+    return text_of(sql.encode(), PARSER.tree(sql.encode()), functions)
+
+
+def does(sql: str, *functions: str) -> list[Does]:
+    return [step.does for step in text(sql, *functions).steps or ()]
+
+
+# ------------------------------------------------------------ what a text does
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT 1", "TABLE t", "VALUES (1)", "SELECT * FROM t FOR UPDATE", "FETCH c", "DECLARE c CURSOR FOR SELECT 1",
+        "EXPLAIN INSERT INTO t VALUES (1)", "EXPLAIN ANALYZE SELECT 1", "SHOW work_mem", "SET work_mem = '1MB'", "SET ROLE x",
+        "SET SESSION AUTHORIZATION x", "RESET ALL", "LISTEN x", "COPY t TO STDOUT", "LOCK TABLE t", "SAVEPOINT a",
+        "RELEASE a", "PREPARE p AS INSERT INTO t VALUES (1)", "DEALLOCATE p", "DISCARD ALL", "SET CONSTRAINTS ALL DEFERRED",
+        "CLOSE c", "SELECT now()", "SELECT 'INSERT'",
+    ],
+)  # fmt: skip
+def test_reads(sql: str) -> None:
+    assert does(sql) == [Does.READ]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "INSERT INTO t VALUES (1)", "UPDATE t SET a = 1", "DELETE FROM t", "TRUNCATE t", "SELECT 1 INTO t",
+        "MERGE INTO t USING u ON t.a = u.a WHEN MATCHED THEN DELETE", "CREATE TABLE t AS SELECT 1", "DROP TABLE t",
+        "WITH w AS (DELETE FROM t RETURNING *) SELECT * FROM w", "EXPLAIN ANALYZE DELETE FROM t", "GRANT ALL ON t TO u",
+        "COPY t FROM STDIN", "COPY (DELETE FROM t RETURNING *) TO STDOUT", "COPY t TO '/tmp/x'", "COPY t TO PROGRAM 'x'",
+        "DO 'BEGIN END'", "CALL p()", "EXECUTE p", "NOTIFY x", "SELECT nextval('s')", "SELECT lo_unlink(1)",
+        "SELECT f(dblink_exec('', ''))", "SELECT my_write(1)", "REFRESH MATERIALIZED VIEW v", "CHECKPOINT", "LOAD 'x'",
+    ],
+)  # fmt: skip
+def test_writes(sql: str) -> None:
+    assert does(sql, "my_*") == [Does.WRITE]
+
+
+@pytest.mark.parametrize(
+    ("sql", "turn"),
+    [
+        ("BEGIN", Does.BEGIN), ("START TRANSACTION READ ONLY", Does.BEGIN), ("COMMIT", Does.COMMIT), ("END", Does.COMMIT),
+        ("COMMIT AND CHAIN", Does.COMMIT_CHAIN), ("ABORT", Does.ROLLBACK), ("ROLLBACK AND CHAIN", Does.ROLLBACK_CHAIN),
+        ("ROLLBACK TO a", Does.ROLLBACK_TO), ("PREPARE TRANSACTION 'a'", Does.TWO_PHASE),
+        ("COMMIT PREPARED 'a'", Does.TWO_PHASE), ("ROLLBACK PREPARED 'a'", Does.TWO_PHASE),
+    ],
+)  # fmt: skip
+def test_turns(sql: str, turn: Does) -> None:
+    assert does(sql) == [turn]
+
+
+def test_statements_of_one_text_are_told_apart() -> None:
+    steps = text("/* a */ BEGIN; INSERT INTO t VALUES ('é;');\n SELECT 1 ; PREPARE p AS SELECT 2; VACUUM t").steps
+    assert steps is not None
+    assert [step.sql.decode() for step in steps] == [
+        "BEGIN", "INSERT INTO t VALUES ('é;')", "SELECT 1", "PREPARE p AS SELECT 2", "VACUUM t"
+    ]  # fmt: skip
+    assert [step.prepares for step in steps] == ["", "", "", "p", ""]
+    assert [step.is_alone for step in steps] == [False] * 4 + [True]
+    assert text("-- nothing").steps == ()
+    assert text("INSERT INTO").steps is None
+
+
+def test_a_dry_run_refuses_what_cannot_be_judged_whatever_else_is_said() -> None:
+    lax = StatementRules(deny_ddl=True, forward_unparsed=True)
+    assert judge(lax, UNKNOWN, b"x") is None
+    assert judge(lax, UNKNOWN, b"x", is_dry_run=True) is not None
+    assert judge(StatementRules(), UNKNOWN, b"x", is_dry_run=True) is not None
+    told = PARSER.read(b"DO 'BEGIN END'").facts
+    assert judge(StatementRules(), told, b"DO 'BEGIN END'", is_dry_run=True) is None
+    assert judge(StatementRules(deny_ddl=True), told, b"DO 'BEGIN END'", is_dry_run=True) is not None
+    assert judge(StatementRules(), told, rb"select 'a\''", is_dry_run=True) is not None
+
+
+# ------------------------------------------------------------ what was written
+
+
+def test_every_difference_makes_another_mark() -> None:
+    def written(*writes: Write) -> Written:
+        made = Written()
+        for write in writes:
+            made.add(write)
+        return made
+
+    one, other = Write("x", "d1", "UPDATE 1"), Write("x", "d1", "UPDATE 2")
+    made = [
+        written(), written(one), written(other), written(one, one), written(one, other), written(other, one),
+        written(Write("x", "d2", "UPDATE 1")),
+    ]  # fmt: skip
+    marks = [mark_of("ses_1", 1, each) for each in made]
+    marks += [mark_of("ses_2", 1, written(one)), mark_of("ses_1", 2, written(one))]
+    assert len(set(marks)) == len(marks)
+    many = written(*[Write(str(n), str(n), "INSERT 0 3") for n in range(MOST_SHOWN + 5)])
+    assert (len(many.shown), many.count, many.rows) == (MOST_SHOWN, MOST_SHOWN + 5, 3 * (MOST_SHOWN + 5))
+
+
+# ------------------------------------------------------------ a server, and what it commits
+
+
+@dataclass
+class Server:
+    """As PostgreSQL does it. `committed` grows by what was pending, and by what was written outside a transaction."""
+
+    committed: list[tuple[str, ...]] = field(default_factory=list)
+    is_open: bool = False
+    is_failed: bool = False
+    pending: tuple[str, ...] = ()
+
+    @property
+    def status(self) -> bytes:
+        return (b"E" if self.is_failed else b"T") if self.is_open else b"I"
+
+    def run(self, step: Step, *, fails: bool) -> str | None:
+        """The command tag, None for an error."""
+        ends = (Does.COMMIT, Does.COMMIT_CHAIN, Does.ROLLBACK, Does.ROLLBACK_CHAIN)
+        if self.is_failed and step.does not in (*ends, Does.ROLLBACK_TO):
+            return None
+        if fails and step.does not in ends:
+            self.is_failed = self.is_open
+            return None
+        match step.does:
+            case Does.BEGIN:
+                self.is_open = True
+            case Does.WRITE if self.is_open:
+                self.pending += (step.sql.decode(),)
+            case Does.WRITE:
+                self.committed.append((step.sql.decode(),))
+            case Does.ROLLBACK_TO:
+                if not self.is_open:
+                    return None
+                self.is_failed, self.pending = False, self.pending[: len(self.pending) // 2]
+            case Does.COMMIT | Does.COMMIT_CHAIN if self.is_open and not self.is_failed and not fails:
+                if self.pending:
+                    self.committed.append(self.pending)
+                self._end(step)
+                return "COMMIT"
+            case Does.COMMIT | Does.COMMIT_CHAIN | Does.ROLLBACK | Does.ROLLBACK_CHAIN:
+                if not self.is_open and step.does in (Does.COMMIT_CHAIN, Does.ROLLBACK_CHAIN):
+                    return None
+                was_failed = self.is_failed
+                has_failed_now = fails and step.does in (Does.COMMIT, Does.COMMIT_CHAIN) and not was_failed
+                self._end(step)
+                if has_failed_now:
+                    self.is_open = False
+                    return None
+                return "ROLLBACK"
+        return step.does.value
+
+    def _end(self, step: Step) -> None:
+        self.is_open = self.is_open and step.does in (Does.COMMIT_CHAIN, Does.ROLLBACK_CHAIN)
+        self.is_failed, self.pending = False, ()
+
+
+def a_text(steps: Sequence[Step]) -> Text:
+    return Text(repr(steps), tuple(steps))
+
+
+@st.composite
+def steps(draw: st.DrawFn) -> Step:
+    kinds = [Does.READ, Does.WRITE, Does.WRITE, Does.BEGIN, Does.BEGIN, Does.COMMIT, Does.COMMIT, Does.ROLLBACK_TO]
+    kinds += [Does.COMMIT_CHAIN, Does.ROLLBACK, Does.ROLLBACK_CHAIN, Does.TWO_PHASE]
+    return Step(draw(st.sampled_from(kinds)), str(draw(st.integers(0, 2))).encode())
+
+
+FAILS = st.sampled_from([False, False, False, True])
+ROUND = st.one_of(
+    st.tuples(st.just("query"), st.lists(st.tuples(steps(), FAILS), min_size=1, max_size=4)),
+    st.tuples(st.just("pipeline"), st.lists(st.tuples(st.lists(steps(), min_size=1, max_size=2), FAILS), max_size=5)),
+)
+
+
+class Session:
+    """A client, the ledger and the server, and an engineer who says yes now and then."""
+
+    def __init__(self) -> None:
+        self.server, self.ledger = Server(), Ledger()
+        self.confirmed: dict[str, tuple[str, ...]] = {}  # by mark: what was pending when it was looked at
+        self.may_commit: tuple[str, ...] | None = None
+
+    def mark(self) -> str:
+        return self.ledger.written.digest()
+
+    def round(self, kind: str, told: Sequence[tuple[object, bool]]) -> None:
+        has_failed = self._query(told) if kind == "query" else self._pipeline(told)  # type: ignore[arg-type]
+        self.ledger.ready(self.server.status, has_failed=has_failed)
+        if self.server.pending:
+            assert self.ledger.is_written or self.server.is_failed
+
+    def confirm(self) -> None:
+        self.confirmed[self.mark()] = self.server.pending
+
+    def _query(self, told: Sequence[tuple[Step, bool]]) -> bool:
+        ruling = self.ledger.query(a_text([step for step, _ in told]))
+        if ruling.verdict is Verdict.REFUSE:
+            self.server.is_failed = self.server.is_open
+            return True
+        if ruling.verdict is not Verdict.PASS and not self._agrees(ruling.verdict, a_text([told[0][0]])):
+            return False
+        return any(not self._run(step, fails) for step, fails in _until_failure(told, self))
+
+    def _pipeline(self, told: Sequence[tuple[list[Step], bool]]) -> bool:
+        has_failed = False
+        for alternatives, fails in told:
+            texts = frozenset(a_text([step]) for step in alternatives)
+            ruling = self.ledger.run(texts)
+            if ruling.verdict is Verdict.REFUSE:
+                self.server.is_failed |= self.server.is_open and not has_failed
+                has_failed = True
+            elif ruling.verdict is not Verdict.PASS and not self._agrees(ruling.verdict, *texts):
+                return has_failed  # dropped up to the Sync
+            elif not has_failed:
+                has_failed = not self._run(alternatives[0], fails)
+        return has_failed
+
+    def _agrees(self, verdict: Verdict, *texts: Text) -> bool:
+        if verdict is Verdict.HOLD or self.mark() not in self.confirmed:
+            return False
+        self.may_commit = self.confirmed[self.mark()]
+        self.ledger.agreed(texts)
+        return True
+
+    def _run(self, step: Step, fails: bool) -> bool:
+        before = len(self.server.committed)
+        tag = self.server.run(step, fails=fails)
+        for found in self.server.committed[before:]:
+            assert found == self.may_commit, f"{found} was committed without a yes to it"
+        if tag is None:
+            return False
+        self.ledger.answered(tag)
+        return True
+
+
+def _until_failure(told: Sequence[tuple[Step, bool]], session: Session):  # type: ignore[no-untyped-def]
+    for step, fails in told:
+        yield step, fails
+        if session.server.is_failed and step.does is not Does.ROLLBACK_TO and fails:
+            return
+
+
+@settings(max_examples=1500, deadline=None)
+@given(st.lists(st.tuples(ROUND, st.booleans()), max_size=12))
+def test_no_sequence_of_messages_commits_a_write_without_a_yes_to_just_that(
+    rounds: list[tuple[tuple[str, list[tuple[object, bool]]], bool]],
+) -> None:
+    session = Session()
+    for (kind, told), says_yes in rounds:
+        session.round(kind, told)
+        if says_yes:
+            session.confirm()
+
+
+def test_the_model_commits_at_all() -> None:
+    session = Session()
+    begin, write, commit = Step(Does.BEGIN), Step(Does.WRITE, b"1"), Step(Does.COMMIT)
+    session.round("query", [(begin, False), (write, False)])
+    session.round("query", [(commit, False)])
+    assert session.server.committed == []
+    session.confirm()
+    session.round("pipeline", [([write], False), ([commit], False)])
+    session.round("query", [(commit, False)])
+    assert session.server.committed == []
+    session.confirm()
+    session.round("pipeline", [([Step(Does.READ)], False), ([commit], False)])
+    assert session.server.committed == [("1", "1")]
+    assert session.ledger.has_committed
