@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from gateway.app.commit_ports import HeldCommits
 from gateway.app.deploy_ports import Deploys
 from gateway.app.passkey_ports import Passkeys
 from gateway.app.ports_people import ApiTokens, ProviderSessions, Provisioning
@@ -308,6 +309,7 @@ class UnitOfWork(AbstractContextManager["UnitOfWork"], Protocol):
     grants: Grants
     reviews: Reviews
     sessions: Sessions
+    held: HeldCommits
     leases: Leases
     credentials: Credentials
     shifts: Shifts

@@ -138,6 +138,22 @@ class SessionRow(SQLModel, table=True):
     cancel: dict[str, str | int] | None = Field(sa_type=_JSON)
 
 
+class HeldCommitRow(SQLModel, table=True):
+    __tablename__ = "held_commits"
+    session: str = Field(primary_key=True, foreign_key="sessions.id", sa_type=_TEXT)
+    tx: int = Field(sa_type=_LONG)
+    mark: str = Field(sa_type=_TEXT)
+    at: datetime = Field(sa_type=_INSTANT)
+    confirm: str = Field(sa_type=_TEXT)
+    statements: int = Field(sa_type=_LONG)
+    rows: int = Field(sa_type=_LONG)
+    sealed: str = Field(sa_type=_TEXT)
+    state: str = Field(sa_type=_TEXT)
+    decided_by: str = Field(sa_type=_TEXT)
+    decided_at: datetime | None = Field(sa_type=_INSTANT)
+    reason: str = Field(sa_type=_TEXT)
+
+
 class LeaseRow(SQLModel, table=True):
     __tablename__ = "leases"
     __table_args__ = (Index("ix_leases_unfinished", "created_at", **_where("state <> 'dropped'")),)
@@ -228,6 +244,7 @@ APPROVALS: Final = _table(ApprovalRow)
 GRANTS: Final = _table(GrantRow)
 REVIEWS: Final = _table(ReviewRow)
 SESSIONS: Final = _table(SessionRow)
+HELD_COMMITS: Final = _table(HeldCommitRow)
 LEASES: Final = _table(LeaseRow)
 CREDENTIALS: Final = _table(CredentialRow)
 PASSKEYS: Final = _table(PasskeyRow)

@@ -9,6 +9,7 @@ from gateway.adapters.store.deploys import SqlDeploys
 from gateway.adapters.store.engine import reading_engine, writing_engine
 from gateway.adapters.store.events import SqlEvents
 from gateway.adapters.store.failures import outages_as_unavailable
+from gateway.adapters.store.held_commits import SqlHeldCommits
 from gateway.adapters.store.passkeys import SqlPasskeys
 from gateway.adapters.store.people import SqlApiTokens, SqlProviderSessions, SqlProvisioning
 from gateway.adapters.store.repositories import SqlGrants, SqlRequests, SqlReviews, SqlSessions, SqlUsers
@@ -61,6 +62,7 @@ class SqlUnitOfWork(UnitOfWork):
         self.grants = SqlGrants(transaction)
         self.reviews = SqlReviews(transaction)
         self.sessions = SqlSessions(transaction)
+        self.held = SqlHeldCommits(transaction)
         self.leases = SqlLeases(transaction)
         self.credentials = SqlCredentials(transaction)
         self.shifts = SqlShifts(transaction)

@@ -12,7 +12,7 @@ import click
 
 from gateway.audit.recording import BrokenRecordingError, Frame, MalformedRecordingError, unpacked, verified
 from gateway.audit.recording_json import Announced, frame_from_json, from_json_lines
-from gateway.edges.cli import client, output, playback
+from gateway.edges.cli import client, held, output, playback
 from gateway.edges.cli.output import moment, safe, say
 
 LARGEST = 4 * 1024 * 1024 * 1024  # bytes of a recording as JSON lines
@@ -45,7 +45,10 @@ def sessions(everybody: bool, live: bool | None, as_json: bool) -> None:
 
 @click.group()
 def session() -> None:
-    """Replay, watch, lock or end one session, or cancel its statement."""
+    """Replay, watch, lock or end one session, cancel its statement, or let it commit."""
+
+
+session.add_command(held.commit)
 
 
 @session.command()

@@ -12,16 +12,18 @@ from starlette.responses import Response
 from gateway.app import list_access
 from gateway.app.authenticate import authenticate
 from gateway.app.cancel_statement import cancel_statement
+from gateway.app.confirm_commit import answer_held, show_held
 from gateway.app.kill_session import kill_session
 from gateway.app.lock_session import lock_session
 from gateway.app.replay_session import replay, watch
 from gateway.app.running_statements import shown_statements
 from gateway.app.show_access import show_session
 from gateway.audit.recording_json import Announced, to_json_lines
+from gateway.core.held_commit import HeldState
 from gateway.core.session import Protocol
 from gateway.edges.cli.playback import cast_lines, transcript
 from gateway.edges.http.deps import AccessReader, Caller, Ctx, Token, Viewer, Wired
-from gateway.edges.http.schemas import CancelIn, ReasonIn, SessionOut, problems
+from gateway.edges.http.schemas import AnswerIn, CancelIn, HeldOut, ReasonIn, SessionOut, problems
 from gateway.edges.web import player
 
 MOST_CHARACTERS = 1_000_000  # of a recording on a page
@@ -62,6 +64,19 @@ def kill(ctx: Ctx, user: Caller, session_id: str, body: ReasonIn) -> SessionOut:
 def cancel(ctx: Ctx, user: Caller, session_id: str, body: CancelIn) -> SessionOut:
     """Cancel the statement that a live database session runs; the session goes on."""
     return SessionOut.of(cancel_statement(ctx, user, session_id, n=body.statement, reason=body.reason))
+
+
+@router.get("/{session_id}/commit", responses=problems(403, 404))
+def held_commit(ctx: Ctx, user: Caller, session_id: str) -> HeldOut:
+    """What a session has written whose COMMIT is held. That you looked at the session of another is in the log."""
+    return HeldOut.of(show_held(ctx, user, session_id))
+
+
+@router.post("/{session_id}/commit", responses=problems(403, 404, 409, 422))
+def answer_commit(ctx: Ctx, user: Caller, session_id: str, body: AnswerIn) -> HeldOut:
+    """Say yes or no to a COMMIT that is held, in the state that `mark` stands for. After a yes COMMIT goes through."""
+    state = HeldState.CONFIRMED if body.verdict == "confirm" else HeldState.REFUSED
+    return HeldOut.of(answer_held(ctx, user, session_id, body.mark, state, body.reason))
 
 
 @router.post("/{session_id}/lock", responses=problems(403, 404, 409, 422))

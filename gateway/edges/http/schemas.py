@@ -2,10 +2,11 @@
 
 from dataclasses import asdict
 from datetime import datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from gateway.app.confirm_commit import HeldView
 from gateway.app.list_access import TargetView
 from gateway.app.request_access import Ask, Outcome
 from gateway.app.running_statements import Shown
@@ -391,6 +392,66 @@ class SessionOut(Schema):
             end_detail=session.end_detail,
             recording_digest=session.recording_digest,
             running=RunningOut(n=shown.n, kind=shown.kind, since=shown.since, sql=shown.sql) if shown else None,
+        )
+
+
+class AnswerIn(ReasonIn):
+    """What is said to a COMMIT that is held: `mark` is what the answer is to, so that it is to nothing else."""
+
+    mark: str = Field(max_length=64)
+    verdict: Literal["confirm", "refuse"]
+
+
+class WriteOut(Schema):
+    """One statement that wrote: the head of its text (at most 500 bytes), its command tag, the rows it tells of.
+
+    `tag` is `failed` where the statement was not executed, and "" where the database does not tell.
+    """
+
+    sql: str
+    tag: str
+    rows: int
+
+
+class HeldOut(Schema):
+    """A COMMIT that is held, and what has been answered. `writes` are the first 100 of `statements`."""
+
+    session: str
+    holder: str
+    target: str
+    level: str
+    tx: int
+    mark: str
+    confirm: str
+    state: str
+    at: datetime
+    statements: int
+    rows: int
+    writes: list[WriteOut]
+    decided_by: str
+    decided_at: datetime | None
+    reason: str
+
+    @classmethod
+    def of(cls, view: HeldView) -> "HeldOut":
+        """Rendered."""
+        held, session = view.held, view.session
+        return cls(
+            session=session.id,
+            holder=session.holder_name,
+            target=session.target,
+            level=session.level,
+            tx=held.tx,
+            mark=held.mark,
+            confirm=held.confirm.value,
+            state=held.state.value,
+            at=held.at,
+            statements=held.statements,
+            rows=held.rows,
+            writes=[WriteOut(sql=write.sql, tag=write.tag, rows=write.rows) for write in view.writes],
+            decided_by=held.decided_by,
+            decided_at=held.decided_at,
+            reason=held.reason,
         )
 
 

@@ -1,0 +1,61 @@
+"""`gw session commit`: what a session wants to commit at a level with a dry-run, and the answer to it."""
+
+from typing import Any
+
+import click
+
+from gateway.edges.cli import client, output
+from gateway.edges.cli.output import moment, safe, say
+
+
+@click.command()
+@click.argument("session_id")
+@click.option("--mark", default="", help="Answer at once, to just what this stands for; --json shows it.")
+@click.option("--refuse", is_flag=True, help="Say no: only ROLLBACK is left.")
+@click.option("--reason", default="", help="For the log, and for whoever waits.")
+@output.json_option
+def commit(session_id: str, mark: str, refuse: bool, reason: str, as_json: bool) -> None:
+    """Look at what a session has written and wants to commit, and say yes to it, or no."""
+    path = f"/api/sessions/{client.segment(session_id)}/commit"
+    if not mark:
+        held = client.api().get(path)
+        if as_json:
+            output.print_json(held)
+            return
+        _show_held(held)
+        _demand_waiting(held)
+        if not click.confirm("Refuse it?" if refuse else "Let it be committed?", err=True):
+            output.fail("Nothing was answered.")
+        mark = held["mark"]
+    verdict = "refuse" if refuse else "confirm"
+    answered = client.api().post(path, {"mark": mark, "verdict": verdict, "reason": reason})
+    if as_json:
+        output.print_json(answered)
+    else:
+        say("Refused: only ROLLBACK is left." if refuse else "Confirmed: the next COMMIT in the session goes through.")
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def _show_held(held: Any) -> None:
+    who = "whoever wrote it" if held["confirm"] == "self" else "somebody else who may approve"
+    written = f"{_counted(held['statements'], 'statement')}, {_counted(held['rows'], 'row')}"
+    for label, value in (
+        ("session", f"{held['session']}, {held['holder']} on {held['target']} ({held['level']})"),
+        ("held", f"transaction {held['tx']}, {moment(held['at'])}: {written}"),
+        ("needs", f"the yes of {who}"),
+        ("state", held["state"] + (f" by {held['decided_by']}: {held['reason']}" if held["decided_by"] else "")),
+    ):
+        say(f"{label:>10}  {safe(value)}")
+    rows = [(write["tag"] or "?", " ".join(write["sql"].split())) for write in held["writes"]]
+    output.table(("did", "statement"), rows, empty="No statement is known.")
+    left = held["statements"] - len(rows)
+    if left > 0:
+        say(f"… and {left} more, which are in the recording.")
+
+
+def _demand_waiting(held: Any) -> None:
+    if held["state"] == "refused":
+        output.fail(f"{safe(held['decided_by'])} has refused it already; only ROLLBACK is left.")

@@ -1,0 +1,198 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gateway.adapters.sealed_secrets import SealedSecrets
+from gateway.app.approve_request import answer
+from gateway.app.commit_ports import Asking, Told
+from gateway.app.confirm_commit import HeldView, answer_held, show_held
+from gateway.app.hold_commit import ask_commit, end_held
+from gateway.app.request_access import Ask, request_access
+from gateway.core.dry_run import Confirm, Write
+from gateway.core.errors import Conflict, Denied, NotFound, Unavailable
+from gateway.core.held_commit import HeldState
+from gateway.core.obligation import Obligations
+from gateway.core.request import Verdict
+from gateway.core.session import EndReason, Session
+from tests.unit.app.house import INCIDENT, House
+from tests.unit.app.test_main_job import READ, granted, opened
+
+SQL = "UPDATE orders SET secret = 'x'"
+ASKING = Asking(1, "m1", Confirm.APPROVER, 1, 7, (Write(SQL, "d1", "UPDATE 7"),))
+MORE = ASKING._replace(mark="m2", statements=2, rows=9)
+YES, NO = HeldState.CONFIRMED, HeldState.REFUSED
+
+
+@pytest.fixture
+def sealed(house: House, tmp_path: Path) -> House:
+    house.ctx = replace(house.ctx, sealer=SealedSecrets(tmp_path / "tokens.key"))
+    return house
+
+
+def a_session(house: House) -> Session:
+    return opened(house, granted(house, READ))[0].session
+
+
+def say(house: House, who: str, session: Session, mark: str, state: HeldState, reason: str = "") -> HeldView:
+    return answer_held(house.ctx, house.people[who], session.id, mark, state, reason)
+
+
+def kinds(house: House) -> list[str]:
+    return [event.type for event in house.events() if event.type.startswith("transaction:")]
+
+
+def test_an_approver_sees_what_is_held_and_says_yes_to_just_that(sealed: House):
+    house, session = sealed, a_session(sealed)
+    assert ask_commit(house.ctx, session, ASKING) == Told(False)
+    assert ask_commit(house.ctx, session, ASKING) == Told(False)
+    (held,) = house.events("transaction:held")
+    assert (held.principal, held.session) == ("oncall", session.id)
+    assert held.data == {"tx": 1, "mark": "m1", "confirm": "approver", "statements": 1, "rows": 7}
+    view = show_held(house.ctx, house.people["lead"], session.id)
+    assert list(view.writes) == [Write(SQL, "", "UPDATE 7")]
+    assert house.events("transaction:shown")[-1].principal == "lead"
+    show_held(house.ctx, house.people["oncall"], session.id)
+    assert len(house.events("transaction:shown")) == 1
+    say(house, "lead", session, "m1", YES, "looked at it")
+    assert ask_commit(house.ctx, session, ASKING) == Told(True, False, "lead", "looked at it")
+    (told,) = house.events("transaction:confirmed")
+    assert (told.principal, told.session) == ("lead", session.id)
+    assert told.data == {
+        "tx": 1, "mark": "m1", "holder": "oncall", "reason": "looked at it", "statements": 1, "rows": 7
+    }  # fmt: skip
+    end_held(house.ctx, session, 1, "committed")
+    assert house.events("transaction:ended")[-1].data == {"tx": 1, "outcome": "committed", "level": "read"}
+    end_held(house.ctx, session, 1, "committed")
+    assert kinds(house) == [f"transaction:{each}" for each in ("held", "shown", "confirmed", "ended")]
+
+
+def test_what_is_written_after_a_yes_needs_another(sealed: House):
+    house, session = sealed, a_session(sealed)
+    ask_commit(house.ctx, session, ASKING)
+    say(house, "lead", session, "m1", YES)
+    assert not ask_commit(house.ctx, session, MORE).may_pass
+    assert not ask_commit(house.ctx, session, ASKING).may_pass  # nor does the old state come back
+    ask_commit(house.ctx, session, MORE)
+    with pytest.raises(Conflict) as no:
+        say(house, "lead", session, "m1", YES)
+    assert no.value.refusal.code == "commit-changed"
+    say(house, "lead", session, "m2", YES)
+    assert ask_commit(house.ctx, session, MORE).may_pass
+    assert not ask_commit(house.ctx, session, MORE._replace(tx=2)).may_pass
+    assert not ask_commit(house.ctx, a_session(house), MORE).may_pass
+
+
+def test_a_no_is_for_the_whole_transaction_and_either_may_say_it(sealed: House):
+    house = sealed
+    for who in ("lead", "oncall"):
+        session = a_session(house)
+        ask_commit(house.ctx, session, ASKING)
+        say(house, who, session, "m1", NO, "the wrong rows")
+        for asking in (ASKING, MORE):
+            assert ask_commit(house.ctx, session, asking) == Told(False, True, who, "the wrong rows")
+        with pytest.raises(Conflict):
+            say(house, "lead", session, "m1", YES)
+        assert not ask_commit(house.ctx, session, ASKING._replace(tx=2)).is_refused
+    assert [event.principal for event in house.events("transaction:refused")] == ["lead", "oncall"]
+
+
+def test_four_eyes(sealed: House):
+    house, session = sealed, a_session(sealed)
+    ask_commit(house.ctx, session, ASKING)
+    with pytest.raises(Denied) as no:
+        say(house, "oncall", session, "m1", YES)
+    assert no.value.refusal.code == "own-commit"
+    assert house.events("transaction:confirmed")[-1].outcome == "denied"
+    for who in ("developer", "auditor"):
+        with pytest.raises(Denied):
+            say(house, who, session, "m1", YES)
+        with pytest.raises(Denied):
+            show_held(house.ctx, house.people[who], session.id)
+        with pytest.raises(Denied):
+            say(house, who, session, "m1", NO)
+    assert ask_commit(house.ctx, session, ASKING) == Told(False)
+
+
+def test_at_a_level_of_their_own_yes_nobody_else_says_it(sealed: House):
+    house, session = sealed, a_session(sealed)
+    own = ASKING._replace(confirm=Confirm.SELF)
+    ask_commit(house.ctx, session, own)
+    with pytest.raises(Denied) as no:
+        say(house, "lead", session, "m1", YES)
+    assert no.value.refusal.code == "not-your-commit"
+    say(house, "oncall", session, "m1", YES)
+    assert ask_commit(house.ctx, session, own).may_pass
+    assert house.notes.sent == []
+
+
+def test_whoever_is_told_of_requests_is_told_of_what_is_held(sealed: House):
+    house = sealed
+    asked = request_access(house.ctx, house.people["oncall"], READ, duties=(Obligations(notify=frozenset({"chat"})),))
+    assert asked.grant is not None
+    session = opened(house, asked.grant)[0].session
+    house.notes.sent.clear()
+    for asking in (ASKING, ASKING, MORE):
+        ask_commit(house.ctx, session, asking)
+    assert len(house.notes.sent) == 2
+    channel, title, fields = house.notes.sent[0]
+    assert (channel, title) == ("chat", "oncall wants to commit on orders-db (read)")
+    assert fields["look"] == f"gw session commit {session.id}"
+    assert fields["incident"] == INCIDENT
+    assert SQL not in str(house.notes.sent)
+
+
+def test_there_is_nothing_to_answer_before_and_after(sealed: House):
+    house, session = sealed, a_session(sealed)
+    for of in (session.id, "ses_none"):
+        with pytest.raises(NotFound):
+            show_held(house.ctx, house.people["oncall"], of)
+    ask_commit(house.ctx, session, ASKING)
+    with house.ctx.store.begin() as uow:
+        uow.sessions.save(replace(session, ended_at=house.clock.now(), end_reason=EndReason.KILLED))
+    with pytest.raises(NotFound):
+        say(house, "lead", session, "m1", YES)
+    end_held(house.ctx, session, 9, "lost")  # of a transaction that was never held: nothing to tell
+    assert kinds(house) == ["transaction:held"]
+
+
+def test_what_cannot_be_shown_is_not_answered_and_texts_are_sealed(sealed: House, tmp_path: Path):
+    house, session = sealed, a_session(sealed)
+    ask_commit(house.ctx, session, ASKING)
+    with house.ctx.store.read() as uow:
+        held = uow.held.get(session.id)
+    assert held is not None
+    assert "secret" not in repr(held)
+    house.ctx = replace(house.ctx, sealer=SealedSecrets(tmp_path / "other.key"))
+    with pytest.raises(Unavailable):
+        say(house, "lead", session, "m1", YES)
+    assert ask_commit(house.ctx, session, ASKING) == Told(False)
+
+
+def test_a_yes_that_the_log_does_not_confirm_is_none(sealed: House, monkeypatch: pytest.MonkeyPatch):
+    house, session = sealed, a_session(sealed)
+    ask_commit(house.ctx, session, ASKING)
+    monkeypatch.setattr(house.ctx.log, "wait_included", lambda *_: False)
+    for state in (YES, NO):
+        with pytest.raises(Unavailable):
+            answer_held(house.ctx, house.people["oncall"], session.id, "m1", NO) if state is NO else say(
+                house, "lead", session, "m1", YES
+            )
+        assert ask_commit(house.ctx, session, ASKING) == Told(
+            False, state is NO, *(("oncall", "") if state is NO else ())
+        )
+
+
+def test_a_lead_who_wrote_does_not_confirm_their_own(sealed: House):
+    """Policy forbids it (never-your-own), and so do we whatever policy says."""
+    house = sealed
+    waits = request_access(house.ctx, house.people["oncall"], Ask("orders-db", "write", READ.duration, "why", INCIDENT))
+    assert waits.grant is None
+    grant = answer(house.ctx, house.people["lead"], waits.request.id, Verdict.APPROVE).grant
+    assert grant is not None
+    session = opened(house, grant)[0].session
+    ask_commit(house.ctx, session, ASKING)
+    house.people["oncall"] = replace(house.people["oncall"], groups=frozenset({"engineers", "leads"}))
+    with pytest.raises(Denied):
+        say(house, "oncall", session, "m1", YES)
+    say(house, "lead", session, "m1", YES)
