@@ -9,7 +9,7 @@ from pathlib import Path
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 
-from gateway.adapters.catalogue_statements import bind_parameters, budget, masks, statement_rules
+from gateway.adapters.catalogue_statements import bind_parameters, budget, dry_run, masks, statement_rules
 from gateway.adapters.catalogue_verbs import ACCOUNT, freezes, groups, verbs
 from gateway.adapters.yaml_source import Place, SourceError, digest, document, read_bytes
 from gateway.core.bind_parameters import BindParameters
@@ -36,6 +36,7 @@ _LEVEL_KEYS = {
         "rules",
         "bind_parameters",
         "masks",
+        "dry_run",
     },
     Kind.SSH: {
         "force_command",
@@ -208,6 +209,7 @@ def _level(name: str, place: Place, kind: Kind, rank: int) -> Level:
         budget=budget(keys["budget"]) if "budget" in keys else Budget(),
         rules=rules,
         masks=masks(keys["masks"], rules) if "masks" in keys else {},
+        dry_run=dry_run(keys["dry_run"]) if "dry_run" in keys else None,
         bind_parameters=bind_parameters(keys["bind_parameters"]) if "bind_parameters" in keys else BindParameters.FULL,
     )
 

@@ -6,12 +6,14 @@ from datetime import timedelta
 from gateway.adapters.yaml_source import Place
 from gateway.core.bind_parameters import BindParameters
 from gateway.core.budget import Budget, Room
+from gateway.core.dry_run import Confirm, DryRun
 from gateway.core.masking import ColumnName, Mask, Masks
 from gateway.core.obligation import BadObligationError, parse_duration
 from gateway.core.statement_rules import StatementRules
 
 _MOST = 1 << 50
 _PATTERN = 63
+_CONFIRMS = {each.value: each for each in Confirm}
 _MASKS = {mask.value: mask for mask in Mask}
 _NAME = re.compile(r"[^\W\d][\w$]*")
 
@@ -67,6 +69,15 @@ def _function(place: Place) -> str:
     if not name or "." in name or len(name) > _PATTERN:
         raise place.wrong("a function is named without its schema; * stands for any letters")
     return name
+
+
+def dry_run(place: Place) -> DryRun:
+    """`self` or `approver`, or `{confirm: self | approver, functions: […]}`."""
+    if not place.is_mapping():
+        return DryRun(place.one_of(_CONFIRMS))
+    keys = place.keys({"confirm"}, {"functions"})
+    functions = tuple(_function(i) for i in keys["functions"].items()) if "functions" in keys else ()
+    return DryRun(keys["confirm"].one_of(_CONFIRMS), functions)
 
 
 def masks(place: Place, rules: StatementRules) -> Masks:

@@ -106,6 +106,10 @@ class Place:
             found[key] = place
         return found
 
+    def is_mapping(self) -> bool:
+        """True for keys with values, whatever they are."""
+        return isinstance(self.node, yaml.MappingNode)
+
     def named(self) -> dict[str, "Place"]:
         """As `mapping`, with keys that are names."""
         found = self.mapping()

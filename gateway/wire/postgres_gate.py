@@ -46,6 +46,11 @@ class Refusals:
             del self._reports[next(iter(self._reports))]
         return f"{self._word}{self._number}".encode()
 
+    def is_one(self, sql: bytes) -> bool:
+        """True for what `stand_in` makes, which says nothing that could be judged."""
+        word = self._word.encode()
+        return sql.startswith(word) and sql[len(word) :].isdigit()
+
     def known(self, fields: dict[str, str]) -> Report | None:
         """The report for the server's error, when it is about a stand-in; those before it were skipped."""
         if not self._reports:

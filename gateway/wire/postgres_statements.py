@@ -71,6 +71,11 @@ class StatementAccount:
         """True while the server has not answered everything."""
         return bool(self._owed)
 
+    @property
+    def transaction(self) -> int:
+        """The number of the explicit transaction that is open, 0 for none."""
+        return self._transactions.current
+
     def running(self) -> tuple[int, bytes, float] | None:
         """What the server works on: number, head of the text, when it was asked. From any thread: a guess at worst."""
         with suppress(IndexError):

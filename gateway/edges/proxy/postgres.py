@@ -12,8 +12,10 @@ from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
 
+from gateway.app.commit_ports import Asking, Told
 from gateway.app.context import Context
 from gateway.app.database_certificate import user_of_certificate
+from gateway.app.hold_commit import ask_commit, end_held
 from gateway.app.live import LiveSessions
 from gateway.app.note_statement import note_statement
 from gateway.app.open_session import Opened, end_session, open_session, user_of_ticket
@@ -32,8 +34,9 @@ from gateway.edges.proxy import postgres_refusals as refuse
 from gateway.edges.proxy.listener import MAX_STRANGERS, Admission, Listener
 from gateway.edges.proxy.postgres_books import Backlog
 from gateway.edges.proxy.postgres_cancel import Backend, CancelKeys
+from gateway.edges.proxy.postgres_dry_run import Commits, DryRunSession
 from gateway.edges.proxy.postgres_greeting import Manners, Shown, Visitor, greet
-from gateway.edges.proxy.postgres_guarded import GuardedSession, is_guarded
+from gateway.edges.proxy.postgres_guarded import GuardedSession, is_guarded, is_judged
 from gateway.edges.proxy.postgres_known import MasksUnsure, learn
 from gateway.edges.proxy.postgres_leg import SCRATCH, Leg, LegClosed
 from gateway.edges.proxy.postgres_refusals import Turned
@@ -61,6 +64,10 @@ def _recognises_nobody(user: str, digest: str, target: str, level: str, client: 
     raise NotImplementedError("this door asks for no certificates")
 
 
+def _agrees_to_nothing(session: Session, asking: Asking) -> Told:
+    raise NotImplementedError("this door knows nobody who could say yes")
+
+
 @dataclass(frozen=True, slots=True)
 class Doorkeeper:
     """The use cases behind the door, as plain synchronous calls. They raise GatewayError."""
@@ -75,6 +82,8 @@ class Doorkeeper:
     prove: Callable[[str, Proof | Misbound, str, str], tuple[User, Grant, bytes]] = field(default=_proves_nothing)
     recognise: Callable[[str, str, str, str, str], tuple[User, Grant]] = field(default=_recognises_nobody)
     mask_key: bytes = field(default=b"", repr=False)
+    ask_commit: Callable[[Session, Asking], Told] = field(default=_agrees_to_nothing)
+    end_held: Callable[[Session, int, str], None] = lambda *_: None
 
     @classmethod
     def of(cls, ctx: Context) -> "Doorkeeper":
@@ -90,6 +99,8 @@ class Doorkeeper:
             lambda user, proof, target, client: user_of_proof(ctx, user, proof, target, client),
             partial(user_of_certificate, ctx),
             ctx.mask_key,
+            partial(ask_commit, ctx),
+            partial(end_held, ctx),
         )
 
 
@@ -237,9 +248,23 @@ class PostgresDoor:
             )
         tell = partial(self._note, opened.session)
         level, reader = opened.level, keeper.reader
-        return GuardedSession(
-            leg, opened.recording, keeper.now, self._backlog, level, reader, tell, is_strict=is_strict
+        of_all = (leg, opened.recording, keeper.now, self._backlog, level, reader, tell)
+        if level.dry_run is not None:
+            return DryRunSession(*of_all, self._commits(opened.session), is_strict=is_strict)
+        return GuardedSession(*of_all, is_strict=is_strict)
+
+    def _commits(self, session: Session) -> Commits:
+        return Commits(
+            session.id,
+            partial(self._call, self._keeper.ask_commit, session),
+            lambda tx, outcome: self._keep(self._ended(session, tx, outcome)),
         )
+
+    async def _ended(self, session: Session, tx: int, outcome: str) -> None:
+        try:
+            await self._call(self._keeper.end_held, session, tx, outcome)
+        except GatewayError as why:
+            LOG.warning("an event of %s could not be stored: %s", session.id, why.refusal.message)
 
     def _note(self, session: Session, type: str, data: Mapping[str, object]) -> None:
         """An event, by a worker: the loop waits for nothing."""
@@ -363,7 +388,7 @@ def _address(sock: socket.socket) -> str:
 def _demand_safe_encoding(session: PostgresSession, level: Level, parameters: dict[str, str]) -> None:
     """With statement rules or masks, no session in which the server could read another text than was judged."""
     wrong = [name for name in client_encodings(parameters) if not is_safe_encoding(name)]
-    if wrong and (level.rules.is_set() or level.masks):
+    if wrong and is_judged(level):
         report = refuse.of_encoding(wrong[0], level)
         session.end(EndReason.PROTOCOL_VIOLATION, "client_encoding", report=report)
 
@@ -386,4 +411,6 @@ def _startup_record(visitor: Visitor, parameters: dict[str, str], level: Level) 
     about["bind_parameters"] = level.bind_parameters.value
     if level.masks:
         about["masks"] = {".".join(name): mask.value for name, mask in sorted(level.masks.items())}
+    if level.dry_run is not None:
+        about["dry_run"] = level.dry_run.confirm.value
     return json.dumps(about, ensure_ascii=False).encode()

@@ -42,7 +42,12 @@ Tell = Callable[[str, Mapping[str, object]], None]
 
 def is_guarded(level: Level) -> bool:
     """True for levels whose sessions need what is here."""
-    return level.budget.is_set() or level.rules.is_set() or bool(level.masks)
+    return level.budget.is_set() or is_judged(level)
+
+
+def is_judged(level: Level) -> bool:
+    """True for levels at which statements are judged before they go on."""
+    return level.rules.is_set() or bool(level.masks) or level.dry_run is not None
 
 
 class GuardedSession(PostgresSession):
@@ -66,11 +71,10 @@ class GuardedSession(PostgresSession):
         self._tell = tell
         self._told_at = -TELL_EVERY_S
         self._untold = 0
-        refusals = Refusals(secrets.token_hex(16))
-        no_calls = None if level.rules.forward_unparsed else of_call(level)
-        is_judged = level.rules.is_set() or bool(level.masks)
+        self._refusals = refusals = Refusals(secrets.token_hex(16))
+        no_calls = None if level.rules.forward_unparsed and level.dry_run is None else of_call(level)
         portals = PortalRule(Portals(), self._is_indirect, of_broken_rule(INDIRECT, level)) if level.masks else None
-        self._client_gate = ClientGate(self._refusal, no_calls, refusals, portals) if is_judged else None
+        self._client_gate = ClientGate(self._refusal, no_calls, refusals, portals) if is_judged(level) else None
         self._masking: Masking | None = None
         self._target_gate = TargetGate(
             refusals, _allowance(level.budget.statement), _allowance(level.budget.session), self._over
@@ -100,12 +104,16 @@ class GuardedSession(PostgresSession):
         self._mind_time()
 
     def _refusal(self, sql: bytes) -> Report | None:
-        is_masked = bool(self._level.masks)
-        broken = judge(self._level.rules, self._reader.read(sql).facts, sql, is_masked=is_masked)
+        if self._refusals.is_one(sql):
+            return None  # refused already
+        is_masked, is_dry_run = bool(self._level.masks), self._level.dry_run is not None
+        facts = self._reader.read(sql).facts
+        broken = judge(self._level.rules, facts, sql, is_masked=is_masked, is_dry_run=is_dry_run)
         if broken is None and is_masked:
             broken = self._masking.judge(sql) if self._masking else UNJUDGED
-        if broken is None:
-            return None
+        return None if broken is None else self._refused(broken)
+
+    def _refused(self, broken: Broken) -> Report:
         self._tell_refused({"rule": broken.rule, "level": self._level.name, "message": broken.sentence})
         return of_broken_rule(broken, self._level)
 

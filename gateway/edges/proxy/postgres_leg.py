@@ -28,6 +28,7 @@ class Pause(IntFlag):
     SPOOL = 32
     CUT = 64
     CANCELLING = 128
+    TURN = 256
 
 
 class Leg(asyncio.BufferedProtocol):

@@ -5,7 +5,9 @@ SQLSTATEs are PostgreSQL's own (appendix "Error Codes"), so that drivers sort th
 
 from collections.abc import Callable, Mapping
 
+from gateway.app.commit_ports import Asking, Told
 from gateway.core.budget import Room
+from gateway.core.dry_run import Confirm
 from gateway.core.errors import Conflict, Denied, GatewayError, NotFound, Refusal
 from gateway.core.session import EndReason
 from gateway.core.statement_rules import Broken
@@ -81,6 +83,47 @@ def of_broken_rule(broken: Broken, level: Level) -> Report:
 def of_call(level: Level) -> Report:
     """Function calls name a number, which no rule can judge."""
     return of_broken_rule(Broken("unparsed", "Function calls by number cannot be judged.", "SELECT it instead."), level)
+
+
+_LISTED = 20  # writes in one report
+
+
+def of_held(level: Level, session: str, held: Asking, told: Told) -> Report:
+    """A COMMIT that waits for a yes, or has got a no. The transaction goes on."""
+    what = f"transaction {held.tx} has written: {_counted(held.statements, 'statement')}, {_counted(held.rows, 'row')}"
+    if told.is_refused:
+        why = f": {told.reason}" if told.reason else ""
+        message = f"Refused by {told.by}{why}. {what[:1].upper()}{what[1:]}."
+        return Report("ERROR", PREREQUISITE, message, _listed(held), "Only ROLLBACK is left.")
+    by, whose = ("you", "your") if held.confirm is Confirm.SELF else ("an approver", "an approver's")
+    return Report(
+        "ERROR",
+        PREREQUISITE,
+        f"Held by the gateway: {what}. At level {level.name} COMMIT needs {whose} yes.",
+        _listed(held),
+        f"Look at the rows. gw session commit {session} (by {by}), then COMMIT again. ROLLBACK undoes it.",
+    )
+
+
+def of_unasked(level: Level) -> Report:
+    """Nobody knows whether there is a yes, so there is none."""
+    return Report(
+        "ERROR",
+        PREREQUISITE,
+        f"Held by the gateway: COMMIT needs a yes at level {level.name}, and nobody could say if there is one.",
+        "The transaction is still open.",
+        "COMMIT again in a moment, or ROLLBACK. If it stays so, call the gateway's operators.",
+    )
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def _listed(held: Asking) -> str:
+    lines = [f"{n}. {w.tag or '?'}: {' '.join(w.sql.split())}" for n, w in enumerate(held.writes[:_LISTED], 1)]
+    left = held.statements - len(lines)
+    return "\n".join([*lines, f"… and {left:,} more."] if left else lines)
 
 
 _LIMITS: Mapping[str, Callable[[Room], str]] = {

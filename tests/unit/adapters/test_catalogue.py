@@ -11,6 +11,7 @@ from gateway.adapters.catalogue import CatalogueFile, read_catalogue
 from gateway.adapters.yaml_source import MAX_BYTES, SourceError
 from gateway.core.bind_parameters import BindParameters
 from gateway.core.budget import Budget, Room
+from gateway.core.dry_run import Confirm, DryRun
 from gateway.core.masking import ColumnName, Mask
 from gateway.core.statement_rules import StatementRules
 from gateway.core.target import Kind
@@ -248,3 +249,39 @@ def test_masks_that_make_no_sense(tmp_path: Path, good: str, bad: str, why: str)
     assert good in MASKED
     with pytest.raises(SourceError, match=re.escape(why)):
         read_catalogue(MASKED.replace(good, bad).encode(), tmp_path / "catalogue.yaml")
+
+
+DRY = GUARDED.replace("unparsed: forward}\n", "unparsed: forward}\n        dry_run: approver\n")
+
+
+@pytest.mark.parametrize(
+    ("told", "meant"),
+    [
+        ("self", DryRun(Confirm.SELF)),
+        ("approver", DryRun(Confirm.APPROVER)),
+        ("{confirm: self}", DryRun(Confirm.SELF)),
+        ('{confirm: approver, functions: ["app_*", pay]}', DryRun(Confirm.APPROVER, ("app_*", "pay"))),
+    ],
+)
+def test_a_dry_run(tmp_path: Path, told: str, meant: DryRun) -> None:
+    text = DRY.replace("dry_run: approver", f"dry_run: {told}")
+    level = read_catalogue(text.encode(), tmp_path / "catalogue.yaml").targets["orders-db"].levels["write"]
+    assert level.dry_run == meant
+
+
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [
+        ("me", "must be self or approver"),
+        ("{}", "confirm is missing"),
+        ("{functions: [x]}", "confirm is missing"),
+        ("{confirm: nobody}", "must be self or approver"),
+        ("{confirm: self, functions: [a.b]}", "without its schema"),
+        ("{confirm: self, after: 1}", "unknown key"),
+        ("[self]", "must be text"),
+        ("", "must be text"),
+    ],
+)
+def test_dry_runs_that_make_no_sense(tmp_path: Path, told: str, why: str) -> None:
+    with pytest.raises(SourceError, match=re.escape(why)):
+        read_catalogue(DRY.replace("dry_run: approver", f"dry_run: {told}").encode(), tmp_path / "catalogue.yaml")

@@ -1,0 +1,241 @@
+"""A database session at a level with a dry-run: in step with its server, and asking before it commits what it wrote."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from gateway.app.commit_ports import Asking, Told
+from gateway.app.ports import Recording
+from gateway.app.statement_ports import StatementReader
+from gateway.core.dry_run import (
+    ANYTHING,
+    CURSOR,
+    PREPARED,
+    Does,
+    DryRun,
+    Ledger,
+    Ruling,
+    Text,
+    Verdict,
+    mark_of,
+    text_of,
+)
+from gateway.core.session import EndReason
+from gateway.core.statement_rules import Broken
+from gateway.core.target import Level
+from gateway.edges.proxy.postgres_books import Backlog
+from gateway.edges.proxy.postgres_guarded import GuardedSession, Tell
+from gateway.edges.proxy.postgres_leg import Leg, Pause
+from gateway.edges.proxy.postgres_refusals import of_held, of_unasked
+from gateway.wire.buffer import ProtocolViolation
+from gateway.wire.postgres_dry_run import DryRunGate, Said, Word
+from gateway.wire.postgres_messages import Report, error_response
+
+ASK_S = 5.0  # how long a COMMIT waits to hear whether somebody has said yes
+LOG = logging.getLogger(__name__)
+_COPIES = Broken(
+    "dry-run",
+    "COPY … FROM STDIN comes in a simple query at this level.",
+    "Without parameters, as psql and drivers send it.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Commits:
+    """How session `session` hears about its COMMITs. `ended` (transaction, outcome) returns at once."""
+
+    session: str
+    ask: Callable[[Asking], Awaitable[Told]]
+    ended: Callable[[int, str], None]
+
+
+class DryRunSession(GuardedSession):
+    """See `GuardedSession`. What the client sends waits in front of it until the round before is over."""
+
+    def __init__(
+        self,
+        client: Leg,
+        recording: Recording,
+        now: Callable[[], datetime],
+        backlog: Backlog,
+        level: Level,
+        reader: StatementReader,
+        tell: Tell,
+        commits: Commits,
+        *,
+        is_strict: bool,
+    ) -> None:
+        super().__init__(client, recording, now, backlog, level, reader, tell, is_strict=is_strict)
+        assert level.dry_run is not None, "a level with a dry-run"
+        self._commits = commits
+        self._confirm = level.dry_run.confirm
+        self._ledger = Ledger()
+        judge = _Judge(self._ledger, reader, level.dry_run, self._refuse)
+        self._turns: DryRunGate[Text] = DryRunGate(judge, PREPARED, CURSOR, ANYTHING)
+        self._asking: asyncio.Task[None] | None = None
+        self._held_tx = 0  # the transaction that was asked about last, while it is open
+        self._report: Report | None = None  # for the COMMIT that is held
+        self._late: list[bytes] = []  # of the target, while the client has to be told something first
+        self._is_late = False
+
+    # ------------------------------------------------------------ from the client
+
+    def _from_client(self, chunk: bytes) -> None:
+        if not self._is_over():
+            self._turns.feed(chunk)
+            self._go_on_with_client()
+
+    def _go_on_with_client(self) -> None:
+        if self._is_over() or self._is_late:
+            return
+        try:
+            told = self._turns.take()
+        except ProtocolViolation as why:
+            self._books.is_unreadable = True
+            self._break(why)
+            return
+        if told:
+            super()._from_client(told)
+        if self._turns.is_asking and self._asking is None:
+            self._ask(self._answer_commit)
+        if self._turns.is_blocked:
+            self._client.pause(Pause.TURN)
+        else:
+            self._client.resume(Pause.TURN)
+
+    def _send_on(self, chunk: bytes, waits_for: int | None) -> None:
+        super()._send_on(self._turns.edited(chunk), waits_for)
+
+    def _refuse(self, broken: Broken) -> bytes:
+        hint = broken.hint.replace("gw session commit", f"gw session commit {self._commits.session}")
+        return self._refusals.stand_in(self._refused(replace(broken, hint=hint)))
+
+    # ------------------------------------------------------------ from the target
+
+    def _from_target(self, chunk: bytes, *, is_shown: bool = True) -> None:
+        del is_shown  # the gates decide
+        if self._is_late:
+            self._late.append(chunk)
+            return
+        try:
+            pieces = self._turns.answers(chunk) if not self.over.done() else []
+        except ProtocolViolation as why:
+            self.end(EndReason.TARGET_CLOSED, str(why))
+            return
+        self._hand_on(pieces)
+        if not self._is_late:
+            self._go_on_with_client()
+
+    def _hand_on(self, pieces: "list[bytes | None]") -> None:
+        """None in them: first the client hears that its COMMIT is held, and that is written down before."""
+        for place, piece in enumerate(pieces):
+            words = piece
+            if words is None:
+                if self._report is None:
+                    self._late = [each for each in pieces[place + 1 :] if each is not None]
+                    self._is_late = True
+                    self._ask(self._report_held)
+                    return
+                words, self._report = error_response(self._report), None
+            if words:
+                super()._from_target(words)
+        self._mind_held()
+
+    def _report_held(self, told: Told | None) -> None:
+        self._report = self._report_of(told)
+        late, self._late, self._is_late = self._late, [], False
+        rest, behind = late[:1], late[1:]
+        self._hand_on([None, *rest])
+        for chunk in behind:
+            self._from_target(chunk)
+        self._go_on_with_client()
+
+    def _mind_held(self) -> None:
+        if self._held_tx and self._account.transaction != self._held_tx:
+            self._commits.ended(self._held_tx, "committed" if self._ledger.has_committed else "rolled-back")
+            self._held_tx = 0
+        if not self._held_tx:
+            self._ledger.has_committed = False
+
+    def close_account(self) -> None:
+        """See `PostgresSession`."""
+        if self._held_tx:
+            self._commits.ended(self._held_tx, "unknown" if self._ledger.is_committing else "lost")
+            self._held_tx = 0
+        if self._asking is not None:
+            self._asking.cancel()
+        super().close_account()
+
+    # ------------------------------------------------------------ asking
+
+    def _ask(self, then: Callable[[Told | None], None]) -> None:
+        self._held_tx = self._account.transaction
+        self._asking = self._loop.create_task(self._asked(self._what(), then))
+
+    async def _asked(self, what: Asking, then: Callable[[Told | None], None]) -> None:
+        told = None
+        try:
+            async with asyncio.timeout(ASK_S):
+                told = await self._commits.ask(what)
+        except Exception as why:  # noqa: BLE001 - whatever it is, it is no yes
+            LOG.warning("a COMMIT of %s stays held: %s", self._commits.session, type(why).__name__)
+        finally:
+            self._asking = None
+        if not self.over.done():
+            then(told)
+
+    def _what(self) -> Asking:
+        written, tx = self._ledger.written, self._account.transaction
+        mark = mark_of(self._commits.session, tx, written)
+        return Asking(tx, mark, self._confirm, written.count, written.rows, tuple(written.shown))
+
+    def _answer_commit(self, told: Told | None) -> None:
+        may_pass = told is not None and told.may_pass
+        if not may_pass:
+            self._report = self._report_of(told)
+        self._turns.answer(may_pass=may_pass)
+        self._go_on_with_client()
+
+    def _report_of(self, told: Told | None) -> Report:
+        if told is None:
+            return of_unasked(self._level)
+        return of_held(self._level, self._commits.session, self._what(), told)
+
+
+class _Judge:
+    """What the rules of `core.dry_run` say, for the gate. `refuse` makes what stands in for a refused statement."""
+
+    def __init__(
+        self, ledger: Ledger, reader: StatementReader, dry_run: DryRun, refuse: Callable[[Broken], bytes]
+    ) -> None:
+        self._ledger = ledger
+        self._reader = reader
+        self._functions = dry_run.functions
+        self._refuse = refuse
+        self.answered = ledger.answered
+        self.ready = ledger.ready
+        self.agreed = ledger.agreed
+
+    def read(self, sql: bytes) -> Text:
+        return text_of(sql, self._reader.tree(sql), self._functions)
+
+    def may_parse(self, text: Text) -> Said:
+        is_copy = any(step.does is Does.WRITE and step.reads_client for step in text.steps or ())
+        return Said(Word.REFUSE, self._refuse(_COPIES)) if is_copy else Said(Word.PASS)
+
+    def query(self, text: Text) -> Said:
+        return self._said(self._ledger.query(text), (text,))
+
+    def run(self, texts: frozenset[Text]) -> Said:
+        return self._said(self._ledger.run(texts), texts)
+
+    def _said(self, ruling: Ruling, texts: "frozenset[Text] | tuple[Text, ...]") -> Said:
+        if ruling.broken is not None:
+            return Said(Word.REFUSE, self._refuse(ruling.broken))
+        names = [step.prepares.encode() for text in texts for step in text.steps or () if step.prepares]
+        return Said(_WORDS[ruling.verdict], names=tuple(names))
+
+
+_WORDS = {Verdict.PASS: Word.PASS, Verdict.HOLD: Word.HOLD, Verdict.ASK: Word.ASK}
