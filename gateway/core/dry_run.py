@@ -141,7 +141,9 @@ def _writes(name: str, facts: StatementFacts, functions: tuple[str, ...]) -> boo
 
 
 class State(NamedTuple):
-    """Of the explicit transaction: one is open, something was written in it, it can only be rolled back."""
+    """Of the explicit transaction: one is open for certain, something may have been written in one that may be open, it
+    can only be rolled back for certain.
+    """
 
     is_open: bool = False
     is_written: bool = False
@@ -196,7 +198,7 @@ def after(state: State, does: Does) -> State:
     """Where a statement leads that succeeds."""
     match does:
         case Does.BEGIN:
-            return State(True, state.is_written and state.is_open, state.is_failed)
+            return State(True, state.is_written, state.is_failed)
         case Does.COMMIT | Does.ROLLBACK:
             return State()
         case Does.COMMIT_CHAIN | Does.ROLLBACK_CHAIN:
@@ -210,7 +212,7 @@ def after(state: State, does: Does) -> State:
 
 
 def _needs_yes(state: State, does: Does) -> bool:
-    return does in _COMMITS and state.is_open and state.is_written and not state.is_failed
+    return does in _COMMITS and state.is_written and not state.is_failed
 
 
 def _merged(states: Collection[State]) -> State:
@@ -323,7 +325,7 @@ class Ledger:
         if any(_needs_yes(self._now, step.does) for step in steps):
             is_clear = not self._has_written and len(set(steps)) == 1
             return Ruling(Verdict.ASK if is_clear else Verdict.HOLD)
-        self._goes_on(steps, next(iter(texts)).digest)
+        self._goes_on(steps, "|".join(sorted(text.digest for text in texts)))
         return _PASS
 
     def agreed(self, texts: Collection[Text]) -> None:
@@ -367,17 +369,17 @@ class Ledger:
         return self._now.is_written
 
     def _goes_on(self, steps: Collection[Step], digest: str) -> None:
-        step = next((s for s in steps if s.does is Does.WRITE), next(iter(steps)))
         self._now = _merged([after(self._now, each.does) for each in steps])
         self._worst |= self._now.is_written
         does = {each.does for each in steps}
         due = _Due()
-        if Does.WRITE in does or (Does.ROLLBACK_TO in does and self._worst):
-            due = _Due(self._parts[-1], step.sql.decode(errors="backslashreplace"), digest)
-            self._has_written = True
-        elif does & _ENDS:
+        if does <= _ENDS:
             self._parts.append(Written())
             self._has_written = True  # whatever was agreed to is behind it
+        elif Does.WRITE in does or does & _ENDS or (Does.ROLLBACK_TO in does and self._worst):
+            step = next((s for s in steps if s.does is Does.WRITE), next(iter(steps)))
+            due = _Due(self._parts[-1], step.sql.decode(errors="backslashreplace"), digest)
+            self._has_written = True
         self._due.append(due)
 
 

@@ -135,6 +135,7 @@ class Server:
     is_open: bool = False
     is_failed: bool = False
     pending: tuple[str, ...] = ()
+    tx: int = 0
 
     @property
     def status(self) -> bytes:
@@ -150,6 +151,7 @@ class Server:
             return None
         match step.does:
             case Does.BEGIN:
+                self.tx += not self.is_open
                 self.is_open = True
             case Does.WRITE if self.is_open:
                 self.pending += (step.sql.decode(),)
@@ -178,7 +180,7 @@ class Server:
 
     def _end(self, step: Step) -> None:
         self.is_open = self.is_open and step.does in (Does.COMMIT_CHAIN, Does.ROLLBACK_CHAIN)
-        self.is_failed, self.pending = False, ()
+        self.is_failed, self.pending, self.tx = False, (), self.tx + 1
 
 
 def a_text(steps: Sequence[Step]) -> Text:
@@ -208,7 +210,7 @@ class Session:
         self.may_commit: tuple[str, ...] | None = None
 
     def mark(self) -> str:
-        return self.ledger.written.digest()
+        return mark_of("ses_1", self.server.tx, self.ledger.written)
 
     def round(self, kind: str, told: Sequence[tuple[object, bool]]) -> None:
         has_failed = self._query(told) if kind == "query" else self._pipeline(told)  # type: ignore[arg-type]
@@ -267,7 +269,7 @@ def _until_failure(told: Sequence[tuple[Step, bool]], session: Session):  # type
             return
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(st.lists(st.tuples(ROUND, st.booleans()), max_size=12))
 def test_no_sequence_of_messages_commits_a_write_without_a_yes_to_just_that(
     rounds: list[tuple[tuple[str, list[tuple[object, bool]]], bool]],
@@ -277,6 +279,25 @@ def test_no_sequence_of_messages_commits_a_write_without_a_yes_to_just_that(
         session.round(kind, told)
         if says_yes:
             session.confirm()
+
+
+def test_a_name_that_may_be_a_write_or_a_commit_hides_no_transaction() -> None:
+    session = Session()
+    write, commit = Step(Does.WRITE, b"1"), Step(Does.COMMIT)
+    session.round("query", [(Step(Does.BEGIN), False)])
+    session.round("pipeline", [([write, commit], False), ([commit], False)])
+    assert (session.server.committed, session.server.pending) == ([], ("1",))
+
+
+def test_what_may_have_ended_a_transaction_takes_nothing_off_what_was_written_in_it() -> None:
+    session = Session()
+    session.confirm()  # of nothing at all
+    session.round("query", [(Step(Does.BEGIN), False), (Step(Does.WRITE, b"1"), False)])
+    session.round("pipeline", [([Step(Does.READ), Step(Does.ROLLBACK_CHAIN)], False)])
+    assert session.ledger.is_written
+    assert [write.sql for write in session.ledger.written.shown] == ["1", ""]
+    session.round("query", [(Step(Does.COMMIT), False)])
+    assert session.server.committed == []
 
 
 def test_the_model_commits_at_all() -> None:
