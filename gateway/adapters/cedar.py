@@ -23,6 +23,7 @@ from gateway.core.target import Target
 
 __all__ = ["CedarPolicy", "PolicyLoadError"]
 
+_MOST_ANSWERS = 1000  # kept, of a few hundred bytes to a few KiB each
 _GATEWAY = {"type": "Gateway", "id": "gateway"}
 
 
@@ -44,6 +45,9 @@ class CedarPolicy:
         self._role_groups = {group: frozenset(roles) for group, roles in role_groups.items()}
         self._set = load(read_files(directory))
         self._rejected: tuple[str, str] | None = None  # digest of the last bad set and why
+        # Set, request and entities to answer: nothing else goes into one, not even the time. One dict operation each,
+        # so without a lock.
+        self._answers: dict[tuple[str, str, str], _Answer] = {}
 
     def digest(self) -> str:
         """SHA-256 (hex) of the policy set in force."""
@@ -90,20 +94,25 @@ class CedarPolicy:
         return frozenset().union(*(self._role_groups.get(group, frozenset()) for group in user.groups))
 
     def _ask(self, loaded: LoadedPolicies, query: Query, extra: frozenset[str] = frozenset()) -> _Answer:
+        request = _request(query)
         try:
-            entities = _entities(query, self._roles(query.principal) | extra)
+            entities = json.dumps(_entities(query, self._roles(query.principal) | extra))
+            asked = (loaded.digest, json.dumps(request), entities)
+            if (known := self._answers.get(asked)) is not None:
+                return known
             result = cedarpy.is_authorized(
-                _request(query),
-                loaded.policies,
-                loaded.base.with_added_json_str(json.dumps(entities), loaded.schema),
-                schema=loaded.schema,
+                request, loaded.policies, loaded.base.with_added_json_str(entities, loaded.schema), schema=loaded.schema
             )
         except (ValueError, TypeError) as error:  # a value that Cedar cannot take: an entity that breaks the schema
             return _Answer(error=str(error)[:500])
         if result.diagnostics.errors or result.decision is cedarpy.Decision.NoDecision:
             return _Answer(error="; ".join(map(str, result.diagnostics.errors))[:500] or "no decision")
         rules = tuple(loaded.rules[reason] for reason in result.diagnostics.reasons)
-        return _Answer(result.allowed and bool(rules), rules)
+        answer = _Answer(result.allowed and bool(rules), rules)
+        if len(self._answers) >= _MOST_ANSWERS:
+            self._answers = {}
+        self._answers[asked] = answer
+        return answer
 
 
 @dataclass(frozen=True, slots=True)

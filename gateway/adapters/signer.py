@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from gateway.audit.checkpoint import MAX_NOTE, Checkpoint, VerifierKey, open_checkpoint, sign_checkpoint, verifier_of
 
 _SEED: Final = 32
+_SECTOR: Final = 512
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
@@ -40,8 +41,14 @@ class Signer:
         return sign_checkpoint(checkpoint, self._private)
 
     def remember(self, note: str) -> None:
-        """Keep the newest note that was signed and stored."""
-        replace_private(self._memory, note.encode())
+        """Keep the newest note that was signed and stored.
+
+        In place where that is whole or not at all, which is nearly always: a new file for each batch of the log costs
+        the file system more than the batch costs the database.
+        """
+        content = note.encode()
+        if not _overwritten(self._memory, content):
+            replace_private(self._memory, content)
 
     def remembered(self, origin: str) -> Checkpoint | None:
         """What this key signed last for that log; ValueError when the memory is damaged or of another log."""
@@ -50,6 +57,16 @@ class Signer:
         with self._memory.open("rb") as file:
             note = file.read(MAX_NOTE)
         return open_checkpoint(note.decode(), self.verifier(origin))[0]
+
+
+def _overwritten(path: Path, content: bytes) -> bool:
+    """False, and nothing done, unless the file is as long and in the one sector that a disk writes at once."""
+    try:
+        with path.open("r+b", buffering=0) as file:
+            fits = os.fstat(file.fileno()).st_size == len(content) <= _SECTOR
+            return fits and file.write(content) == len(content)
+    except FileNotFoundError:
+        return False
 
 
 def replace_private(path: Path, content: bytes) -> None:

@@ -6,21 +6,21 @@ from dataclasses import replace
 from gateway.app import journal
 from gateway.app.context import Context
 from gateway.app.facts import gather_in
-from gateway.app.ports import UnitOfWork
+from gateway.app.ports import GrantInUse, UnitOfWork
 from gateway.core.authentication import proof_of, unmet
 from gateway.core.decision import Action, Decision, Deny, Facts, Permit, Query
 from gateway.core.errors import Refusal
 from gateway.core.grant import Grant
-from gateway.core.principal import User
-from gateway.core.request import Request, RequestKind
+from gateway.core.request import RequestKind
 from gateway.core.target import Target
 
 
 def decide_connection(ctx: Context, grant: Grant, target: Target) -> tuple[Grant, Permit]:
     """The grant as it is now and the permit for a connection under it; Denied with a `session:denied` event."""
     with ctx.store.read() as uow:
-        grant = uow.grants.get(grant.id) or grant  # it may have been revoked since it was looked up
-        decision = _decide(uow, ctx, grant, target)
+        in_use = uow.grants.in_use(grant.id)
+        grant = in_use.grant if in_use else grant  # it may have been revoked since it was looked up
+        decision = _decide(uow, ctx, in_use, target)
     if isinstance(decision, Deny):
         data = {"policies": list(decision.policies), "policy_set": decision.policy_set}
         raise journal.refuse(ctx, "session:denied", decision.refusal, **journal.about_grant(grant), data=data)
@@ -30,43 +30,39 @@ def decide_connection(ctx: Context, grant: Grant, target: Target) -> tuple[Grant
 def decide_grant(ctx: Context, grant: Grant, target: Target) -> Decision:
     """What policy says of a grant's use now, with fresh facts. No event: the caller knows what it means."""
     with ctx.store.read() as uow:
-        return _decide(uow, ctx, grant, target)
+        return _decide(uow, ctx, uow.grants.in_use(grant.id), target)
 
 
-def _decide(uow: UnitOfWork, ctx: Context, grant: Grant, target: Target) -> Decision:
-    holder = uow.users.get(grant.holder)
-    request = uow.requests.get(grant.request)
-    facts = _facts(uow, ctx, holder, grant, target, request) if holder is not None else None
-    if holder is None or facts is None or not holder.is_enabled():
+def _decide(uow: UnitOfWork, ctx: Context, in_use: GrantInUse | None, target: Target) -> Decision:
+    if in_use is None or not in_use.holder.is_enabled():
         return _no(ctx, "user-disabled", "Your account is disabled here.")
+    grant, holder = in_use.grant, in_use.holder
     if grant.level not in target.levels:
         return _no(ctx, "unknown-level", f"{target.name} no longer has a level {grant.level!r}.")
-    decision = ctx.policy.decide(Query(holder, Action.CONNECT, target, facts))
+    decision = ctx.policy.decide(Query(holder, Action.CONNECT, target, _facts(uow, ctx, in_use, target)))
     if isinstance(decision, Permit) and decision.obligations.approvals > grant.approvals:
         return _no(ctx, "approval-missing", "Policy now asks for more approvals than this grant has; request again.")
-    if isinstance(decision, Permit) and not _was_proven(decision, request):
+    if isinstance(decision, Permit) and not _was_proven(decision, in_use):
         return _no(
             ctx, "proof-missing", "Policy now asks for a proof of who you are; run gw step-up and request again."
         )
     return decision
 
 
-def _was_proven(permit: Permit, request: Request | None) -> bool:
+def _was_proven(permit: Permit, in_use: GrantInUse) -> bool:
     """A proof is demanded when access is asked for, and kept; a connection never asks again, so it never surprises.
 
     It is judged anew, as of then, so that a policy that became stricter ends what was given on less.
     """
-    told = request.facts.get("authentication") if request else None
-    return request is not None and unmet(permit.obligations, proof_of(told), request.created_at) is None
+    return unmet(permit.obligations, proof_of(in_use.facts.get("authentication")), in_use.requested_at) is None
 
 
-def _facts(uow: UnitOfWork, ctx: Context, holder: User, grant: Grant, target: Target, request: Request | None) -> Facts:
-    is_break_glass = grant.kind is RequestKind.BREAK_GLASS
-    at = ctx.clock.now()
-    facts = gather_in(uow, ctx, holder, target, grant.level, grant.incident, is_break_glass, grant.approvals, at)
-    was_on_call = request is not None and _was_on_call(request.facts)
+def _facts(uow: UnitOfWork, ctx: Context, in_use: GrantInUse, target: Target) -> Facts:
+    grant, at = in_use.grant, ctx.clock.now()
+    glass = grant.kind is RequestKind.BREAK_GLASS
+    facts = gather_in(uow, ctx, in_use.holder, target, grant.level, grant.incident, glass, grant.approvals, at)
     incident_open = facts.incident is not None and facts.incident.is_open(at)
-    if facts.on_call and not facts.on_call.is_on_call and was_on_call and incident_open:
+    if facts.on_call and not facts.on_call.is_on_call and _was_on_call(in_use.facts) and incident_open:
         # Nobody is thrown out in the middle of an incident because a shift ended: the grant's own end holds.
         return replace(facts, on_call=replace(facts.on_call, is_on_call=True, level=1))
     return facts

@@ -71,24 +71,23 @@ def admit_ticket(
     known = ctx.catalogue.current().targets.get(target)
     with ctx.store.read() as uow:
         held = find(uow)
-        user = uow.users.get(held.subject) if held else None
-        grant = uow.grants.get((held.data or {}).get("grant", "")) if held else None
+        in_use = uow.grants.in_use((held.data or {}).get("grant", "")) if held else None
     is_good = (
         held is not None
-        and user is not None
-        and grant is not None
+        and in_use is not None
         and held.issued_at <= at < held.expires_at
-        and user.name == user_name
-        and user.id == grant.holder
-        and grant.target == target
+        and in_use.holder.name == user_name
+        and in_use.holder.id == held.subject
+        and in_use.grant.target == target
         and known is not None
         and known.kind is door  # the other door would not know what to do with it
     )
-    if not is_good or held is None or user is None or grant is None:
+    if not is_good or held is None or in_use is None:
         raise refuse_stranger(ctx, client, "session:denied", _BAD_TICKET, about=about)
+    grant = in_use.grant
     if held.single_use and not _claimed(ctx, held.digest):
         raise refuse_stranger(ctx, client, "session:denied", _BAD_TICKET, about={**about, "grant": grant.id})
-    return user, grant
+    return in_use.holder, grant
 
 
 def grant_for(ctx: Context, user: User, target: str, level: str = "", kind: RequestKind | None = None) -> Grant:

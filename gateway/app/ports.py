@@ -127,9 +127,23 @@ class Requests(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class GrantInUse:
+    """A grant, whose it is, and what was known when it was asked for."""
+
+    grant: Grant
+    holder: User
+    facts: Mapping[str, object]
+    requested_at: datetime
+
+
 class Grants(Protocol):
     def add(self, grant: Grant) -> None: ...
     def get(self, grant_id: str) -> Grant | None: ...
+    def in_use(self, grant_id: str) -> GrantInUse | None:
+        """All that a connection under a grant is judged by, in one question."""
+        ...
+
     def save(self, grant: Grant) -> bool:
         """Store a revocation; False when it was revoked already."""
         ...

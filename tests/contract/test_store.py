@@ -10,7 +10,7 @@ from sqlalchemy.exc import StatementError
 from gateway.adapters.store import SqlStore
 from gateway.adapters.store.failures import WroteWhileReadingError
 from gateway.adapters.store.transaction import InconsistentError
-from gateway.app.ports import Credential, LiveView, Store, UnitOfWork
+from gateway.app.ports import Credential, GrantInUse, LiveView, Store, UnitOfWork
 from gateway.core.errors import Conflict, NotFound
 from gateway.core.grant import revoke, sign_review
 from gateway.core.obligation import Obligations
@@ -261,6 +261,20 @@ def test_sessions_are_listed_newest_first_and_filtered(store: SqlStore) -> None:
         assert [s.id for s in uow.sessions.list(target="orders-db")] == ["ses_1"]
         assert [s.id for s in uow.sessions.list(grant=GRANT.id)] == ["ses_1"]
         assert uow.sessions.list(grant=GRANT.id, live=True) == []
+
+
+def test_a_grant_in_use_holds_what_decides_now(store: SqlStore) -> None:
+    fill(store)
+    with store.read() as uow:
+        assert uow.grants.in_use(GRANT.id) == GrantInUse(GRANT, ONCALL, REQUEST.facts, REQUEST.created_at)
+        assert uow.grants.in_use("x") is None
+    revoked = replace(GRANT, revoked_at=T0 + MINUTE, revoked_by="lead", revoke_reason="done")
+    disabled = replace(ONCALL, disabled_at=T0 + MINUTE)
+    with store.begin() as uow:
+        assert uow.grants.save(revoked)
+        uow.users.upsert(disabled)
+    with store.read() as uow:
+        assert uow.grants.in_use(GRANT.id) == GrantInUse(revoked, disabled, REQUEST.facts, REQUEST.created_at)
 
 
 def test_live_views_hold_what_decides_now(store: SqlStore) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy.types import NullType
 from gateway.adapters.store import rows
 from gateway.adapters.store.tables import APPROVALS, GRANTS, REQUESTS, REVIEWS, SESSIONS, USERS
 from gateway.adapters.store.transaction import Transaction, in_parts
-from gateway.app.ports import LiveView
+from gateway.app.ports import GrantInUse, LiveView
 from gateway.core.errors import Conflict, Refusal
 from gateway.core.grant import Grant, Review
 from gateway.core.principal import User
@@ -28,6 +28,11 @@ _USER = select(USERS).where(USERS.c.id == _OF)
 _REQUEST = select(REQUESTS).where(REQUESTS.c.id == _OF)
 _APPROVALS = select(APPROVALS).where(APPROVALS.c.request == _OF).order_by(APPROVALS.c.place)
 _GRANT = select(GRANTS).where(GRANTS.c.id == _OF)
+_IN_USE = (
+    select(GRANTS, USERS, REQUESTS.c.facts, REQUESTS.c.created_at)
+    .select_from(GRANTS.join(USERS, USERS.c.id == GRANTS.c.holder).join(REQUESTS, REQUESTS.c.id == GRANTS.c.request))
+    .where(GRANTS.c.id == _OF)
+)
 _SESSION = select(SESSIONS).where(SESSIONS.c.id == _OF)
 _ADD_SESSION = insert(SESSIONS)
 _TOUCH = update(SESSIONS).where(SESSIONS.c.id == _OF).values(active_at=bindparam("now"))
@@ -144,6 +149,12 @@ class SqlGrants:
     def get(self, grant_id: str) -> Grant | None:
         row = self._tx.first(_GRANT, of=grant_id)
         return rows.grant_of(row) if row else None
+
+    def in_use(self, grant_id: str) -> GrantInUse | None:
+        row = self._tx.first(_IN_USE, of=grant_id)
+        if row is None:
+            return None
+        return GrantInUse(rows.grant_of(row), rows.user_of(row), row[REQUESTS.c.facts], row[REQUESTS.c.created_at])
 
     def save(self, grant: Grant) -> bool:
         if grant.revoked_at is None:

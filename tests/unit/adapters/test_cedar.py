@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.adapters import cedar
 from gateway.adapters.cedar import CedarPolicy
 from gateway.adapters.cedar_load import MAX_NESTING, PolicyLoadError
 from gateway.core.decision import Action, Deny, Facts, Permit, Query
@@ -271,6 +272,22 @@ def test_a_context_that_breaks_the_schema_is_a_no(tmp_path: Path):
     answer = ask(policy)
     assert isinstance(answer, Deny)
     assert answer.refusal.code == "policy-error"
+
+
+def test_answers_that_were_kept_are_those_of_the_same_question(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cedar, "_MOST_ANSWERS", 3)
+    policy = CedarPolicy(POLICIES, GROUPS)
+    questions: list[dict[str, object]] = [
+        {"on_call": duty(on), "incident_named": "INC-7", "incident": incident(closed=closed), "level": level}
+        for on in (True, False)
+        for closed in (None, AT)
+        for level in ("read", "write")
+    ]
+    first = [ask(CedarPolicy(POLICIES, GROUPS), **facts) for facts in questions]
+    for _ in range(3):
+        assert [ask(policy, **facts) for facts in questions] == first
+        assert len(policy._answers) <= 3
+    assert len({type(each) for each in first}) == 2
 
 
 def test_a_forbid_is_told_by_its_description(tmp_path: Path):

@@ -52,6 +52,33 @@ def test_it_remembers_what_it_signed(path: Path):
         signer.remembered("another.test/log")
 
 
+def test_its_memory_is_written_in_place_where_it_is_as_long(path: Path):
+    signer, memory = Signer(path), path.with_name("log.key.signed")
+    signer.remember(signer.sign(Checkpoint(ORIGIN, 8, EMPTY_ROOT)))
+    with memory.open("rb") as before:
+        signer.remember(signer.sign(Checkpoint(ORIGIN, 9, EMPTY_ROOT)))
+        assert before.read().decode() == signer.sign(Checkpoint(ORIGIN, 9, EMPTY_ROOT))
+    assert memory.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_longer_memory_is_another_file(path: Path):
+    signer, memory = Signer(path), path.with_name("log.key.signed")
+    signer.remember(signer.sign(Checkpoint(ORIGIN, 9, EMPTY_ROOT)))
+    with memory.open("rb") as before:
+        signer.remember(signer.sign(Checkpoint(ORIGIN, 10, EMPTY_ROOT)))
+        assert before.read().decode() == signer.sign(Checkpoint(ORIGIN, 9, EMPTY_ROOT))
+    assert signer.remembered(ORIGIN) == Checkpoint(ORIGIN, 10, EMPTY_ROOT)
+
+
+def test_a_memory_beyond_a_sector_is_another_file_each_time(path: Path):
+    origin = "gw.test/" + "a" * 500
+    signer, memory = Signer(path), path.with_name("log.key.signed")
+    signer.remember(signer.sign(Checkpoint(origin, 8, EMPTY_ROOT)))
+    with memory.open("rb") as before:
+        signer.remember(signer.sign(Checkpoint(origin, 9, EMPTY_ROOT)))
+        assert before.read().decode() == signer.sign(Checkpoint(origin, 8, EMPTY_ROOT))
+
+
 def test_a_disk_that_is_full_leaves_the_old_file_and_no_draft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = tmp_path / "note"
     replace_private(path, b"old")
