@@ -18,7 +18,7 @@ from typing import NamedTuple
 from gateway.core.statement_facts import StatementFacts, StatementKind, facts_of
 from gateway.core.statement_rules import Broken
 
-SHOWN = 500  # bytes of a write's text that are shown
+SHOWN = 1_000  # bytes of a write's text that are shown
 MOST_SHOWN = 100  # writes of a transaction
 # What PostgreSQL itself refuses in a read-only transaction, and what acts on other connections.
 WRITING_FUNCTIONS = (
@@ -108,7 +108,7 @@ def text_of(sql: bytes, tree: object, functions: tuple[str, ...]) -> Text:
 
 def _step(sql: bytes, raw: Mapping[str, object], functions: tuple[str, ...]) -> Step:
     start, length = _number(raw, "stmt_location"), _number(raw, "stmt_len")
-    told = sql[start : start + length if length else len(sql)].strip()[:SHOWN]
+    told = _head(sql[start : start + length if length else len(sql)].strip())
     stmt = raw.get("stmt")
     name, body = next(iter(stmt.items())) if isinstance(stmt, dict) and stmt else ("", None)
     if not isinstance(body, dict):
@@ -122,6 +122,11 @@ def _step(sql: bytes, raw: Mapping[str, object], functions: tuple[str, ...]) -> 
     is_alone = name in _ALONE or body.get("concurrent") is True
     reads_client = name == "CopyStmt" and bool(body.get("is_from")) and not facts.copies
     return Step(Does.WRITE if _writes(name, facts, functions) else Does.READ, told, "", is_alone, reads_client)
+
+
+def _head(sql: bytes) -> bytes:
+    """Nobody takes a part for the whole."""
+    return sql if len(sql) <= SHOWN else sql[:SHOWN] + f" … ({len(sql):,} bytes)".encode()
 
 
 def _number(raw: Mapping[str, object], key: str) -> int:

@@ -246,6 +246,33 @@ def test_what_is_held_when_the_session_ends_is_lost(stage: DryStage) -> None:
     assert stage.kept() == []
 
 
+@pytest.mark.parametrize("stage", [{"idle_in_transaction_timeout": timedelta(seconds=1)}], indirect=True)
+def test_what_is_held_for_longer_than_the_level_allows_is_lost(stage: DryStage) -> None:
+    with stage.connect() as session:
+        session.execute("BEGIN; INSERT INTO things VALUES (1)")
+        with pytest.raises(Held):
+            session.execute("COMMIT")
+        stage.agree()
+        stage.wait_ended((1, "lost"))
+        with pytest.raises(psycopg.errors.IdleInTransactionSessionTimeout):
+            session.execute("COMMIT")
+    assert stage.kept() == []
+
+
+@pytest.mark.parametrize("stage", [{"budget": Budget(Room(rows=10), Room())}], indirect=True)
+def test_a_cut_statement_does_not_take_the_next_with_it(stage: DryStage) -> None:
+    with signed_in(stage) as client:
+        texts = [b"BEGIN", b"INSERT INTO things VALUES (1)", b"SAVEPOINT s", b"SELECT generate_series(1, 10000000)"]
+        texts += [b"ROLLBACK TO s", b"SELECT 'next'", b"COMMIT"]
+        client.sendall(b"".join(message(b"Q", text + b"\0") for text in texts))
+        said = b""
+        while b"C55000\0" not in said:
+            said += client.recv(65536)
+        assert said.index(b"C53400\0") < said.index(b"ROLLBACK\0") < said.index(b"next")
+        assert b"C57014\0" not in said
+    assert stage.kept() == []
+
+
 # ------------------------------------------------------------ clients
 
 

@@ -403,7 +403,7 @@ class AnswerIn(ReasonIn):
 
 
 class WriteOut(Schema):
-    """One statement that wrote: the head of its text (at most 500 bytes), its command tag, the rows it tells of.
+    """One statement that wrote: its command tag, the rows that this tells of, and its text (the first 1,000 bytes).
 
     `tag` is `failed` where the statement was not executed, and "" where the database does not tell.
     """

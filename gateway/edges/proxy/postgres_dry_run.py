@@ -34,6 +34,7 @@ from gateway.wire.postgres_dry_run import DryRunGate, Said, Word
 from gateway.wire.postgres_messages import Report, error_response
 
 ASK_S = 5.0  # how long a COMMIT waits to hear whether somebody has said yes
+_CANCELS = Pause.CUT | Pause.CANCELLING  # a cancel request is on its way, which must not hit what comes next
 LOG = logging.getLogger(__name__)
 _COPIES = Broken(
     "dry-run",
@@ -88,7 +89,7 @@ class DryRunSession(GuardedSession):
             self._go_on_with_client()
 
     def _go_on_with_client(self) -> None:
-        if self._is_over() or self._is_late:
+        if self._is_over() or self._is_late or self._client.is_paused(_CANCELS):
             return
         try:
             told = self._turns.take()
@@ -104,6 +105,14 @@ class DryRunSession(GuardedSession):
             self._client.pause(Pause.TURN)
         else:
             self._client.resume(Pause.TURN)
+
+    def _cancelled(self, of: "asyncio.Task[None]") -> None:
+        super()._cancelled(of)
+        self._go_on_with_client()
+
+    def _cancel_is_through(self, of: "asyncio.Task[None]") -> None:
+        super()._cancel_is_through(of)
+        self._go_on_with_client()
 
     def _send_on(self, chunk: bytes, waits_for: int | None) -> None:
         super()._send_on(self._turns.edited(chunk), waits_for)

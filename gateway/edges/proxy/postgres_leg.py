@@ -118,6 +118,10 @@ class Leg(asyncio.BufferedProtocol):
             self._transport.pause_reading()
         self._paused |= why
 
+    def is_paused(self, why: Pause) -> bool:
+        """True for any of these reasons."""
+        return bool(self._paused & why)
+
     def resume(self, why: Pause) -> None:
         was, self._paused = self._paused, self._paused & ~why
         if was and not self._paused and self._transport is not None and not self._transport.is_closing():

@@ -86,6 +86,7 @@ def of_call(level: Level) -> Report:
 
 
 _LISTED = 20  # writes in one report
+_LONGEST_LINE = 300  # characters of each
 
 
 def of_held(level: Level, session: str, held: Asking, told: Told) -> Report:
@@ -121,9 +122,14 @@ def _counted(count: int, what: str) -> str:
 
 
 def _listed(held: Asking) -> str:
-    lines = [f"{n}. {w.tag or '?'}: {' '.join(w.sql.split())}" for n, w in enumerate(held.writes[:_LISTED], 1)]
+    lines = [f"{n}. {w.tag or '?'}: {_line(w.sql)}" for n, w in enumerate(held.writes[:_LISTED], 1)]
     left = held.statements - len(lines)
     return "\n".join([*lines, f"… and {left:,} more."] if left else lines)
+
+
+def _line(sql: str) -> str:
+    text = " ".join(sql.split())
+    return text if len(text) <= _LONGEST_LINE else f"{text[:_LONGEST_LINE]} …"
 
 
 _LIMITS: Mapping[str, Callable[[Room], str]] = {

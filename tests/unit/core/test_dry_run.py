@@ -87,6 +87,8 @@ def test_statements_of_one_text_are_told_apart() -> None:
     ]  # fmt: skip
     assert [step.prepares for step in steps] == ["", "", "", "p", ""]
     assert [step.is_alone for step in steps] == [False] * 4 + [True]
+    (long,) = text(f"SELECT '{'x' * 2000}'").steps or ()
+    assert long.sql.decode().endswith("xx … (2,009 bytes)")
     assert text("-- nothing").steps == ()
     assert text("INSERT INTO").steps is None
 
