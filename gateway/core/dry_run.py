@@ -20,6 +20,7 @@ from gateway.core.statement_rules import Broken
 
 SHOWN = 1_000  # bytes of a write's text that are shown
 MOST_SHOWN = 100  # writes of a transaction
+_MOST_TOLD = 5  # of those that one may be
 # What PostgreSQL itself refuses in a read-only transaction, and what acts on other connections.
 WRITING_FUNCTIONS = (
     "nextval", "setval", "lo_creat", "lo_create", "lo_from_bytea", "lo_import", "lo_put", "lo_truncate*", "lo_unlink",
@@ -382,8 +383,8 @@ class Ledger:
             self._parts.append(Written())
             self._has_written = True  # whatever was agreed to is behind it
         elif Does.WRITE in does or does & _ENDS or (Does.ROLLBACK_TO in does and self._worst):
-            step = next((s for s in steps if s.does is Does.WRITE), next(iter(steps)))
-            due = _Due(self._parts[-1], step.sql.decode(errors="backslashreplace"), digest)
+            told = b"  -- or: ".join(sorted({step.sql for step in steps})[:_MOST_TOLD])
+            due = _Due(self._parts[-1], told.decode(errors="backslashreplace"), digest)
             self._has_written = True
         self._due.append(due)
 

@@ -20,7 +20,7 @@ from gateway.wire.postgres_messages import HEADER, message
 MOST_NAMES = 5_000  # prepared statements, and portals, of one session
 NAME_BYTES = 63  # the server tells names apart by so many bytes (NAMEDATALEN - 1)
 LONGEST = (1 << 20) + 8192  # bytes of a message that is read here; of a longer one the account ends the session
-LONGEST_NAMES = 20_000  # bytes in which the names of a message end; the account allows fewer
+LONGEST_BIND = 20_000  # bytes of one that is read; names end in so many, for the account allows fewer
 LONGEST_TAG = 4096
 _UNPACK = HEADER.unpack_from
 _HEAD = HEADER.size
@@ -60,6 +60,10 @@ class Judge(Protocol[M]):
 
     def may_parse(self, meaning: M) -> Said:
         """PASS or REFUSE."""
+        ...
+
+    def bound(self, meaning: M, values: bytes | None) -> M:
+        """The same with values, as they stand in the Bind; None when they are too long to be looked at."""
         ...
 
     def query(self, meaning: M) -> Said: ...
@@ -242,12 +246,16 @@ class DryRunGate(Generic[M]):
         return self._stream(size, pos, drops=False)
 
     def _bind(self, size: int, pos: int) -> bool:
-        """False when its names are not there yet."""
-        end = pos + min(size, LONGEST_NAMES)
+        """False when what is read of it is not there yet."""
+        end = pos + min(size, LONGEST_BIND)
+        if end > len(self._buffer):
+            return False
         names = bytes(self._buffer[pos + _HEAD : end]).split(b"\0", 2)
         if len(names) == 3:
-            self._portals.give(names[0], self._statements.look(names[1]))
-        return len(names) == 3 or end <= len(self._buffer)
+            values = names[2] if size <= LONGEST_BIND else None
+            meanings = self._statements.look(names[1])
+            self._portals.give(names[0], frozenset(self._judge.bound(each, values) for each in meanings))
+        return True
 
     def _stream(self, size: int, pos: int, *, drops: bool) -> int:
         there = min(size, len(self._buffer) - pos)

@@ -1,11 +1,13 @@
 # ruff: noqa: PT012 - what raises is a whole pipeline
 """A level with a dry-run, with real clients and a real server: nothing is committed without a yes to just that."""
 
+import json
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 
 from gateway.adapters.postgres_parser import PostgresParser
 from gateway.app.commit_ports import Asking, Told
+from gateway.core.bind_parameters import BindParameters
 from gateway.core.budget import Budget, Room
 from gateway.core.dry_run import Confirm, DryRun
 from gateway.core.masking import ColumnName, Mask
@@ -129,7 +132,8 @@ def test_a_transaction_is_held_looked_at_confirmed_and_committed(stage: DryStage
             session.execute("COMMIT")
         assert held.value.diag.message_detail == (
             "1. INSERT 0 2: INSERT INTO things VALUES (1, 'a'), (2, 'b')\n"
-            "2. UPDATE 2: UPDATE things SET state = $1 WHERE id > $2"
+            '2. UPDATE 2: UPDATE things SET state = $1 WHERE id > $2 -- $1 = "c", $2 = {"length": 2, '
+            f'"sha256": "{sha256(bytes(2)).hexdigest()}", "hex": "0000"}}'
         )
         assert "gw session commit ses_0 (by you)" in (held.value.diag.message_hint or "")
         assert session.info.transaction_status.name == "INTRANS"
@@ -271,6 +275,30 @@ def test_a_cut_statement_does_not_take_the_next_with_it(stage: DryStage) -> None
         assert said.index(b"C53400\0") < said.index(b"ROLLBACK\0") < said.index(b"next")
         assert b"C57014\0" not in said
     assert stage.kept() == []
+
+
+@pytest.mark.parametrize(
+    ("stage", "shown"),
+    [
+        ({"bind_parameters": BindParameters.FULL}, ['-- $1 = "secret", $2 = "1"', "too long to be shown"]),
+        ({"bind_parameters": BindParameters.MASKED}, ['$1 = {"length": 6, "keyed": "', "too long to be shown"]),
+        ({"bind_parameters": BindParameters.NONE}, ["-- 2 values that are not shown", "too long to be shown"]),
+    ],
+    indirect=["stage"],
+    ids=["full", "masked", "none"],
+)
+def test_values_are_shown_as_far_as_recordings_may_hold_them(stage: DryStage, shown: list[str]) -> None:
+    with stage.connect(autocommit=False) as session:
+        session.execute("INSERT INTO things VALUES (1)")
+        update = "UPDATE things SET state = %s WHERE id = %s"
+        session.execute(update, ("secret", "1"))
+        session.execute(update, ("x" * 30_000, "1"))
+        with pytest.raises(Held) as held:
+            session.commit()
+        lines = (held.value.diag.message_detail or "").split("\n")[1:]
+        assert all(what in line for what, line in zip(shown, lines, strict=True)), lines
+        assert ("secret" in json.dumps(lines)) is ("secret" in shown[0])
+        session.rollback()
 
 
 # ------------------------------------------------------------ clients

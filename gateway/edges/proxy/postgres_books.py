@@ -54,7 +54,7 @@ class Books:
     """
 
     def __init__(self, now: Callable[[], datetime], telling: Telling = TELL_ALL) -> None:
-        self._telling = telling
+        self.telling = telling
         self.account = RoundAccount()
         self.asks = ClientWalk(self.account, telling)
         self.answers = ServerWalk(self.account)
@@ -124,7 +124,7 @@ class Books:
         is_asking_again, answer, at = passed[place + 1]
         if not is_asking or is_asking_again:
             return False
-        asked = asked_of(question, self._telling)
+        asked = asked_of(question, self.telling)
         reply = asked and reply_of(answer, is_bound=not asked.is_query, is_described=asked.is_described)
         told = asked and reply and self.account.trip(asked, reply, (at - asked_at) * 1000)
         if not told:

@@ -1,10 +1,12 @@
 """A database session at a level with a dry-run: in step with its server, and asking before it commits what it wrote."""
 
 import asyncio
+import json
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
+from hashlib import sha256
 
 from gateway.app.commit_ports import Asking, Told
 from gateway.app.ports import Recording
@@ -13,6 +15,7 @@ from gateway.core.dry_run import (
     ANYTHING,
     CURSOR,
     PREPARED,
+    SHOWN,
     Does,
     DryRun,
     Ledger,
@@ -32,6 +35,7 @@ from gateway.edges.proxy.postgres_refusals import of_held, of_unasked
 from gateway.wire.buffer import ProtocolViolation
 from gateway.wire.postgres_dry_run import DryRunGate, Said, Word
 from gateway.wire.postgres_messages import Report, error_response
+from gateway.wire.postgres_values import Telling, values_told
 
 ASK_S = 5.0  # how long a COMMIT waits to hear whether somebody has said yes
 _CANCELS = Pause.CUT | Pause.CANCELLING  # a cancel request is on its way, which must not hit what comes next
@@ -73,7 +77,7 @@ class DryRunSession(GuardedSession):
         self._commits = commits
         self._confirm = level.dry_run.confirm
         self._ledger = Ledger()
-        judge = _Judge(self._ledger, reader, level.dry_run, self._refuse)
+        judge = _Judge(self._ledger, reader, level.dry_run, self._books.telling, self._refuse)
         self._turns: DryRunGate[Text] = DryRunGate(judge, PREPARED, CURSOR, ANYTHING)
         self._asking: asyncio.Task[None] | None = None
         self._held_tx = 0  # the transaction that was asked about last, while it is open
@@ -217,11 +221,17 @@ class _Judge:
     """What the rules of `core.dry_run` say, for the gate. `refuse` makes what stands in for a refused statement."""
 
     def __init__(
-        self, ledger: Ledger, reader: StatementReader, dry_run: DryRun, refuse: Callable[[Broken], bytes]
+        self,
+        ledger: Ledger,
+        reader: StatementReader,
+        dry_run: DryRun,
+        telling: Telling,
+        refuse: Callable[[Broken], bytes],
     ) -> None:
         self._ledger = ledger
         self._reader = reader
         self._functions = dry_run.functions
+        self._telling = telling
         self._refuse = refuse
         self.answered = ledger.answered
         self.ready = ledger.ready
@@ -234,6 +244,14 @@ class _Judge:
         is_copy = any(step.does is Does.WRITE and step.reads_client for step in text.steps or ())
         return Said(Word.REFUSE, self._refuse(_COPIES)) if is_copy else Said(Word.PASS)
 
+    def bound(self, text: Text, values: bytes | None) -> Text:
+        """With the values behind it, as far as recordings may hold them: who says yes should see them."""
+        told = _LONG_VALUES if values is None else shown_values(values_told(values, 0, self._telling))
+        if not told:
+            return text
+        steps = tuple(step._replace(sql=step.sql + f"  -- {told}".encode()) for step in text.steps or ())
+        return Text(sha256(f"{text.digest}\n{told}".encode()).hexdigest(), steps if text.steps is not None else None)
+
     def query(self, text: Text) -> Said:
         return self._said(self._ledger.query(text), (text,))
 
@@ -245,6 +263,18 @@ class _Judge:
             return Said(Word.REFUSE, self._refuse(ruling.broken))
         names = [step.prepares.encode() for text in texts for step in text.steps or () if step.prepares]
         return Said(_WORDS[ruling.verdict], names=tuple(names))
+
+
+_LONG_VALUES = "its values are too long to be shown"
+
+
+def shown_values(told: bytes) -> str:
+    """What a record says of values (`ValueList.listed`), for people."""
+    found = json.loads(b"{%b}" % told[1:])
+    shown = [f"${n} = {json.dumps(each, ensure_ascii=False)}" for n, each in enumerate(found.get("params", ()), 1)]
+    left = found.get("params_left_out", 0)
+    text = ", ".join([*shown, *([f"{left:,} values that are not shown"] if left else [])])
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]} …"
 
 
 _WORDS = {Verdict.PASS: Word.PASS, Verdict.HOLD: Word.HOLD, Verdict.ASK: Word.ASK}

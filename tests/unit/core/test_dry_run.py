@@ -302,6 +302,13 @@ def test_what_may_have_ended_a_transaction_takes_nothing_off_what_was_written_in
     assert session.server.committed == []
 
 
+def test_of_a_name_that_may_be_either_both_are_shown() -> None:
+    session = Session()
+    session.round("query", [(Step(Does.BEGIN), False)])
+    session.round("pipeline", [([Step(Does.WRITE, b"two"), Step(Does.READ, b"one")], False)])
+    assert [write.sql for write in session.ledger.written.shown] == ["one  -- or: two"]
+
+
 def test_the_model_commits_at_all() -> None:
     session = Session()
     begin, write, commit = Step(Does.BEGIN), Step(Does.WRITE, b"1"), Step(Does.COMMIT)

@@ -32,6 +32,9 @@ class Judge:
     def may_parse(self, sql: bytes) -> Said:
         return Said(Word.REFUSE, b"refused") if sql.startswith(b"copy") else Said(Word.PASS)
 
+    def bound(self, sql: bytes, values: bytes | None) -> bytes:
+        return sql if values == bytes(6) else sql + b"+" + (b"long" if values is None else values[6:])
+
     def query(self, sql: bytes) -> Said:
         return self.run(frozenset((sql,)))
 
@@ -176,6 +179,24 @@ def test_a_portal_keeps_the_meaning_that_it_was_bound_with():
     gate.answers(IDLE)
     sent(gate, execute(b"p") + SYNC)
     assert judge.seen[-1] == {CURSOR}  # no portal outlives its transaction
+
+
+def test_values_belong_to_the_portal_and_those_that_are_too_long_pass_unread():
+    gate, judge = made()
+    rounds = parse(b"a", b"x") + bind(b"p", b"x", b"one") + bind(b"q", b"x", b"two") + execute(b"p") + execute(b"q")
+    sent(gate, rounds + SYNC)
+    assert judge.seen == [{b"a+one"}, {b"a+two"}]
+    gate.answers(OPEN)
+    sent(gate, parse(b"1/0") + execute() + bind(b"p", b"x", b"three") + SYNC)
+    gate.answers(ERROR + BROKEN)
+    sent(gate, execute(b"p") + SYNC)
+    assert judge.seen[-1] == {b"a+one", b"a+three"}
+    gate.answers(OPEN)
+    long = bind(b"p", b"x", b"v" * 30_000)
+    assert sent(gate, long[:10_000]) == b""
+    assert sent(gate, long[10_000:25_000]) == long[:25_000]
+    assert sent(gate, long[25_000:] + execute(b"p")) == long[25_000:] + execute(b"p")
+    assert judge.seen[-1] == {b"a+long"}
 
 
 def test_beyond_the_names_that_are_remembered_each_may_be_anything(monkeypatch: pytest.MonkeyPatch):
