@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -116,9 +117,17 @@ class RecordingFiles:
         """Wait until there may be a frame number `count` or the end; False when it stayed silent."""
         del count
         until = time.monotonic() + silence.total_seconds()
-        before = [(s.path, s.end) for s in self._stretches(session_id)]
+        before = self._written(session_id)
         while time.monotonic() < until:
             time.sleep(POLL)
-            if self._is_over(session_id) or [(s.path, s.end) for s in self._stretches(session_id)] != before:
+            if self._is_over(session_id) or self._written(session_id) != before:
                 return True
         return False
+
+    def _written(self, session_id: str) -> dict[Path, int]:
+        """When each spool was written to. Its length does not tell: there are zeros ahead."""
+        written = {}
+        for stretch in self._stretches(session_id):
+            with suppress(FileNotFoundError):
+                written[stretch.path] = stretch.path.stat().st_mtime_ns
+        return written

@@ -103,8 +103,10 @@ def _survey(left: Sequence[SegmentName]) -> _Left:
             for run in runs(file, 0, size):
                 found.add(run.session, run.wrapped, name.path, start, run.end)
                 start = good = run.end
+            file.seek(good)
+            is_blank = not file.read().strip(b"\0")
         is_last = name.path == left[-1].path
-        if size - good > (MAX_BLOCK if is_last else len(SEGMENT_MAGIC) if not good else 0):
+        if not is_blank and size - good > (MAX_BLOCK if is_last else len(SEGMENT_MAGIC) if not good else 0):
             found.damaged.add(name.path)
     return found
 

@@ -21,6 +21,7 @@ from gateway.audit.recording import MAX_SESSION_ID, Frame, MalformedRecordingErr
 SEGMENT_MAGIC = b"GWSPOOL2"
 MAX_BATCH = 4 * 1024 * 1024  # bytes gathered for one write and one sync
 MAX_BLOCK = 8 * 1024 * 1024  # a batch and its last frame are well below
+BLANK = 1024 * 1024  # bytes of zeros written ahead
 # Magic, length of session id, number of the block in its session, number of frames, bytes of ciphertext.
 _BLOCK = struct.Struct(">4sBQII")
 _BLOCK_MAGIC = b"GWB2"
@@ -78,12 +79,17 @@ def sync_directory(path: Path) -> None:
 
 
 class Segment:
-    """One file being written. `size` is what is durable; whatever stands behind it never counts."""
+    """One file being written. `size` is what is durable; whatever stands behind it never counts.
+
+    Zeros are written ahead: to sync bytes in the middle of a file takes ext4 a tenth of the time that it takes when the
+    file has grown, for which its journal is written, too.
+    """
 
     def __init__(self, directory: Path, gateway: str, number: int, disk: Disk) -> None:
         self.number = number
         self.path = directory / f"spool-{gateway}-{number:08d}.gwspool"
         self.size = 0
+        self._blank = 0  # where the zeros end
         self._disk = disk
         self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
@@ -97,13 +103,21 @@ class Segment:
     def append(self, content: bytes) -> int:
         """Write and sync; the offset at which it begins. After an OSError the segment is good for nothing more."""
         start = self.size
+        if start + len(content) > self._blank:
+            self._blank = start + len(content) + self._blank_from(start + len(content))
         self._disk.write(self._descriptor, content)
         self._disk.sync(self._descriptor)
         self.size += len(content)
         return start
 
+    def _blank_from(self, start: int) -> int:
+        try:
+            return os.pwrite(self._descriptor, bytes(BLANK), start)
+        except OSError:  # what has to be kept will find out
+            return 0
+
     def retire(self) -> None:
-        """Close, and cut off what a failed write left behind."""
+        """Close, and cut off what a failed write left behind, and the zeros."""
         with suppress(OSError):  # then recovery finds the rest unacknowledged, which it tolerates
             os.ftruncate(self._descriptor, self.size)
         os.close(self._descriptor)
@@ -165,7 +179,7 @@ def segments(directory: Path, gateway: str = "") -> list[SegmentName]:
 
 
 def runs(file: BinaryIO, start: int, end: int) -> Iterator[Run]:
-    """The whole blocks between two offsets; stops in front of the first one that is torn or makes no sense."""
+    """The whole blocks between two offsets; stops in front of the first one that is torn, or where none begins."""
     offset = max(start, len(SEGMENT_MAGIC))
     while offset + _BLOCK.size <= end:
         file.seek(offset)
@@ -180,6 +194,9 @@ def runs(file: BinaryIO, start: int, end: int) -> Iterator[Run]:
         if not is_sound or body + length > end:
             return
         offset = body + length
+        file.seek(offset - TAG)
+        if not any(file.read(TAG)):  # what was written ahead: the block's own end never reached the disk
+            return
         yield Run(session, number, count, head[:named], head[named : named + WRAPPED], body, offset)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.adapters.recordings import FileRecorder, Keyring
-from gateway.adapters.recordings.spool import frames_in, runs
+from gateway.adapters.recordings.spool import SEGMENT_MAGIC, Disk, Segment, frames_in, runs
 from gateway.app.ports import RecordingFailed
 from gateway.audit.recording import verify_chain
 from gateway.core.obligation import Record
@@ -115,14 +115,33 @@ def whole_blocks(content: bytes, path: Path, keys: Keyring) -> dict[str, int]:
 
 
 @settings(max_examples=60)
-@given(cut=st.floats(0, 1), tail=st.binary(max_size=40))
-def test_a_torn_tail_costs_only_itself(left: Left, tmp_path_factory: pytest.TempPathFactory, cut: float, tail: bytes):
+@given(cut=st.floats(0, 1), tail=st.binary(max_size=40), blank=st.sampled_from([0, 0, 5000]))
+def test_a_torn_tail_costs_only_itself(
+    left: Left, tmp_path_factory: pytest.TempPathFactory, cut: float, tail: bytes, blank: int
+):
     _, good, keys = left
     directory = tmp_path_factory.mktemp("torn")
     content = good[: int(cut * len(good))]
-    _, counts, is_kept = recover(left, directory, content + tail)
+    _, counts, is_kept = recover(left, directory, content + tail + bytes(blank))
     assert {name: count for name, count in counts.items() if count} == whole_blocks(content, directory / "check", keys)
-    assert not is_kept or tail, "only what fills up a block looks like damage"
+    assert not is_kept or tail or blank, "only what fills up a block looks like damage"
+
+
+@pytest.mark.parametrize(("of_last", "whole"), [(None, 15), (0, 14), (10, 14), (100, 14), (-17, 14)])
+def test_zeros_written_ahead_are_no_damage(left: Left, tmp_path: Path, of_last: int | None, whole: int):
+    _, good, _ = left
+    last = good.rindex(b"GWB2")
+    there = good if of_last is None else good[:last] + good[last:][:of_last]
+    _, counts, is_kept = recover(left, tmp_path, there + bytes(1 << 20))
+    assert (sum(counts.values()), is_kept) == (whole, False)
+
+
+def test_only_the_length_of_what_was_kept_is_left(tmp_path: Path):
+    segment = Segment(tmp_path, "gw1", 1, Disk())
+    segment.append(b"frames")
+    assert segment.path.stat().st_size > segment.size + len(b"frames")
+    segment.retire()
+    assert segment.path.read_bytes() == SEGMENT_MAGIC + b"frames"
 
 
 @settings(max_examples=60)
