@@ -29,7 +29,11 @@ _ASIDE = frozenset(b"dcfH")  # COPY data, which a server that reads none ignores
 _WHOLE = frozenset(b"QPEC")
 _TAG, _EMPTY, _SUSPENDED, _ERROR, _READY, _COPY_IN = b"CIsEZG"
 _READ_WHOLE = frozenset((_TAG, _READY))
-_HEARD = frozenset(b"CIsEZG")
+_HEARD = frozenset(b"CIsEZG123nT")
+_ENDS = {
+    ord(asked): frozenset(ends) for asked, ends in (("P", b"1"), ("B", b"2"), ("C", b"3"), ("D", b"nT"), ("E", b"CIs"))
+}
+MOST_OWED = 100_000  # the account lets a client owe fewer
 
 M = TypeVar("M", bound=Hashable)
 
@@ -146,7 +150,7 @@ class DryRunGate(Generic[M]):
         self._edits: deque[tuple[int, int, bytes]] = deque()
         self.is_waiting = False  # for a ReadyForQuery
         self._is_simple = False  # of a simple query
-        self._is_in_round = False  # messages went on that no Sync has ended
+        self._owed: deque[frozenset[int]] = deque()  # what answers the messages that no Sync has ended yet
         self._is_dropping = False  # up to the next Sync, behind a COMMIT that is held
         self._holds = False  # the client is told so before the ReadyForQuery
         self._has_failed = False
@@ -236,13 +240,13 @@ class DryRunGate(Generic[M]):
         if kind == _BIND and not self._bind(size, pos):
             return 0
         if kind == _CALL:
-            self._demand_no_round()
+            self._demand_answers()
             self._wait(is_simple=True)
         elif kind == _SYNC:
             self._is_dropping = False
             self._wait(is_simple=False)
         else:
-            self._is_in_round = True
+            self._owe(kind)
         return self._stream(size, pos, drops=False)
 
     def _bind(self, size: int, pos: int) -> bool:
@@ -265,15 +269,22 @@ class DryRunGate(Generic[M]):
         return there
 
     def _wait(self, *, is_simple: bool) -> None:
-        self.is_waiting, self._is_simple, self._is_in_round = True, is_simple, False
+        self.is_waiting, self._is_simple = True, is_simple
 
-    def _demand_no_round(self) -> None:
-        if self._is_in_round:
+    def _owe(self, kind: int) -> None:
+        if kind in _ENDS and not self._has_failed:
+            self._owed.append(_ENDS[kind])
+            if len(self._owed) > MOST_OWED:
+                raise ProtocolViolation(f"more than {MOST_OWED:,} messages before a Sync")
+
+    def _demand_answers(self) -> None:
+        """A server that skips to a Sync would skip this as well, and say nothing."""
+        if self._owed or self._has_failed:
             raise ProtocolViolation("a simple query comes behind a Sync at a level with dry_run")
 
     def _whole(self, kind: int, body: bytes, size: int, pos: int) -> int:
         if kind == _QUERY:
-            self._demand_no_round()
+            self._demand_answers()
             return size if self._query(body, size, pos) else 0
         if kind == _EXECUTE:
             if not self._execute(body, size, pos):
@@ -283,7 +294,7 @@ class DryRunGate(Generic[M]):
         else:
             names = self._statements if body[:1] == b"S" else self._portals
             names.close(body[1:].partition(b"\0")[0])
-        self._is_in_round = True
+        self._owe(kind)
         return size
 
     def _query(self, body: bytes, size: int, pos: int) -> bool:
@@ -369,8 +380,11 @@ class DryRunGate(Generic[M]):
 
     def _hear(self, kind: int, body: bytes) -> bool:
         """True when the client has to be told something in front of it."""
+        if self._owed and kind in self._owed[0]:
+            self._owed.popleft()
         if kind == _ERROR:
             self._has_failed = True
+            self._owed.clear()
         elif kind == _TAG:
             self._judge.answered(body.partition(b"\0")[0].decode(errors="backslashreplace"))
         elif kind in (_EMPTY, _SUSPENDED):
@@ -390,5 +404,6 @@ class DryRunGate(Generic[M]):
         self._portals.end_round(has_failed=has_failed)
         if status == b"I":
             self._portals.clear()
+        self._owed.clear()
         self.is_waiting = self._has_failed = self._holds = False
         return is_held

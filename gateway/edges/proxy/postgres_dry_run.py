@@ -271,10 +271,19 @@ _LONG_VALUES = "its values are too long to be shown"
 def shown_values(told: bytes) -> str:
     """What a record says of values (`ValueList.listed`), for people."""
     found = json.loads(b"{%b}" % told[1:])
-    shown = [f"${n} = {json.dumps(each, ensure_ascii=False)}" for n, each in enumerate(found.get("params", ()), 1)]
+    shown = [f"${n} = {_shown(each)}" for n, each in enumerate(found.get("params", ()), 1)]
     left = found.get("params_left_out", 0)
     text = ", ".join([*shown, *([f"{left:,} values that are not shown"] if left else [])])
     return text if len(text) <= SHOWN else f"{text[:SHOWN]} …"
+
+
+def _shown(value: object) -> str:
+    if not isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False)
+    length, octets = value["length"], value.get("hex", "")
+    if len(octets) == 2 * length:
+        return f"\\x{octets}"
+    return f"{length:,} bytes ({'keyed' if 'keyed' in value else 'sha256'} {value.get('keyed') or value['sha256']})"
 
 
 _WORDS = {Verdict.PASS: Word.PASS, Verdict.HOLD: Word.HOLD, Verdict.ASK: Word.ASK}

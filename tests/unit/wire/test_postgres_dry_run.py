@@ -249,6 +249,27 @@ def test_what_is_too_long_is_left_to_the_account_and_nothing_of_it_is_sent():
     assert sent(gate, query(b"a")) == b""
 
 
+def test_a_query_behind_what_was_answered_without_a_sync_passes_as_asyncpg_sends_it():
+    gate, judge = made()
+    described = message(b"D", b"Sx\0")
+    sent(gate, parse(b"a", b"x") + described + FLUSH)
+    gate.answers(message(b"1") + message(b"t", bytes(2)))
+    with pytest.raises(ProtocolViolation):
+        sent(gate, query(b"early"))
+    gate, judge = made()
+    sent(gate, parse(b"a", b"x") + described + bind(b"", b"x") + execute() + FLUSH)
+    gate.answers(message(b"1") + message(b"t", bytes(2)) + message(b"T", bytes(2)) + message(b"2") + ROW + DONE)
+    assert sent(gate, query(b"b") + query(b"c")) == query(b"b")
+    gate.answers(DONE + OPEN)
+    assert sent(gate) == query(b"c")
+    assert judge.seen == [{b"a"}, "INSERT 0 1", {b"b"}, "INSERT 0 1", (b"T", False), {b"c"}]
+    gate, _ = made()
+    sent(gate, parse(b"a", b"x") + FLUSH)
+    gate.answers(ERROR)
+    with pytest.raises(ProtocolViolation):
+        sent(gate, query(b"skipped by the server"))
+
+
 MESSAGES = [
     query(b"a"), query(b"hold"), query(b"no"), parse(b"a") + bind() + execute() + SYNC, FLUSH,
     parse(b"hold") + bind(b"", b"", b"v" * 30) + execute() + parse(b"b", b"n") + SYNC, SYNC, bind(b"p", b"n") + execute(b"p") + SYNC,
