@@ -580,6 +580,25 @@ def test_with_rules_budgets_masks_and_a_strict_recording(stage: DryStage) -> Non
             session.execute("this is no SQL")
 
 
+def test_a_slow_answer_to_a_pipeline_holds_back_what_comes_behind_and_nothing_is_read(stage: DryStage) -> None:
+    release, asked = threading.Event(), threading.Event()
+    stage.fails = lambda: (asked.set(), release.wait(WITHIN))
+    flood = message(b"Q", b"SELECT '" + b"x" * 60_000 + b"'\0") * 200
+    with signed_in(stage) as client:
+        client.settimeout(1)
+        rounds = [parse(b"", text) + run(b"") for text in (b"BEGIN", b"INSERT INTO things VALUES (1)", b"COMMIT")]
+        client.sendall(b"".join(rounds) + message(b"S", b""))
+        assert asked.wait(WITHIN)
+        with pytest.raises(TimeoutError):
+            for _ in range(20):
+                client.sendall(flood)  # 240 MB: no buffer takes it
+        release.set()
+        said = b""
+        while b"C55000\0" not in said:
+            said += client.recv(65536)
+    assert stage.kept() == []
+
+
 def test_a_slow_answer_holds_back_what_comes_behind(stage: DryStage) -> None:
     release = threading.Event()
     stage.fails = lambda: release.wait(WITHIN)

@@ -148,7 +148,7 @@ class DryRunSession(GuardedSession):
             if words is None:
                 if self._report is None:
                     self._late = [each for each in pieces[place + 1 :] if each is not None]
-                    self._is_late = True
+                    self._be_late()
                     self._ask(self._report_held)
                     return
                 words, self._report = error_response(self._report), None
@@ -156,9 +156,18 @@ class DryRunSession(GuardedSession):
                 super()._from_target(words)
         self._mind_held()
 
+    def _be_late(self) -> None:
+        """Nothing is read meanwhile, from neither side."""
+        self._is_late = True
+        self._client.pause(Pause.TURN)
+        if self._target is not None:
+            self._target.pause(Pause.TURN)
+
     def _report_held(self, told: Told | None) -> None:
         self._report = self._report_of(told)
         late, self._late, self._is_late = self._late, [], False
+        if self._target is not None:
+            self._target.resume(Pause.TURN)
         rest, behind = late[:1], late[1:]
         self._hand_on([None, *rest])
         for chunk in behind:
