@@ -122,6 +122,26 @@ def house(url: str, tmp_path: Path) -> Iterator[House]:
 # ---------------------------------------------------------------- appending, waiting, proving
 
 
+def test_on_the_stores_engine_it_waits_for_its_turn_and_leaves_the_engine_to_the_store(url: str, tmp_path: Path):
+    store = SqlStore(url)
+    sequencer = Sequencer(url, Signer(tmp_path / "keys" / "log.key"), ORIGIN, "gw-1", engine=store.writing)
+    sequencer.prepare()
+    counts: list[int] = []
+    with store.begin() as uow:
+        uow.events.append(event(1))
+        waiting = Thread(target=lambda: counts.append(sequencer.sequence()))
+        waiting.start()
+        uow.events.append(event(2))
+    waiting.join(20)
+    assert counts == [2]
+    pool = store.writing.pool
+    sequencer.stop()
+    assert store.writing.pool is pool  # a disposed engine has another one
+    with store.begin() as uow:
+        uow.events.append(event(3))
+    store.close()
+
+
 def test_a_new_log_is_empty_and_signed(house: House):
     with pytest.raises(Unavailable):
         house.log.checkpoint()

@@ -15,7 +15,7 @@ from itertools import islice
 from threading import Condition, Lock, Thread
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, bindparam, insert, select, update
+from sqlalchemy import Connection, Engine, Row, bindparam, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from gateway.adapters.event_log.tree import (
@@ -61,9 +61,19 @@ class Sequencer:
     """Runs in a thread between `start` and `stop`. `owner` names this process in the lease."""
 
     def __init__(
-        self, url: str, signer: Signer, origin: str, owner: str, now: Callable[[], datetime] = utc_now
+        self,
+        url: str,
+        signer: Signer,
+        origin: str,
+        owner: str,
+        now: Callable[[], datetime] = utc_now,
+        engine: Engine | None = None,
     ) -> None:
-        self._engine = writing_engine(url)
+        """`engine` is the store's: then the two wait for their turns in one queue, and neither polls for SQLite's lock
+        while hundreds of others of this process get it.
+        """
+        self._engine = writing_engine(url) if engine is None else engine
+        self._owns_engine = engine is None
         self._database = ReadOnlyDatabase(url)
         self._signer = signer
         self._key = signer.verifier(origin)
@@ -99,7 +109,8 @@ class Sequencer:
         if self._thread.ident is not None:
             self._thread.join(timeout=30)
             self._sequence_the_rest()
-        self._engine.dispose()
+        if self._owns_engine:
+            self._engine.dispose()
         self._database.close()
 
     def _sequence_the_rest(self) -> None:

@@ -84,6 +84,11 @@ class SqlStore:
         self._writing = writing_engine(url)
         self._reading = reading_engine(url)
 
+    @property
+    def writing(self) -> Engine:
+        """What writing transactions begin on, for whoever else writes to this database in this process."""
+        return self._writing
+
     def begin(self) -> SqlUnitOfWork:
         """A writing transaction, alone among writers. Unavailable on entry when the others take too long."""
         return SqlUnitOfWork(self._writing, read_only=False)
