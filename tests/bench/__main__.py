@@ -128,14 +128,14 @@ def _bench_postgres(stage: servers.Stage, processes: Processes, directory: Path,
     rows = postgres.memory(paths, (10, 20) if quick else (50, 200))
     print(report.table("PostgreSQL, memory of the gateway", rows, ["gateway"]), flush=True)
     say("PostgreSQL, revocation …")
-    rows = postgres_sessions.revocation(stage, (50,) if quick else (200,))
+    rows = postgres_sessions.revocation(stage, (50,) if quick else (50, 500))
     print(report.table("PostgreSQL, revocation", rows, ["gateway"]), flush=True)
 
 
 def _raise_connection_limit(stage: Path) -> None:
-    """200 sessions of one person are not what the catalogue allows; the gateway reads it anew when it changes."""
+    """500 sessions of one person are not what the catalogue allows; the gateway reads it anew when it changes."""
     catalogue = stage / "catalogue.yaml"
-    catalogue.write_text(re.sub(r"connection_limit: \d+", "connection_limit: 250", catalogue.read_text()))
+    catalogue.write_text(re.sub(r"connection_limit: \d+", "connection_limit: 600", catalogue.read_text()))
 
 
 if __name__ == "__main__":

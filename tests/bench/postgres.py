@@ -70,7 +70,7 @@ def _tps_with_cpu(
     row.add(name, tps, one.cpu[name][0] / (tps * seconds) if name in one.cpu else None)
 
 
-def arrivals(environment: dict[str, str], seconds: int) -> float:
+def pgbench_arrivals(environment: dict[str, str], seconds: int) -> float:
     """New sessions per second, each for one statement."""
     return _pgbench(environment, "simple", seconds, "-C")
 

@@ -1,23 +1,29 @@
 """Database sessions rather than statements: one client's waiting, arrivals, grants, and how soon a revocation is felt."""
 
+import json
+import os
 import selectors
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 
-import psycopg
-
 from gateway.edges.cli.client import Api
 from gateway.edges.cli.device import DeviceKey
-from tests.bench.meter import Row, interleaved, timed
-from tests.bench.postgres import arrivals, connection, select_one
+from tests.bench import arrivals
+from tests.bench.meter import Row, cpu_of_tree, interleaved, timed
+from tests.bench.postgres import connection, pgbench_arrivals, select_one
 from tests.bench.servers import PostgresPaths, Stage, libpq_environment
 
 LEVEL = {"target": "orders-db", "level": "read"}
 WITHIN_S = 60.0
+CLIENTS = 8
+_SETTLE_S = 0.5
 
 
 def measure(paths: PostgresPaths, stage: Stage, *, quick: bool) -> list[Row]:
@@ -26,9 +32,58 @@ def measure(paths: PostgresPaths, stage: Stage, *, quick: bool) -> list[Row]:
     waiting = Row("one client, prepared `SELECT 1`, p50", "µs", is_rate=False, notes=paths.notes)
     interleaved(waiting, {n: lambda env=env: _statement_us(env) for n, env in paths.environments.items()}, {}, rounds)
     coming = Row("new sessions, 8 clients (`pgbench -C`)", "sessions/s", is_rate=True, notes=paths.notes)
-    runs = {n: lambda env=env: arrivals(env, seconds) for n, env in paths.environments.items()}
+    runs = {n: lambda env=env: pgbench_arrivals(env, seconds) for n, env in paths.environments.items()}
     interleaved(coming, runs, {}, rounds)
-    return [waiting, coming, _grants(stage, 5 if quick else 15)]
+    opening = Row("new session to first row, one light client, p50", "ms", is_rate=False, notes=paths.notes)
+    for _ in range(rounds):
+        for name, environment in paths.environments.items():
+            opening.add(name, statistics.median(_opened(environment, seconds, 1)))
+    return [waiting, coming, opening, _crowds(paths, seconds, rounds), _grants(stage, 5 if quick else 15)]
+
+
+def _crowds(paths: PostgresPaths, seconds: int, rounds: int) -> Row:
+    """Sessions a second by clients that cost little, and what each costs the one in the middle."""
+    name = f"new sessions, {CLIENTS} light clients"
+    row = Row(name, "sessions/s", is_rate=True, cpu_unit="ms per session", notes=paths.notes)
+    for _ in range(rounds):
+        for path, environment in paths.environments.items():
+            pid = paths.pids.get(path)
+            before = cpu_of_tree(pid) if pid else 0.0
+            count = len(_opened(environment, seconds, CLIENTS))
+            time.sleep(_SETTLE_S)  # what is left to do for those that have gone
+            row.add(path, count / seconds, 1000 * (cpu_of_tree(pid) - before) / (count + CLIENTS) if pid else None)
+    return row
+
+
+def _opened(environment: dict[str, str], seconds: int, clients: int) -> list[float]:
+    """Milliseconds of each session that so many processes open one after another."""
+    command = [sys.executable, "-m", "tests.bench.arrivals", str(seconds)]
+    crowd = [
+        subprocess.Popen(
+            command, env={**os.environ, **environment}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(clients)
+    ]
+    try:
+        for each in crowd:
+            _line(each)
+        for each in crowd:
+            assert each.stdin is not None
+            each.stdin.write("\n")
+            each.stdin.flush()
+        return [took for each in crowd for took in json.loads(_line(each))]
+    finally:
+        for each in crowd:
+            each.kill()
+            each.communicate()
+
+
+def _line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        raise RuntimeError("a client of the bench is gone")
+    return line
 
 
 def _statement_us(environment: dict[str, str], count: int = 2000) -> float:
@@ -71,26 +126,18 @@ def _first_row(api: Api, environment: dict[str, str]) -> None:
         select_one(held)
 
 
-@contextmanager
-def _crowd(environment: dict[str, str], count: int) -> Iterator[list[psycopg.Connection]]:
-    with ExitStack() as stack:
-        held = [stack.enter_context(connection(environment)) for _ in range(count)]
-        for each in held:
-            select_one(each)
-        yield held
-
-
 def revocation(stage: Stage, counts: tuple[int, ...]) -> list[Row]:
     """From the moment that the revocation bears (it is stored after that) to each client's connection told and closed."""
     rows = []
     api = _api(stage)
     for count in counts:
         grant = _granted(api)
-        waits = []
-        with _crowd(_environment(stage), count) as held:
-            revoked = api.post(f"/api/grants/{grant}/revoke", {"reason": "bench"})
-            since = datetime.fromisoformat(str(revoked["revoked_at"])).timestamp()
-            waits = sorted(1000 * (at - since) for at in _ends(held))
+        with _crowd(_environment(stage), count) as held, ThreadPoolExecutor(1) as person:
+            # Not after the answer, which comes when the revocation is in the log: by then most are cut.
+            revoking = person.submit(api.post, f"/api/grants/{grant}/revoke", {"reason": "bench"})
+            ends = list(_ends(held))
+            since = datetime.fromisoformat(str(revoking.result()["revoked_at"])).timestamp()
+        waits = sorted(1000 * (at - since) for at in ends)
         for share, name in ((50, "p50"), (99, "p99")):
             row = Row(f"revoke to cut, {count} sessions, {name}", "ms", is_rate=False)
             row.add("gateway", waits[min(len(waits) - 1, len(waits) * share // 100)])
@@ -98,12 +145,25 @@ def revocation(stage: Stage, counts: tuple[int, ...]) -> list[Row]:
     return rows
 
 
-def _ends(held: list[psycopg.Connection]) -> Iterator[float]:
+@contextmanager
+def _crowd(environment: dict[str, str], count: int) -> Iterator[list[arrivals.Connection]]:
+    """Clients that cost little: here hundreds of them share the gateway's cores."""
+    tls = arrivals.tls_of(environment)
+    with ExitStack() as stack:
+        held = []
+        for _ in range(count):
+            held.append(arrivals.Connection(environment, tls))
+            stack.callback(held[-1].socket.close)
+            held[-1].select_one()
+        yield held
+
+
+def _ends(held: list[arrivals.Connection]) -> Iterator[float]:
     """When each had its last word to read."""
     until = time.monotonic() + WITHIN_S
     with selectors.DefaultSelector() as selector:
         for each in held:
-            selector.register(each.fileno(), selectors.EVENT_READ)
+            selector.register(each.socket, selectors.EVENT_READ)
         while selector.get_map():
             if time.monotonic() > until:
                 raise RuntimeError(f"{len(selector.get_map())} sessions are still open")
