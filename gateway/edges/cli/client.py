@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
@@ -335,7 +336,7 @@ class Api:
                 base_url=self.url,
                 headers=headers,
                 timeout=timeout,
-                verify=_trust(),
+                verify=_trust(self.url),
                 trust_env=False,
                 event_hooks={"request": [self._prove]},
             ) as client:
@@ -351,14 +352,24 @@ class Api:
             )  # fmt: skip
 
 
-def _trust() -> Any:
+def _trust(url: str) -> Any:
     import ssl  # noqa: PLC0415  only together with a connection
 
+    if urlsplit(url).scheme == "http":
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts nobody
     path = os.environ.get("GW_CA_FILE")
     try:
-        return ssl.create_default_context(cafile=path or None)
+        return _authorities(path or None)
     except (OSError, ssl.SSLError):
         output.fail(f"GW_CA_FILE {path} is not a readable PEM file.", output.EXIT_USAGE)
+
+
+@cache
+def _authorities(path: str | None) -> Any:
+    """Read once: the system's take tens of milliseconds."""
+    import ssl  # noqa: PLC0415  as above
+
+    return ssl.create_default_context(cafile=path)
 
 
 def _non_empty(query: Mapping[str, object]) -> dict[str, str]:
