@@ -13,8 +13,8 @@ from gateway.core.target import Level, Target
 class Finding:
     """One thing that the gateway needs on a target. `remedy`: what mends it, SQL where it is SQL, line by line.
 
-    `what` is administrator, version, createrole, group, connect, database, reach, create, use, terminate, revoke or
-    leftover; `of` says which level, database or role.
+    `what` is administrator, version, createrole, group, connect, database, reach, create, use, masks, terminate,
+    revoke or leftover; `of` says which level, database or role.
     """
 
     what: str
@@ -26,6 +26,11 @@ class Finding:
 
 class TrialSession(Protocol):
     """A session on the target, as a person would have it."""
+
+    @property
+    def masks_problem(self) -> str:
+        """Why the level's masks cannot be kept in this database, "" when they can, or there are none."""
+        ...
 
     def ended(self) -> bool:
         """True when the target has ended it; waits a moment for that."""

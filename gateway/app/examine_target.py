@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from gateway.app import journal
 from gateway.app.authorise import authorise, find_target
 from gateway.app.context import Context
-from gateway.app.doctor_ports import Finding
+from gateway.app.doctor_ports import Finding, TrialSession
 from gateway.app.facts import gather
 from gateway.app.lease_role import place_of
 from gateway.app.ports import EventFilter
@@ -77,8 +77,12 @@ def _is_due(ctx: Context, target: Target) -> bool:
 
 def _as_declared(target: Target) -> str:
     """What an examination depends on: a change here makes it worthless."""
-    levels = ",".join(f"{level.name}={level.account}" for level in target.levels.values())
+    levels = ",".join(f"{level.name}={level.account}{_masked_columns(level)}" for level in target.levels.values())
     return f"{place_of(target)} tls={target.tls} {levels}"
+
+
+def _masked_columns(level: Level) -> str:
+    return f" masks {' '.join(sorted('.'.join(name) for name in level.masks))}" if level.masks else ""
 
 
 def _tell(ctx: Context, target: Target, examination: Examination) -> None:
@@ -144,7 +148,15 @@ def _try_level(ctx: Context, target: Target, level: Level) -> Sequence[Finding]:
     used = Finding("use", level.name, ok=True)
     with closing(session):
         revoked = _revoked(ctx, target, role, "revoke", level.name)
-        return (made, used, _terminated(level, is_ended=session.ended()), *revoked)
+        return (made, used, *_masked(level, session), _terminated(level, is_ended=session.ended()), *revoked)
+
+
+def _masked(level: Level, session: TrialSession) -> Sequence[Finding]:
+    if not level.masks:
+        return ()
+    problem = session.masks_problem
+    remedy = ("Nobody gets in at this level until the catalogue's masks name columns that the database has.",)
+    return (Finding("masks", level.name, not problem, problem, remedy if problem else ()),)
 
 
 def _terminated(level: Level, *, is_ended: bool) -> Finding:

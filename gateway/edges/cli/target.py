@@ -16,6 +16,7 @@ _WORDS = {
     "leftover": "a trial role that was left behind is dropped",
     "create": "a role is made",
     "use": "a session logs in with it",
+    "masks": "the masked columns are there",
     "terminate": "its session is ended",
     "revoke": "what it owned is left to the group, and the role dropped",
 }

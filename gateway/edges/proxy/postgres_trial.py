@@ -8,6 +8,7 @@ from gateway.app.ports import DatabaseLogin
 from gateway.core.errors import Refusal, Unavailable
 from gateway.core.target import Level, Target
 from gateway.edges.proxy.postgres_ask import AskFailed, ask
+from gateway.edges.proxy.postgres_known import MasksUnsure, learn
 from gateway.edges.proxy.postgres_leg import SCRATCH, Leg, LegClosed
 from gateway.edges.proxy.postgres_upstream import TargetUnreachable, dial, log_in
 from gateway.wire.postgres_machine import TargetRefused
@@ -27,6 +28,7 @@ class PostgresTrial:
         self._runner = asyncio.Runner()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="trial")
         self._leg: Leg | None = None
+        self.masks_problem = ""
         try:
             self._runner.run(self._open(target, level, login))
         except TargetUnreachable as why:
@@ -59,6 +61,11 @@ class PostgresTrial:
         if level.account.encode() not in account:
             raise _unavailable(f"A role made for level {level.name} does not act as {level.account}.")
         await _ask(leg, _OWNED)
+        if level.masks:
+            try:
+                await learn(leg, level.masks)
+            except MasksUnsure as why:
+                self.masks_problem = str(why)
 
     async def _ended(self) -> bool:
         leg = self._leg

@@ -15,6 +15,7 @@ from gateway.app.context import Context
 from gateway.app.doctor_ports import Finding
 from gateway.app.examine_target import TRIAL_PREFIX, Examination, examine_due, examine_target
 from gateway.core.errors import Conflict, Denied, NotFound
+from gateway.core.masking import ColumnName, Mask
 from gateway.core.target import Target
 from gateway.edges.proxy.postgres_trial import PostgresTrial, reach
 from tests.servers import PostgresServer
@@ -228,3 +229,21 @@ def _settle(clinic: Clinic) -> None:
     """Everything that was recorded can be found."""
     last = clinic.house.events("target:examined")[-1]
     assert clinic.ctx.log.wait_included([last.id], timedelta(seconds=10))
+
+
+def test_masks_that_the_database_cannot_keep_are_found_before_somebody_stands_at_the_door(clinic: Clinic) -> None:
+    with psycopg.connect(clinic.server.url(clinic.target.database), autocommit=True) as there:
+        there.execute("CREATE TABLE masked_people (id int, email text)")
+    try:
+        for column, problem in (("email", ""), ("mail", "which the database does not have")):
+            masks = {ColumnName("public", "masked_people", column): Mask.LAST4}
+            read = replace(clinic.target.levels["read"], masks=masks)
+            clinic.declare(replace(clinic.target, levels={"read": read}))
+            assert examine_due(clinic.ctx) == 1  # another mask makes what was found before worthless
+            (found,) = [finding for finding in clinic.examine().findings if finding.what == "masks"]
+            assert (found.of, found.ok) == ("read", not problem)
+            assert problem in found.problem
+        assert clinic.trials() == []
+    finally:
+        with psycopg.connect(clinic.server.url(clinic.target.database), autocommit=True) as there:
+            there.execute("DROP TABLE masked_people")
