@@ -30,6 +30,7 @@ _LATER_ALL = 1 << 15  # of all such chunks of a session
 _BOUNDARY_S = 0.3  # how long a cut session may wait for the end of a message under way
 _LAST_WORDS_S = 0.5  # for a client that does not read; with what comes before, a cut takes less than a second
 _DRAIN_S = 10.0
+_CANCEL_AGAIN_S = 0.05  # while the statement waits for its record
 _WARNING = "01000"
 
 
@@ -318,9 +319,10 @@ class PostgresSession:
         """The client's next statement waits until the cancel request is through: it must not hit that one."""
         self.settle()
         running = self._account.running()
-        if running is None or n not in (0, running[0]) or self.cancel_request is None:
+        if running is None or n not in (0, running[0]) or self.cancel_request is None or self._ending is not None:
             return
-        if self._held or self._ending is not None or self._cancel_asked is not None:
+        if self._held or self._cancel_asked is not None:  # it is not at the target yet, or another cancel is under way
+            self._loop.call_later(_CANCEL_AGAIN_S, self._cancel_statement_of, by, running[0])
             return
         self.note("cancel", json.dumps({"n": running[0], "by": by}).encode())
         self._client.pause(Pause.CANCELLING)

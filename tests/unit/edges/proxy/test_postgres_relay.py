@@ -12,7 +12,7 @@ from gateway.app.ports import RecordingFailed
 from gateway.core.session import EndReason
 from gateway.edges.proxy.postgres_books import Backlog
 from gateway.edges.proxy.postgres_leg import SCRATCH, Leg
-from gateway.edges.proxy.postgres_relay import PostgresSession
+from gateway.edges.proxy.postgres_relay import _CANCEL_AGAIN_S, PostgresSession
 from gateway.wire.postgres_messages import message
 
 AT = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
@@ -113,6 +113,7 @@ class Relay:
 
 PARSE = message(b"P", b"s\0" + b"x" * 2000 + b"\0\0\0")
 BIND = message(b"B", b"\0s\0" + bytes(6))
+ONE = message(b"Q", b"DELETE\0")
 MANY = 4000  # each told with its text: 8 MB of records from 60 kB
 
 
@@ -223,3 +224,42 @@ async def test_a_recorder_that_fails_ends_the_session_once() -> None:
         relay.to_client.write(message(b"Q", b"SELECT 1\0"))
         reason, _ = await asyncio.wait_for(relay.session.wait_over(), PATIENCE)
         assert reason is EndReason.RECORDING_FAILED
+
+
+@on_a_loop
+async def test_a_statement_that_waits_for_its_record_is_cancelled_once_it_is_at_the_target() -> None:
+    asked_for: list[bool] = []
+    async with Relay(is_strict=True) as relay:
+        arrived = asyncio.create_task(relay.target.readexactly(len(ONE)))
+
+        async def ask() -> None:
+            asked_for.append(arrived.done())
+
+        relay.session.cancel_request = ask
+        relay.to_client.write(ONE)
+        await relay.until(lambda: len(relay.spool.records) == 1)
+        relay.session.cancel("lead", 0)
+        for _ in range(3):
+            await asyncio.sleep(_CANCEL_AGAIN_S)
+        assert asked_for == []  # there is nothing at the target that could be cancelled
+        assert await relay.synced(arrived) == ONE
+        await relay.until(lambda: bool(asked_for))
+        assert asked_for == [True]
+        assert [r["by"] for r in relay.spool.records if r["kind"] == "cancel"] == ["lead"]
+
+
+@on_a_loop
+async def test_a_cancel_that_comes_late_leaves_the_next_statement_alone() -> None:
+    asked_for: list[str] = []
+    async with Relay(is_strict=True) as relay:
+
+        async def ask() -> None:
+            asked_for.append("cancel")
+
+        relay.session.cancel_request = ask
+        relay.to_client.write(ONE)
+        await relay.until(lambda: len(relay.spool.records) == 1)
+        relay.session.cancel("lead", 2)
+        await relay.synced(asyncio.create_task(relay.target.readexactly(len(ONE))))
+        await asyncio.sleep(2 * _CANCEL_AGAIN_S)
+        assert asked_for == []
