@@ -7,8 +7,9 @@ import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from gateway.app.context import Limits
@@ -20,6 +21,7 @@ _OURS = frozenset({  # what an authorization request is made of; nobody may repl
     "client_id", "response_type", "response_mode", "redirect_uri", "scope", "state", "nonce", "code_challenge",
     "code_challenge_method", "request", "request_uri",
 })  # fmt: skip
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 _PROVIDER = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
 
@@ -36,6 +38,27 @@ class Api(_Part):
     tls_cert_file: Path | None = None
     tls_key_file: Path | None = None
     behind_tls_proxy: bool = False  # a proxy on this machine terminates TLS; needed to listen beyond loopback without
+
+    @field_validator("public_url")
+    @classmethod
+    def _as_browsers_say_it(cls, url: str) -> str:
+        """Proofs and forms are held against it, letter by letter (RFC 6454 §6.2)."""
+        if not url:
+            return url
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+        if (
+            parts.scheme not in _DEFAULT_PORTS
+            or not host
+            or not url.isascii()
+            or parts.query
+            or parts.fragment
+            or "@" in url
+        ):
+            raise ValueError("is an address such as https://gw.example.org, a name in other letters as xn--…")
+        named = f"[{host}]" if ":" in host else host
+        place = named if port in (None, _DEFAULT_PORTS[parts.scheme]) else f"{named}:{port}"
+        return f"{parts.scheme}://{place}{parts.path.rstrip('/')}"
 
 
 class Ssh(_Part):

@@ -1,6 +1,7 @@
-"""An end to one HTTP request, whatever it waits for.
+"""An end to one HTTP answer.
 
-Timeouts are for each read, and a server that sends the head of its answer in drips never meets them.
+Timeouts are for each read, and a server that sends the head of its answer in drips never meets them. Resolving the name
+and connecting come before: each address of a name has the connect timeout to itself.
 """
 
 import socket
@@ -30,7 +31,7 @@ class CutOff:
         """Remember the connection, by a descriptor of our own: TLS takes the client's over."""
         if name == CONNECTED:
             with self._lock:
-                self._own = info["return_value"].get_extra_info("socket").dup()
+                self._own = info["return_value"].get_extra_info("socket").dup()  # OSError: no descriptor is left
             if self.is_over:
                 self._cut()
 

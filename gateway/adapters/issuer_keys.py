@@ -141,7 +141,7 @@ class IssuerKeys:
         try:
             document = self._document(issuer)
             entries = _entries(document)
-        except (httpx2.HTTPError, httpx2.InvalidURL):
+        except (httpx2.HTTPError, httpx2.InvalidURL, OSError, RuntimeError):  # also no descriptor or thread left here
             keys.failure = "it does not answer as it should"
         except (ValueError, RecursionError) as why:  # what it sent is no key set; also a file that cannot be read
             keys.failure = str(why)[:200] if isinstance(why, _UnusableError | SourceError) else "its answer is no JSON"
@@ -209,7 +209,7 @@ class IssuerKeys:
             extensions = {"timeout": _TIMEOUT.as_dict(), "trace": cut_off.trace}
             try:
                 return self._answered(httpx2.Request("GET", url, headers=_HEADERS, extensions=extensions))
-            except httpx2.HTTPError:
+            except (httpx2.HTTPError, ValueError):  # a body without a length ends where it is cut
                 if cut_off.is_over:
                     raise _UnusableError("its answer takes too long") from None
                 raise

@@ -27,7 +27,7 @@ from gateway.core.principal import User
 KEY = "key"  # under which a credential's data has the thumbprint
 _LOGIN = ("Run gw login",)
 _READS = frozenset({"GET", "HEAD"})
-_USED = "proof"  # the purpose under which the store remembers one
+USED_PROOF = "proof"  # the purpose under which the store remembers one
 MISSING = Refusal(
     NO_PROOF,
     "This sign-in belongs to one device, and this request does not prove that it comes from there.",
@@ -35,7 +35,7 @@ MISSING = Refusal(
     ("Run gw login on this machine; a credential that was copied from another one is of no use here.",),
 )
 _FORGED = Refusal("proof-broken", "Your device's proof cannot be verified.", ("a proof by the device's key",), _LOGIN)
-_OTHER_KEY = Refusal(
+OTHER_KEY = Refusal(
     "proof-of-another-device",
     "This sign-in was made on another device, or this one's key was replaced since.",
     ("a proof by the key that signed in",),
@@ -121,7 +121,7 @@ def demand_possession(
     if isinstance(proof, Refusal):
         no: Refusal | None = proof
     elif proof.key != bound:
-        no = _OTHER_KEY
+        no = OTHER_KEY
     else:
         no = seen.refusal(proof, ctx.clock.now())
         if no is None and proof.method not in _READS and not _claim(ctx, proof):
@@ -134,10 +134,10 @@ def _claim(ctx: Context, proof: DeviceProof) -> bool:
     """False when any process has taken this proof before. It is remembered for as long as it could be fresh."""
     at, mark = ctx.clock.now(), digest_of(f"{proof.key} {proof.id}")
     with ctx.store.begin() as uow:
-        if uow.credentials.find(mark, _USED) is not None:
+        if uow.credentials.find(mark, USED_PROOF) is not None:
             return False
         until = at + 2 * FRESH_FOR
-        uow.credentials.add(Credential(mark, _USED, proof.key, at, until, single_use=True, used_at=at))
+        uow.credentials.add(Credential(mark, USED_PROOF, proof.key, at, until, single_use=True, used_at=at))
     return True
 
 

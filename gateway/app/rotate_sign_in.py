@@ -1,4 +1,4 @@
-"""Renew the secret of a sign-in while it is used, and find out when two have it.
+"""Renew the secret of a command line's sign-in while it is used, and find out when two have it.
 
 The answer with a new secret can be lost on its way, so the old one goes on until the new one was used for the first
 time, and a minute longer, as a command may be under way. Until then a renewal is repeated, which takes the secret of
@@ -14,14 +14,12 @@ from gateway.app.context import Context
 from gateway.app.credentials import digest_of
 from gateway.app.identity import NotSignedIn
 from gateway.app.ports import Credential, UnitOfWork
-from gateway.app.possession import KEY
 from gateway.app.sign_in import SignedIn
 from gateway.app.sign_ins import PREFIXES, end_credentials, login_id
 from gateway.core.errors import Conflict, Refusal
 from gateway.core.principal import User
 
 GRACE = timedelta(minutes=1)
-ROTATE_AFTER = timedelta(minutes=5)  # of a browser, which proves its key each time; gw has its own rule
 _SUCCESSOR, _REPLACED_AT = "successor", "replaced_at"  # what a replaced secret keeps in its data
 _UNCLAIMED, _CLAIMED_AT = "unclaimed", "claimed_at"  # and its successor: not used yet, or since when
 _OF_ONE_SECRET = frozenset({_SUCCESSOR, _REPLACED_AT, _UNCLAIMED, _CLAIMED_AT})
@@ -43,22 +41,19 @@ def rotate(ctx: Context, credential: Credential, user: User) -> SignedIn:
     NotSignedIn when the sign-in is over, or is ended now because two have its secret; Conflict when a newer one is in
     use already.
     """
-    renewed = _renewed(ctx, credential, user, only_when_due=False)
-    if renewed is None:
-        raise Conflict(RENEWED_ALREADY)
-    return renewed
-
-
-def rotate_when_due(ctx: Context, credential: Credential, user: User, key: str) -> SignedIn | None:
-    """As `rotate`, for a browser's secret that has been around for long enough, or that is not bound to a key yet.
-
-    `key` is the thumbprint of the one that the browser has proven: the sign-in is bound to it from now on. None for a
-    secret that stays, or that was replaced a moment ago: of two tabs that are opened at once one gets the new secret,
-    and the browser has it for both.
-    """
-    if not _is_due(credential, ctx.clock.now()):
-        return None
-    return _renewed(ctx, credential, user, key=key, only_when_due=True)
+    secret, at = PREFIXES[credential.purpose] + ctx.ids.secret(), ctx.clock.now()
+    with ctx.store.begin() as uow:
+        current = uow.credentials.find(credential.digest, credential.purpose)  # as others have left it
+        successor = _successor_of(uow, current) if current else None
+        is_copied = _is_copied(current, successor)
+        if current is not None and not is_copied:
+            if successor is not None and _UNCLAIMED not in (successor.data or {}):
+                raise Conflict(RENEWED_ALREADY)
+            _replace(uow, current, successor, digest_of(secret), at)
+    if is_copied:
+        end_reused(ctx, credential, user)
+        raise NotSignedIn(REUSED)
+    return SignedIn(user, secret, credential.expires_at)
 
 
 def claim_renewed(ctx: Context, credential: Credential) -> None:
@@ -83,35 +78,6 @@ def is_current(uow: UnitOfWork, credential: Credential, at: datetime) -> bool:
     return claimed_at is None or at - claimed_at < GRACE
 
 
-def _renewed(
-    ctx: Context, credential: Credential, user: User, *, only_when_due: bool, key: str = ""
-) -> SignedIn | None:
-    secret, at = PREFIXES[credential.purpose] + ctx.ids.secret(), ctx.clock.now()
-    with ctx.store.begin() as uow:
-        current = uow.credentials.find(credential.digest, credential.purpose)  # as others have left it
-        successor = _successor_of(uow, current) if current else None
-        is_copied = _is_copied(current, successor)
-        is_newer_in_use = successor is not None and _UNCLAIMED not in (successor.data or {})
-        if current is not None and not is_copied:
-            if is_newer_in_use or (only_when_due and not _is_due(current, at)):
-                return None
-            _replace(uow, _bound(ctx, uow, current, user, key), successor, digest_of(secret), at)
-    if is_copied:
-        end_reused(ctx, credential, user)
-        raise NotSignedIn(REUSED)
-    return SignedIn(user, secret, credential.expires_at)
-
-
-def _bound(ctx: Context, uow: UnitOfWork, current: Credential, user: User, key: str) -> Credential:
-    """The same, bound to a key that it was not bound to yet; the event is in this transaction."""
-    data = current.data or {}
-    if not key or KEY in data:
-        return current
-    told = {"via": current.purpose, "login": login_id(current), KEY: key}
-    journal.append(ctx, uow, "login:bound", principal=user.name, data=told)
-    return replace(current, data={**data, KEY: key})
-
-
 def _is_copied(current: Credential | None, successor: Credential | None) -> bool:
     """True when it is over, its answer was lost, or the secret that took its place was replaced itself."""
     if current is None or current.used_at is None:
@@ -127,14 +93,6 @@ def _replace(uow: UnitOfWork, current: Credential, lost: Credential | None, dige
     replaced = {**(current.data or {}), "login": data["login"], _SUCCESSOR: digest, _REPLACED_AT: at.isoformat()}
     uow.credentials.save(replace(current, used_at=at, data=replaced))
     uow.credentials.add(replace(current, digest=digest, issued_at=at, used_at=None, data={**data, _UNCLAIMED: "yes"}))
-
-
-def _is_due(credential: Credential, at: datetime) -> bool:
-    """One that was replaced a while ago and still comes has not got the answer."""
-    if credential.used_at is None:
-        return KEY not in (credential.data or {}) or at - credential.issued_at >= ROTATE_AFTER
-    replaced_at = (credential.data or {}).get(_REPLACED_AT, credential.used_at.isoformat())
-    return at - datetime.fromisoformat(replaced_at) >= GRACE
 
 
 def _successor_of(uow: UnitOfWork, credential: Credential) -> Credential | None:

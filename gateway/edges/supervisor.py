@@ -19,6 +19,7 @@ from gateway.app.examine_target import examine_due
 from gateway.app.lapse_requests import lapse_requests
 from gateway.app.lease_role import reap_leases
 from gateway.app.ports import IncidentSource, ShiftSource
+from gateway.app.possession import USED_PROOF
 from gateway.app.reconcile import Reconciliation
 from gateway.app.record_evidence import Evidence
 from gateway.app.recover import end_sessions_of_the_silent
@@ -185,4 +186,5 @@ class Supervisor:
     def _purge(self) -> None:
         with self._ctx.store.begin() as uow:
             uow.credentials.purge(self._ctx.clock.now() - timedelta(days=1))
+            uow.credentials.purge(self._ctx.clock.now(), USED_PROOF)  # as many as somebody cares to send
             uow.provider_sessions.purge(self._ctx.clock.now() - timedelta(days=7))

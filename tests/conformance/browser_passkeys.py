@@ -11,8 +11,8 @@ import pytest
 import uvicorn
 
 from gateway.adapters.webauthn import WebAuthnRelyingParty
+from gateway.app.browser_session import PROVE_EVERY
 from gateway.app.providers import Providers
-from gateway.app.rotate_sign_in import ROTATE_AFTER
 from gateway.core.principal import User
 from gateway.edges.cli.device import headers as device_headers
 from gateway.edges.http.app import DoorFacts, create_app
@@ -154,7 +154,7 @@ def test_a_terminal_is_confirmed_by_the_browser_that_signed_in_and_by_no_other(
         thief.run("document.querySelector('button[value=confirm]').click()")
         thief.wait("document.body.innerText.includes('scripts allowed')")
         assert stage.events()[-1] == ("login:unproven", "denied")
-        stage.clock.advance(ROTATE_AFTER)
+        stage.clock.advance(PROVE_EVERY)
         thief.open(f"{url}/")
         thief.wait("document.body.innerText.includes('another device')")
     browser.open(f"{url}/")

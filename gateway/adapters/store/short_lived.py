@@ -127,9 +127,11 @@ class SqlCredentials:
         c = CREDENTIALS.c
         return self._tx.change(delete(CREDENTIALS).where(c.digest == digest, c.purpose == purpose))
 
-    def purge(self, before: datetime) -> int:
-        """Forget what expired before an instant; how many that were."""
-        return self._tx.change(delete(CREDENTIALS).where(CREDENTIALS.c.expires_at < before))
+    def purge(self, before: datetime, purpose: str = "") -> int:
+        """As the port."""
+        c = CREDENTIALS.c
+        over = c.expires_at < before
+        return self._tx.change(delete(CREDENTIALS).where(over & (c.purpose == purpose) if purpose else over))
 
 
 class SqlShifts:

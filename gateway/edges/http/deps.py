@@ -8,7 +8,8 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials
 
 from gateway.app.api_tokens import API_PREFIX, READ_ACCESS, READ_AUDIT, authenticate_machine
-from gateway.app.authenticate import authenticate_device, authenticate_page, authenticate_web
+from gateway.app.authenticate import authenticate_device
+from gateway.app.browser_session import authenticate_page, authenticate_web
 from gateway.app.context import Context
 from gateway.app.emergency_credential import EMERGENCY_PREFIX, emergency_of
 from gateway.app.identity import NotSignedIn

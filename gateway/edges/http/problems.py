@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from gateway.app.authenticate import NotProven
+from gateway.app.browser_session import NotProven
 from gateway.app.identity import NotSignedIn
 from gateway.core.errors import Conflict, Denied, GatewayError, NotFound, Refusal, Unavailable
 from gateway.edges.http.deps import web_session

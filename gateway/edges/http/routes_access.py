@@ -158,7 +158,7 @@ def certificate(ctx: Ctx, user: Caller, body: PublicKeyIn) -> CertificateOut:
 @router.post("/database-certificate", status_code=201, responses=problems(403, 422))
 def database_client_certificate(ctx: Ctx, user: Caller, token: Token, body: PublicKeyIn) -> DatabaseCertificateOut:
     """A TLS client certificate for the database door: proves who comes, no right by itself; ends with the sign-in."""
-    signed = database_certificate(ctx, user, bearer_of(ctx, token, "cli")[0], body.public_key)
+    signed = database_certificate(ctx, user, bearer_of(ctx, token)[0], body.public_key)
     pem = ssl.DER_cert_to_PEM_cert(signed.der)
     return DatabaseCertificateOut(certificate=pem, user=signed.user_name, expires_at=signed.expires_at)
 

@@ -8,7 +8,8 @@ from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import JSONResponse, RedirectResponse
 from starlette.responses import Response
 
-from gateway.app.authenticate import authenticate_page, prove_browser, provider_session_of, sign_out
+from gateway.app.authenticate import sign_out
+from gateway.app.browser_session import authenticate_page, end_browser_session, prove_browser, provider_session_of
 from gateway.app.device_flow import NotYet, confirm_device, deny_device, find_device, poll_device, start_device
 from gateway.app.emergency_credential import EMERGENCY_PREFIX, end_emergency
 from gateway.app.identity import NotSignedIn
@@ -139,7 +140,7 @@ def callback(
         issuer=iss,
         device=Device(client, agent),
     )
-    sign_out(ctx, web_session(request))  # whoever was signed in here before is not any more
+    end_browser_session(ctx, web_session(request))  # whoever was signed in here before is not any more
     response = RedirectResponse(done.next, HTTPStatus.SEE_OTHER)
     _set_cookie(wired, response, "login", "", 0)
     _set_cookie(wired, response, "session", done.secret, int((done.expires_at - ctx.clock.now()).total_seconds()))
@@ -147,10 +148,17 @@ def callback(
 
 
 @router.post("/logout", include_in_schema=False)
-def logout(ctx: Ctx, wired: Wired, request: Request, session: Session, csrf: Annotated[str, Form()] = "") -> Response:
+def logout(
+    ctx: Ctx,
+    wired: Wired,
+    request: Request,
+    session: Session,
+    csrf: Annotated[str, Form(max_length=256)] = "",
+    proof: Annotated[str, Form(max_length=LONGEST_PROOF)] = "",
+) -> Response:
     """End the browser's session."""
-    demand_form(wired, request, session, csrf)
-    sign_out(ctx, session)
+    form_sender(wired, request, session, csrf, proof)
+    end_browser_session(ctx, session)
     response = RedirectResponse("/", HTTPStatus.SEE_OTHER)
     _set_cookie(wired, response, "session", "", 0)
     return response

@@ -57,7 +57,7 @@ class RotatedOut(Schema):
 @router.get("/api/logins", tags=["sign-in"], responses=problems())
 def logins(ctx: Ctx, user: Caller, token: Token) -> list[SignInOut]:
     """One's own sign-ins, the newest first."""
-    current = login_id(bearer_of(ctx, token, "cli")[0])
+    current = login_id(bearer_of(ctx, token)[0])
     return [SignInOut.of(view, current) for view in list_sign_ins(ctx, user)]
 
 
@@ -70,7 +70,7 @@ def revoke(ctx: Ctx, user: Caller, id: str) -> None:
 @router.post("/api/token/rotate", tags=["sign-in"], responses=problems())
 def rotate_token(ctx: Ctx, token: Token) -> RotatedOut:
     """A new secret for this sign-in; the old one is good for a minute more."""
-    renewed = rotate(ctx, *bearer_of(ctx, token, "cli"))
+    renewed = rotate(ctx, *bearer_of(ctx, token))
     return RotatedOut(access_token=renewed.secret, expires_at=renewed.expires_at)
 
 

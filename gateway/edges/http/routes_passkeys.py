@@ -8,7 +8,7 @@ from fastapi import APIRouter, Form, Request
 from fastapi.responses import RedirectResponse
 from starlette.responses import Response
 
-from gateway.app.authenticate import authenticate_page
+from gateway.app.browser_session import authenticate_page
 from gateway.app.identity import NotSignedIn
 from gateway.app.passkeys import (
     begin_registration,

@@ -6,7 +6,7 @@ cookie's secret (`ath`, RFC 9449 §4.2).
 
 from fastapi import Request
 
-from gateway.app.authenticate import authenticate_form, authenticate_web
+from gateway.app.browser_session import authenticate_form, authenticate_web
 from gateway.core.device_proof import DeviceProof
 from gateway.core.errors import Denied, Refusal
 from gateway.core.principal import User

@@ -16,7 +16,8 @@ from gateway.app.api_tokens import (
     revoke_api_token,
     with_checksum,
 )
-from gateway.app.authenticate import authenticate, authenticate_web
+from gateway.app.authenticate import authenticate
+from gateway.app.browser_session import authenticate_web
 from gateway.app.identity import NotSignedIn
 from gateway.app.inspect_log import search_events
 from gateway.app.ports import EventFilter

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.app.authenticate import authenticate, authenticate_web, provider_session_of
+from gateway.app.authenticate import authenticate
+from gateway.app.browser_session import authenticate_web, provider_session_of
 from gateway.app.device_flow import confirm_device, poll_device, start_device
 from gateway.app.identity import ClaimNames, NotSignedIn, Refreshed, SignedClaims
 from gateway.app.provider_logout import provider_logout

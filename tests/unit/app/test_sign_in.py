@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.app.authenticate import WEB_IDLE, authenticate, authenticate_web, sign_out
+from gateway.app.authenticate import authenticate, sign_out
+from gateway.app.browser_session import authenticate_web
 from gateway.app.identity import ClaimNames, NotSignedIn, SignedClaims, person_of, user_id_of
 from gateway.app.shut_out import disable_user, enable_user
 from gateway.app.sign_in import SignedIn, derived
@@ -180,25 +181,6 @@ def test_signing_out_ends_that_credential_only(stage: Stage) -> None:
     with pytest.raises(NotSignedIn):
         authenticate(stage.ctx, one)
     assert authenticate(stage.ctx, other) == user
-
-
-def test_a_browser_session_ends_when_it_is_left_alone(stage: Stage, provider: TrustingProvider) -> None:
-    done = sign_in(stage, provider, "oncall")
-    for _ in range(4):
-        stage.clock.advance(WEB_IDLE - timedelta(minutes=1))
-        authenticate_web(stage.ctx, done.secret)
-    stage.clock.advance(WEB_IDLE + timedelta(seconds=1))
-    with pytest.raises(NotSignedIn):
-        authenticate_web(stage.ctx, done.secret)
-
-
-def test_a_browser_session_ends_absolutely(stage: Stage, provider: TrustingProvider) -> None:
-    done = sign_in(stage, provider, "oncall")
-    while stage.clock.now() < done.expires_at:
-        authenticate_web(stage.ctx, done.secret)
-        stage.clock.advance(timedelta(minutes=30))
-    with pytest.raises(NotSignedIn):
-        authenticate_web(stage.ctx, done.secret)
 
 
 def test_a_disabled_person_is_out_and_stays_out(stage: Stage, provider: TrustingProvider) -> None:

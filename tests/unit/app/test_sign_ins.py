@@ -9,14 +9,14 @@ from tempfile import TemporaryDirectory
 import pytest
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from gateway.app.authenticate import authenticate, authenticate_web, bearer_of, sign_out
+from gateway.app.authenticate import authenticate, bearer_of, sign_out
+from gateway.app.browser_session import authenticate_web
 from gateway.app.credentials import digest_of
 from gateway.app.identity import NotSignedIn
 from gateway.app.list_sign_ins import list_sign_ins, revoke_sign_in
-from gateway.app.ports import Credential
-from gateway.app.rotate_sign_in import GRACE, ROTATE_AFTER, is_current, rotate, rotate_when_due
+from gateway.app.rotate_sign_in import GRACE, is_current, rotate
 from gateway.app.sign_in import SignedIn
 from gateway.app.sign_ins import Device, open_sign_in
 from gateway.core.errors import Conflict, NotFound
@@ -24,6 +24,7 @@ from gateway.core.principal import User
 from tests.unit.edges.stage import Stage, make_stage
 
 SECOND = timedelta(seconds=1)
+HOUR = timedelta(hours=1)
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def sign_in(stage: Stage, user: User, purpose: str = "cli", agent: str = "gw") -
 
 
 def renew(stage: Stage, secret: str) -> str:
-    return rotate(stage.ctx, *bearer_of(stage.ctx, secret, "cli")).secret
+    return rotate(stage.ctx, *bearer_of(stage.ctx, secret)).secret
 
 
 def is_good(stage: Stage, secret: str) -> bool:
@@ -50,15 +51,11 @@ def is_good(stage: Stage, secret: str) -> bool:
     return True
 
 
-def renewed_web(stage: Stage, secret: str) -> SignedIn | None:
-    return rotate_when_due(stage.ctx, *bearer_of(stage.ctx, secret, "web"), "key")
-
-
 def test_a_renewed_sign_in_is_the_same_one_and_ends_when_it_always_did(stage: Stage) -> None:
     user = stage.user("oncall")
     first = sign_in(stage, user)
     (before,) = list_sign_ins(stage.ctx, user)
-    stage.clock.advance(ROTATE_AFTER)
+    stage.clock.advance(HOUR)
     second = renew(stage, first.secret)
     (after,) = list_sign_ins(stage.ctx, user)
     assert (after.id, after.since, after.expires_at, after.client) == (
@@ -89,7 +86,7 @@ def test_a_copied_secret_is_found_out_whoever_renews_first(stage: Stage) -> None
 def test_a_thief_who_renews_and_waits_is_found_out(stage: Stage) -> None:
     copied = sign_in(stage, stage.user("oncall")).secret
     of_thief = renew(stage, copied)
-    stage.clock.advance(3 * ROTATE_AFTER)
+    stage.clock.advance(3 * HOUR)
     mine = renew(stage, copied)
     assert is_good(stage, mine)
     assert not is_good(stage, of_thief)
@@ -99,7 +96,7 @@ def test_a_thief_who_renews_and_waits_is_found_out(stage: Stage) -> None:
 
 def test_who_renews_a_secret_whose_successor_was_renewed_has_a_copy(stage: Stage) -> None:
     copied = sign_in(stage, stage.user("oncall")).secret
-    read = bearer_of(stage.ctx, copied, "cli")
+    read = bearer_of(stage.ctx, copied)
     second = renew(stage, copied)
     third = renew(stage, second)
     with pytest.raises(NotSignedIn):
@@ -131,41 +128,12 @@ def test_who_never_got_the_new_secret_goes_on_with_the_old_one(stage: Stage) -> 
     mine = sign_in(stage, stage.user("oncall")).secret
     renew(stage, mine)
     for _ in range(5):
-        stage.clock.advance(ROTATE_AFTER)
+        stage.clock.advance(HOUR)
         assert is_good(stage, mine)
     again = renew(stage, mine)
     assert is_good(stage, again)
     stage.clock.advance(GRACE + SECOND)
     assert is_good(stage, again)
-    assert ("login:reused", "denied") not in stage.events()
-
-
-def test_a_browser_that_never_got_its_cookie_is_given_another(stage: Stage) -> None:
-    old = sign_in(stage, stage.user("oncall"), "web").secret
-    stage.clock.advance(ROTATE_AFTER)
-    authenticate_web(stage.ctx, old)
-    assert renewed_web(stage, old) is not None  # and lost
-    for _ in range(3):
-        stage.clock.advance(timedelta(minutes=40))
-        authenticate_web(stage.ctx, old)
-    got = renewed_web(stage, old)
-    assert got is not None
-    authenticate_web(stage.ctx, got.secret)
-    stage.clock.advance(GRACE + SECOND)
-    authenticate_web(stage.ctx, got.secret)
-
-
-def test_of_two_tabs_at_once_one_renews_and_the_other_waits_for_its_cookie(stage: Stage) -> None:
-    old = sign_in(stage, stage.user("oncall"), "web").secret
-    stage.clock.advance(ROTATE_AFTER)
-    read = [bearer_of(stage.ctx, old, "web") for _ in range(2)]  # before either has renewed it
-    first, second = (rotate_when_due(stage.ctx, *each, "key") for each in read)
-    assert first is not None
-    assert second is None
-    assert authenticate_web(stage.ctx, old)
-    assert authenticate_web(stage.ctx, first.secret)
-    stage.clock.advance(GRACE + SECOND)
-    assert authenticate_web(stage.ctx, first.secret)
     assert ("login:reused", "denied") not in stage.events()
 
 
@@ -194,22 +162,6 @@ def test_signing_out_ends_what_was_renewed_too(stage: Stage) -> None:
     assert not is_good(stage, first)
     assert not is_good(stage, second)
     assert ("login:reused", "denied") not in stage.events()
-
-
-def test_a_browser_gets_a_new_secret_in_time(stage: Stage) -> None:
-    begun = sign_in(stage, stage.user("oncall"), "web")
-    session = renewed_web(stage, begun.secret)
-    assert session is not None  # bound to its key, under a new secret
-    assert renewed_web(stage, session.secret) is None
-    assert stage.events().count(("login:bound", "ok")) == 1
-    stage.clock.advance(ROTATE_AFTER)
-    authenticate_web(stage.ctx, session.secret)
-    renewed = renewed_web(stage, session.secret)
-    assert renewed is not None
-    assert renewed.secret.startswith("gww_")
-    assert renewed_web(stage, session.secret) is None  # another tab, a moment later: the cookie is there already
-    assert authenticate_web(stage.ctx, renewed.secret)
-    assert stage.events().count(("login:bound", "ok")) == 1
 
 
 def test_last_use_is_noted_to_five_minutes(stage: Stage) -> None:
@@ -287,42 +239,5 @@ class Renewals(Life):
                     assert kept is None or not is_current(uow, kept, at)
 
 
-class OnePerson(Life):
-    """A person whom nobody has robbed, with a browser in many tabs on a bad network: never called a thief."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.cookie = sign_in(self.stage, self.user, "web").secret
-        self.ends_at = self.stage.clock.now() + self.stage.ctx.limits.web_session_lifetime
-        self.tabs: list[tuple[Credential, User]] = []
-
-    @rule()
-    def begin_to_load(self) -> None:
-        authenticate_web(self.stage.ctx, self.cookie)
-        self.tabs.append(bearer_of(self.stage.ctx, self.cookie, "web"))
-
-    @precondition(lambda self: self.tabs)
-    @rule(is_lost=st.booleans(), tab=st.integers(0, 3))
-    def go_on_loading(self, is_lost: bool, tab: int) -> None:
-        renewed = rotate_when_due(self.stage.ctx, *self.tabs.pop(tab % len(self.tabs)), "key")
-        if renewed is not None and not is_lost:
-            self.cookie = renewed.secret
-
-    @rule(seconds=st.sampled_from([1, 30, 61, 600, 2000]))
-    def wait(self, seconds: int) -> None:
-        self.tabs.clear()  # no page takes that long
-        if self.stage.clock.now() + seconds * SECOND < self.ends_at:
-            self.stage.clock.advance(seconds * SECOND)
-            authenticate_web(self.stage.ctx, self.cookie)
-
-    @invariant()
-    def is_signed_in(self) -> None:
-        assert authenticate_web(self.stage.ctx, self.cookie)
-        assert ("login:reused", "denied") not in self.stage.events()
-
-
 TestRenewals = Renewals.TestCase
-TestOnePerson = OnePerson.TestCase
-TestRenewals.settings = TestOnePerson.settings = hypothesis_settings(
-    max_examples=15, stateful_step_count=15, deadline=None
-)
+TestRenewals.settings = hypothesis_settings(max_examples=15, stateful_step_count=15, deadline=None)

@@ -5,8 +5,8 @@ from pathlib import Path
 from fastapi.testclient import TestClient
 
 from gateway.adapters.store import SqlStore
+from gateway.app.browser_session import PROVE_EVERY
 from gateway.app.providers import Providers
-from gateway.app.rotate_sign_in import ROTATE_AFTER
 from gateway.edges.http.app import create_app
 from tests.unit.edges.device import DeviceClient
 from tests.unit.edges.http.conftest import DOORS
@@ -57,7 +57,7 @@ def test_the_page_lists_them_and_ends_one_with_a_form_of_its_own(client: TestCli
 def test_a_browser_gets_a_new_cookie_in_time(client: DeviceClient, stage: Stage) -> None:
     sign_in(client, "oncall")
     before = client.cookies.get("gw-session")
-    stage.clock.advance(ROTATE_AFTER)
+    stage.clock.advance(PROVE_EVERY)
     unproven = TestClient.get(client, "/")
     assert "One moment" in unproven.text
     page = client.get("/")

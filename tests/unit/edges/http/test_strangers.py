@@ -105,7 +105,6 @@ PUBLIC: dict[tuple[str, str], Knock] = {
     ("POST", "/api/device/code"): _sends("/api/device/code"),
     ("POST", "/api/device/token"): _posts("/api/device/token", device_code="gwv_x"),
     ("POST", "/api/backchannel-logout/{provider}"): _sends("/api/backchannel-logout/oidc", logout_token=",,"),
-    ("POST", "/logout"): _sends("/logout"),
     ("POST", "/logins/revoke"): _sends("/logins/revoke", id="x", login="x"),
     ("POST", "/passkeys/remove"): _sends("/passkeys/remove", id="x"),
     ("POST", "/device"): _sends("/device", user_code="BCDF-GHJK", answer="confirm"),
