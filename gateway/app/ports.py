@@ -202,8 +202,8 @@ class Sessions(Protocol):
         """What databases work on for these sessions now."""
         ...
 
-    def touch(self, session_id: str, at: datetime) -> None:
-        """Something happened in it."""
+    def touch(self, session_ids: Collection[str], at: datetime) -> None:
+        """Something happened in them."""
         ...
 
     def list(

@@ -465,8 +465,8 @@ def test_a_lock_is_set_and_opened_once_and_only_while_live(store: SqlStore) -> N
 def test_a_session_knows_when_something_last_happened(store: SqlStore) -> None:
     fill(store)
     with store.begin() as uow:
-        uow.sessions.touch(SESSION.id, T0 + MINUTE)
-        uow.sessions.touch("ses_none", T0)
+        uow.sessions.touch([SESSION.id, "ses_none"], T0 + MINUTE)
+        uow.sessions.touch([], T0)
         assert uow.sessions.get(SESSION.id) == replace(SESSION, active_at=T0 + MINUTE)
 
 

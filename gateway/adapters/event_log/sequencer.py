@@ -81,6 +81,7 @@ class Sequencer:
         self._now = now
         self._one_at_a_time = Lock()
         self._signed: Checkpoint | None = None
+        self._note = ""  # the text of that, once it is stored
         self._changed = Condition()
         self._poked = self._was_poked = self._stopping = False
         self._failure = ""
@@ -200,7 +201,7 @@ class Sequencer:
             except IntegrityError as error:
                 raise TreeMismatchError("a position or size is taken that should be free") from error
             if head is not None:  # only what was committed is remembered
-                self._signed = Checkpoint(self._key.name, head.size, head.root)
+                self._signed, self._note = Checkpoint(self._key.name, head.size, head.root), head.note
                 self._signer.remember(head.note)
             return done
 
@@ -255,7 +256,7 @@ class Sequencer:
         if head is None:
             raise TreeMismatchError("the log has no checkpoint any more")
         try:
-            checkpoint, _ = open_checkpoint(head.note, self._key)
+            checkpoint = self._opened(head.note)
             tree = GrowingTree(head.size, tile_loader(connection))
             root = tree.root()
         except BadNoteError as error:
@@ -266,6 +267,12 @@ class Sequencer:
             raise TreeMismatchError(f"the tiles do not give the root that was signed for {checkpoint.size} events")
         self._require_not_behind(checkpoint)
         return tree
+
+    def _opened(self, note: str) -> Checkpoint:
+        """What a note of this key says. The very text that this process has signed needs no second look."""
+        if self._signed is not None and note == self._note:
+            return self._signed
+        return open_checkpoint(note, self._key)[0]
 
     def _require_not_behind(self, checkpoint: Checkpoint) -> None:
         signed = self._signed

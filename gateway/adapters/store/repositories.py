@@ -260,8 +260,8 @@ class SqlSessions:
         told = [{"of": each, "now": rows.running_columns(now)} for each, now in running.items()]
         self._tx.change_each(_SHOW_RUNNING, told)
 
-    def touch(self, session_id: str, at: datetime) -> None:
-        self._tx.change(_TOUCH, of=session_id, now=at)
+    def touch(self, session_ids: Collection[str], at: datetime) -> None:
+        self._tx.change_each(_TOUCH, [{"of": each, "now": at} for each in session_ids])
 
     def list(
         self, *, live: bool | None = None, holder: str = "", target: str = "", grant: str = "", limit: int = 200
