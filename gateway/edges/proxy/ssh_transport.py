@@ -46,7 +46,6 @@ VANISHED = 45.0  # seconds
 WIDE = 1 << 20  # octets of a window; from here on nobody is in a hurry to hear that more were read
 FASTEST = 1 << 29  # octets a second; no peer reads faster, so that a window is not used up meanwhile
 LINGER = 0.004  # seconds at most
-SMALL = 1_024  # octets: copied, so that nothing larger is kept for their sake
 DATA_HEAD = struct.Struct(">BII")  # of SSH_MSG_CHANNEL_DATA: number, recipient, length (RFC 4254 §5.2)
 
 NEWKEYS = 21
