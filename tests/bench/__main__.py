@@ -114,13 +114,13 @@ def _bench_postgres(stage: servers.Stage, processes: Processes, directory: Path,
     work = directory / "postgres"
     (work / "log").mkdir(parents=True)
     work.chmod(0o755)
-    scale = 5 if quick else 50
+    scale = 5 if quick else 110  # COPY of 48 or 1,070 MB
     say("PostgreSQL …")
     postgres.prepare(stage, scale)
     paths = servers.postgres_paths(stage, processes, work)
     rows = postgres.measure(paths, stage, work, scale, quick=quick)
-    names = ["direct", "PgBouncer", "PgBouncer, TLS", "gateway, TLS"]
-    print(report.table("PostgreSQL", rows, names), flush=True)
+    names = ["direct", "PgBouncer", "PgBouncer, TLS", "gateway, TLS", servers.REQUIRE]
+    print(report.table("PostgreSQL", rows, names, beside="PgBouncer, TLS"), flush=True)
     say("PostgreSQL, sessions …")
     rows = postgres_sessions.measure(paths, stage, quick=quick)
     print(report.table("PostgreSQL, sessions", rows, names), flush=True)

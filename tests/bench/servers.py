@@ -23,6 +23,7 @@ from gateway.demo.programs import find
 
 GW = [sys.executable, "-m", "gateway"]
 READY_S = 180
+REQUIRE = "gateway, TLS, `require`"  # no statement goes on before its attempt is on disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +155,10 @@ def postgres_paths(stage: Stage, processes: Processes, work: Path) -> PostgresPa
         pids |= {"PgBouncer": pid, "PgBouncer, TLS": pid}
     else:
         notes |= dict.fromkeys(("PgBouncer", "PgBouncer, TLS"), "apt-get install pgbouncer")
-    environments["gateway, TLS"] = libpq_environment(str(stage.gw("oncall", "connect", "orders-db")["url"]))
-    pids["gateway, TLS"] = stage.pids["gateway"]
+    stage.gw("oncall", "break-glass", "orders-db", "--level", "write", "--incident", "INC-1042", "--reason", "bench")
+    for name, level in (("gateway, TLS", "read"), (REQUIRE, "write")):
+        url = stage.gw("oncall", "connect", "orders-db", "--level", level)["url"]
+        environments[name], pids[name] = libpq_environment(str(url)), stage.pids["gateway"]
     return PostgresPaths(environments, pids, notes)
 
 
