@@ -59,7 +59,7 @@ class Does(StrEnum):
 
 class Step(NamedTuple):
     """One statement of a text. `prepares` is the name that PREPARE gives; `is_alone`: it runs in no transaction;
-    `reads_client`: COPY … FROM STDIN.
+    `reads_client`: COPY … FROM STDIN. `hides`: code that nobody reads here, or a cursor that writes when it is read.
     """
 
     does: Does
@@ -67,6 +67,8 @@ class Step(NamedTuple):
     prepares: str = ""
     is_alone: bool = False
     reads_client: bool = False
+    hides: bool = False
+    fetches: bool = False  # from a cursor
 
 
 class Text(NamedTuple):
@@ -78,7 +80,7 @@ class Text(NamedTuple):
 
 # A name that SQL has given with PREPARE: it is not looked up what it stands for, but COMMIT cannot be prepared so.
 PREPARED = Text("", (Step(Does.WRITE, b"(prepared by SQL)"),))
-CURSOR = Text("", (Step(Does.READ),))
+CURSOR = Text("", (Step(Does.READ, b"(a cursor)", fetches=True),))
 ANYTHING = frozenset({PREPARED, Text("", (Step(Does.COMMIT),))})
 
 _TURNS = {
@@ -96,6 +98,9 @@ _ALONE = frozenset({
     "VacuumStmt", "CreatedbStmt", "DropdbStmt", "AlterSystemStmt", "CreateTableSpaceStmt", "DropTableSpaceStmt",
     "CreateSubscriptionStmt", "DropSubscriptionStmt",
 })  # fmt: skip
+
+# What these run may give a prepared statement's name, or a cursor's, to anything, and no ROLLBACK takes that back.
+_CODE = frozenset({"DoStmt", "CallStmt", "CreateFunctionStmt", "CreateExtensionStmt"})
 
 
 def text_of(sql: bytes, tree: object, functions: tuple[str, ...]) -> Text:
@@ -122,7 +127,10 @@ def _step(sql: bytes, raw: Mapping[str, object], functions: tuple[str, ...]) -> 
     facts = facts_of({"version": 0, "stmts": [raw]})
     is_alone = name in _ALONE or body.get("concurrent") is True
     reads_client = name == "CopyStmt" and bool(body.get("is_from")) and not facts.copies
-    return Step(Does.WRITE if _writes(name, facts, functions) else Does.READ, told, "", is_alone, reads_client)
+    writes = _writes(name, facts, functions)
+    hides = name in _CODE or (name == "DeclareCursorStmt" and writes)
+    does = Does.WRITE if writes else Does.READ
+    return Step(does, told, "", is_alone, reads_client, hides, name == "FetchStmt")
 
 
 def _head(sql: bytes) -> bytes:
@@ -295,6 +303,7 @@ class Ledger:
         self._due: deque[_Due] = deque()
         self._has_written = False  # in this round
         self._agreed: _Due | None = None
+        self._hides = False  # something did in this transaction, so that FETCH may write
         self.has_committed = False  # the COMMIT that was agreed to; for the caller to take
 
     @property
@@ -354,6 +363,7 @@ class Ledger:
         is_sure = not has_failed and self._now.is_open
         is_open = status != b"I"
         if not is_open:
+            self._hides = False
             self._parts = [Written()]
         elif not is_sure:
             self._parts = [_joined(self._parts)]
@@ -375,6 +385,9 @@ class Ledger:
         return self._now.is_written
 
     def _goes_on(self, steps: Collection[Step], digest: str) -> None:
+        if self._hides:
+            steps = [step._replace(does=Does.WRITE) if step.fetches else step for step in steps]
+        self._hides |= any(step.hides for step in steps)
         self._now = _merged([after(self._now, each.does) for each in steps])
         self._worst |= self._now.is_written
         does = {each.does for each in steps}

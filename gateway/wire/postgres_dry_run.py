@@ -48,11 +48,14 @@ class Word(IntEnum):
 
 
 class Said(NamedTuple):
-    """`stands_in`: a text that the server fails on, with REFUSE. `names` are given to statements by SQL."""
+    """`stands_in`: a text that the server fails on, with REFUSE. `names` are given to statements by SQL; `hides`: any
+    name may be, to anything, until the transaction is over.
+    """
 
     word: Word
     stands_in: bytes = b""
     names: tuple[bytes, ...] = ()
+    hides: bool = False
 
 
 class Judge(Protocol[M]):
@@ -92,10 +95,14 @@ class _Names(Generic[M]):
         self._known: dict[bytes, frozenset[M]] = {}
         self._now: dict[bytes, frozenset[M]] = {}  # if nothing in this round has failed; empty where it was closed
         self._any: dict[bytes, frozenset[M]] = {}  # all that a name had in this round, and before
+        self.is_hidden = False  # SQL that is not read here may give any name anew
 
     def look(self, name: bytes) -> frozenset[M]:
         name = name[:NAME_BYTES]
-        return self._now.get(name) or self._known.get(name) or self._unknown
+        if not name.isascii():
+            return self._anything  # in another client_encoding it may have been spelled otherwise
+        known = self._now.get(name) or self._known.get(name) or self._unknown
+        return known | self._unknown if self.is_hidden and name else known  # SQL cannot give the empty name
 
     def give(self, name: bytes, meanings: frozenset[M]) -> None:
         """As it goes on."""
@@ -121,6 +128,8 @@ class _Names(Generic[M]):
                 self._known[name] = meanings
         self._now.clear()
         self._any.clear()
+        if self.is_hidden:
+            self._known = {name: known | self._unknown if name else known for name, known in self._known.items()}
         while len(self._known) > MOST_NAMES:
             del self._known[next(iter(self._known))]
             self._unknown = self._anything
@@ -338,6 +347,8 @@ class DryRunGate(Generic[M]):
     def _name(self, said: Said) -> None:
         for name in said.names:
             self._statements.add(name, self._prepared)
+        if said.hides:
+            self._statements.is_hidden = self._portals.is_hidden = True
 
     def _parse(self, body: bytes, size: int, pos: int) -> None:
         name, sql, _ = (*body.split(b"\0", 2), b"", b"")[:3]
@@ -404,6 +415,7 @@ class DryRunGate(Generic[M]):
         self._portals.end_round(has_failed=has_failed)
         if status == b"I":
             self._portals.clear()
+            self._statements.is_hidden = self._portals.is_hidden = False
         self._owed.clear()
         self.is_waiting = self._has_failed = self._holds = False
         return is_held

@@ -471,6 +471,45 @@ def test_a_name_that_was_given_in_a_round_that_failed_may_be_either(stage: DrySt
     assert stage.kept() == []
 
 
+DEFINED = b"""CREATE FUNCTION pg_temp.f() RETURNS void LANGUAGE plpgsql AS $$BEGIN
+    EXECUTE 'DEALLOCATE a'; EXECUTE 'PREPARE a AS INSERT INTO things VALUES (1)'; END$$; SELECT pg_temp.f()"""
+DONE = b"DO $$BEGIN EXECUTE 'DEALLOCATE a'; EXECUTE 'PREPARE a AS INSERT INTO things VALUES (1)'; END$$"
+
+
+@pytest.mark.parametrize("code", [DONE, DEFINED], ids=["DO", "CREATE FUNCTION"])
+def test_code_that_was_rolled_back_leaves_no_name_that_passes_for_a_read(stage: DryStage, code: bytes) -> None:
+    sync = message(b"S", b"")
+    with signed_in(stage) as client:
+        answer(client, parse(b"a", b"SELECT 1") + sync)
+        answer(client, message(b"Q", b"BEGIN\0"))
+        assert b"C42501\0" not in answer(client, message(b"Q", code + b"\0"))
+        answer(client, message(b"Q", b"ROLLBACK\0"))
+        assert b"C42501\0" in answer(client, run(b"a") + sync)
+    assert stage.kept() == []
+
+
+@pytest.mark.parametrize(
+    "opened",
+    [
+        "DECLARE k CURSOR FOR SELECT write_it()",
+        "DO $$DECLARE k refcursor := 'k'; BEGIN OPEN k FOR EXECUTE 'INSERT INTO things VALUES (88) RETURNING id'; END$$",
+    ],
+    ids=["DECLARE", "DO"],
+)
+def test_what_a_cursor_writes_after_a_yes_needs_another(stage: DryStage, opened: str) -> None:
+    with stage.connect() as session:
+        session.execute("BEGIN")
+        session.execute(opened)
+        with pytest.raises(Held):
+            session.execute("COMMIT")
+        stage.agree()
+        assert session.execute("FETCH ALL k").fetchall() == [(88,)]
+        with pytest.raises(Held, match="2 statements"):
+            session.execute("COMMIT")
+        session.execute("ROLLBACK")
+    assert stage.kept() == []
+
+
 def test_what_failed_or_went_back_to_a_savepoint_is_never_taken_for_done(stage: DryStage) -> None:
     with stage.connect() as session:
         session.execute("BEGIN; INSERT INTO things VALUES (1); SAVEPOINT s")

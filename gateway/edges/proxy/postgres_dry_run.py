@@ -271,7 +271,8 @@ class _Judge:
         if ruling.broken is not None:
             return Said(Word.REFUSE, self._refuse(ruling.broken))
         names = [step.prepares.encode() for text in texts for step in text.steps or () if step.prepares]
-        return Said(_WORDS[ruling.verdict], names=tuple(names))
+        hides = any(step.hides for text in texts for step in text.steps or ())
+        return Said(_WORDS[ruling.verdict], names=tuple(names), hides=hides)
 
 
 _LONG_VALUES = "its values are too long to be shown"

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from gateway.adapters.postgres_parser import PostgresParser
 from gateway.core.dry_run import (
+    CURSOR,
     MOST_SHOWN,
     Does,
     Ledger,
@@ -307,6 +308,32 @@ def test_of_a_name_that_may_be_either_both_are_shown() -> None:
     session.round("query", [(Step(Does.BEGIN), False)])
     session.round("pipeline", [([Step(Does.WRITE, b"two"), Step(Does.READ, b"one")], False)])
     assert [write.sql for write in session.ledger.written.shown] == ["one  -- or: two"]
+
+
+@pytest.mark.parametrize(
+    ("sql", "hides"),
+    [
+        ("DO 'x'", True),
+        ("CALL f()", True),
+        ("CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'", True),
+        ("CREATE EXTENSION x", True),
+        ("DECLARE c CURSOR FOR SELECT nextval('s')", True),
+        ("DECLARE c CURSOR FOR SELECT 1", False),
+        ("INSERT INTO t VALUES (1)", False),
+    ],
+)
+def test_what_is_fetched_from_a_cursor_that_may_write_is_written(sql: str, hides: bool) -> None:
+    begin, first = text("BEGIN"), text(sql)
+    for fetch in (text("FETCH ALL c"), CURSOR):
+        ledger = Ledger()
+        for each in (begin, first, fetch):
+            assert ledger.run([each]).verdict is Verdict.PASS
+            ledger.answered("FETCH 1" if each is fetch else "")
+            ledger.ready(b"T", has_failed=False)
+        assert [write.tag for write in ledger.written.shown].count("FETCH 1") == hides
+        ledger.run([text("ROLLBACK")])
+        ledger.ready(b"I", has_failed=False)
+        assert [ledger.run([each]).verdict for each in (begin, fetch, text("COMMIT"))] == [Verdict.PASS] * 3
 
 
 def test_the_model_commits_at_all() -> None:

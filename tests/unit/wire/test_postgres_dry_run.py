@@ -44,7 +44,7 @@ class Judge:
             if any(word in sql for sql in sqls):
                 return Said(verdict, b"refused" if verdict is Word.REFUSE else b"")
         names = tuple(sql[5:] for sql in sqls if sql.startswith(b"name "))
-        return Said(Word.PASS, names=names)
+        return Said(Word.PASS, names=names, hides=any(sql.startswith(b"do") for sql in sqls))
 
     def agreed(self, sqls: frozenset[bytes]) -> None:
         self.seen.append(("agreed", set(sqls)))
@@ -167,6 +167,36 @@ def test_names_mean_what_the_last_round_made_of_them():
     sent(gate, parse(b"d", long) + SYNC)
     gate.answers(OPEN)
     assert means(long[:63]) == {b"d"}
+
+
+def test_code_that_is_not_read_may_give_any_name_to_anything_and_that_stays():
+    gate, judge = made()
+    sent(gate, parse(b"a", b"x") + parse(b"a", b"y") + parse(b"a", b"") + SYNC)
+    gate.answers(IDLE)
+    sent(gate, query(b"do"))
+    gate.answers(OPEN)
+    sent(gate, parse(b"b", b"z") + bind(b"", b"z") + execute() + SYNC)
+    assert judge.seen[-1] == {b"b", PREPARED}
+    gate.answers(OPEN)
+    sent(gate, bind(b"", b"") + execute() + bind(b"p", b"x") + execute(b"p") + SYNC)
+    assert judge.seen[-2:] == [{b"a"}, {b"a", PREPARED, CURSOR}]
+    gate.answers(ERROR + BROKEN)
+    sent(gate, query(b"rollback"))
+    gate.answers(IDLE)
+    sent(gate, message(b"C", b"Sy\0") + parse(b"c", b"y") + bind(b"", b"y") + execute() + SYNC)
+    assert judge.seen[-1] == {b"c"}
+    gate.answers(IDLE)
+    sent(gate, bind(b"", b"x") + execute() + SYNC)
+    assert judge.seen[-1] == {b"a", PREPARED}
+    gate.answers(IDLE)
+    sent(gate, parse(b"do", b"") + bind(b"", b"") + execute() + bind(b"", b"y") + execute() + SYNC)
+    assert judge.seen[-1] == {b"c", PREPARED}
+
+
+def test_a_name_that_an_encoding_may_spell_otherwise_may_be_anything():
+    gate, judge = made()
+    sent(gate, parse(b"a", b"\xc3\xa9") + bind(b"", b"\xc3\xa9") + execute() + SYNC)
+    assert judge.seen[-1] == {PREPARED, ANY}
 
 
 def test_a_portal_keeps_the_meaning_that_it_was_bound_with():
