@@ -42,6 +42,14 @@ def end_held(ctx: Context, session: Session, tx: int, outcome: str) -> None:
             journal.append(ctx, uow, "transaction:ended", data=data, **journal.about_session(session))
 
 
+def lose_held(ctx: Context, session: Session) -> None:
+    """Its gateway is gone: what was confirmed may have been committed, all else the database rolls back."""
+    with ctx.store.read() as uow:
+        held = uow.held.get(session.id)
+    if held is not None:
+        end_held(ctx, session, held.tx, "unknown" if held.state is HeldState.CONFIRMED else "lost")
+
+
 def bound(held: HeldCommit) -> str:
     """What the sealed statements belong to."""
     return f"held commit {held.mark} of {held.session}"

@@ -5,6 +5,7 @@ from datetime import datetime
 
 from gateway.app.context import Context
 from gateway.app.end_session import store_end
+from gateway.app.hold_commit import lose_held
 from gateway.core.session import EndReason
 
 
@@ -16,6 +17,7 @@ def recover(ctx: Context) -> int:
     for session in orphans:
         # It may have been sealed already when the process died, with only its end still to store.
         count, digest = sealed.get(session.id) or ctx.recorder.sealed_digest(session.id) or (0, "")
+        lose_held(ctx, session)
         store_end(ctx, session, EndReason.INTERRUPTED, "", count, digest)
     return len(orphans)
 
@@ -28,6 +30,7 @@ def end_sessions_of_the_silent(ctx: Context, at: datetime) -> int:
     sealed = _by_session(ctx.recorder.recover_all()) if orphans else {}
     for session in orphans:
         count, digest = sealed.get(session.id) or ctx.recorder.sealed_digest(session.id) or (0, "")
+        lose_held(ctx, session)
         store_end(ctx, session, EndReason.INTERRUPTED, f"gateway {session.gateway} fell silent", count, digest)
     return len(orphans)
 

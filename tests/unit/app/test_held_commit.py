@@ -8,6 +8,7 @@ from gateway.app.approve_request import answer
 from gateway.app.commit_ports import Asking, Told
 from gateway.app.confirm_commit import HeldView, answer_held, show_held
 from gateway.app.hold_commit import ask_commit, end_held
+from gateway.app.recover import recover
 from gateway.app.request_access import Ask, request_access
 from gateway.core.dry_run import Confirm, Write
 from gateway.core.errors import Conflict, Denied, NotFound, Unavailable
@@ -196,3 +197,17 @@ def test_a_lead_who_wrote_does_not_confirm_their_own(sealed: House):
     with pytest.raises(Denied):
         say(house, "oncall", session, "m1", YES)
     say(house, "lead", session, "m1", YES)
+
+
+@pytest.mark.parametrize(("is_confirmed", "outcome"), [(True, "unknown"), (False, "lost")])
+def test_of_a_gateway_that_died_nobody_knows_whether_a_confirmed_commit_went_through(
+    sealed: House, is_confirmed: bool, outcome: str
+):
+    session = a_session(sealed)
+    ask_commit(sealed.ctx, session, ASKING)
+    if is_confirmed:
+        say(sealed, "lead", session, "m1", YES)
+    assert recover(sealed.ctx) == 1
+    assert sealed.events("transaction:ended")[-1].data == {"tx": 1, "outcome": outcome, "level": "read"}
+    with sealed.ctx.store.read() as uow:
+        assert uow.held.get(session.id) is None
