@@ -11,7 +11,8 @@ from gateway.app.search_statements import search_statements
 from gateway.core.errors import Refusal, Unavailable
 from gateway.core.statement_facts import StatementKind
 from gateway.edges.http.deps import Caller, Ctx, LogReader, Wired
-from gateway.edges.http.schemas import EventOut, StatementOut, StatementsOut, problems
+from gateway.edges.http.schemas import problems
+from gateway.edges.http.schemas_audit import EventOut, StatementOut, StatementsOut
 
 router = APIRouter(prefix="/api", tags=["audit"])
 Text = Annotated[str, Query(max_length=200)]

@@ -23,7 +23,8 @@ from gateway.core.held_commit import HeldState
 from gateway.core.session import Protocol
 from gateway.edges.cli.playback import cast_lines, transcript
 from gateway.edges.http.deps import AccessReader, Caller, Ctx, Token, Viewer, Wired
-from gateway.edges.http.schemas import AnswerIn, CancelIn, HeldOut, ReasonIn, SessionOut, problems
+from gateway.edges.http.schemas import ReasonIn, problems
+from gateway.edges.http.schemas_sessions import AnswerIn, CancelIn, HeldOut, SessionOut
 from gateway.edges.web import player
 
 MOST_CHARACTERS = 1_000_000  # of a recording on a page

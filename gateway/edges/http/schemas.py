@@ -1,22 +1,17 @@
 """The API's shapes. Unknown fields are refused on the way in, so nobody can set what is not theirs to set."""
 
-from dataclasses import asdict
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from gateway.app.confirm_commit import HeldView
 from gateway.app.list_access import TargetView
 from gateway.app.request_access import Ask, Outcome
-from gateway.app.running_statements import Shown
-from gateway.app.search_statements import FoundStatement
 from gateway.core.decision import Decision, Permit
 from gateway.core.grant import Grant, Review
 from gateway.core.obligation import Obligations, parse_duration
 from gateway.core.principal import User
 from gateway.core.request import Request
-from gateway.core.session import Session
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 Sentence = Annotated[str, StringConstraints(max_length=500)]
@@ -330,131 +325,6 @@ class TargetOut(Schema):
         )
 
 
-class RunningOut(Schema):
-    """What a database works on for a session: the head of its text (at most 1,000 bytes), what it does, since when.
-
-    As of a second ago, and only what takes longer than half a second. `kind` is "" where it is not known.
-    """
-
-    n: int
-    kind: str
-    since: datetime
-    sql: str
-
-
-class CancelIn(ReasonIn):
-    """Which statement: its number, so that none but that one is hit; 0 for whatever runs."""
-
-    statement: int = Field(default=0, ge=0, le=2**53)
-
-
-class SessionOut(Schema):
-    """One session. `running` is null while it waits for its person, and to machines."""
-
-    id: str
-    grant: str
-    holder: str
-    target: str
-    level: str
-    protocol: str
-    client: str
-    gateway: str
-    live: bool
-    locked_by: str
-    started_at: datetime
-    active_at: datetime
-    deadline: datetime
-    ended_at: datetime | None
-    end_reason: str
-    end_detail: str
-    recording_digest: str
-    running: RunningOut | None
-
-    @classmethod
-    def of(cls, session: Session, shown: Shown | None = None) -> "SessionOut":
-        """Rendered."""
-        return cls(
-            id=session.id,
-            grant=session.grant,
-            holder=session.holder_name,
-            target=session.target,
-            level=session.level,
-            protocol=session.protocol.value,
-            client=session.client,
-            gateway=session.gateway,
-            live=session.is_live(),
-            locked_by=session.locked_by,
-            active_at=session.active_at or session.started_at,
-            started_at=session.started_at,
-            deadline=session.deadline,
-            ended_at=session.ended_at,
-            end_reason=session.end_reason.value if session.end_reason else "",
-            end_detail=session.end_detail,
-            recording_digest=session.recording_digest,
-            running=RunningOut(n=shown.n, kind=shown.kind, since=shown.since, sql=shown.sql) if shown else None,
-        )
-
-
-class AnswerIn(ReasonIn):
-    """What is said to a COMMIT that is held: `mark` is what the answer is to, so that it is to nothing else."""
-
-    mark: str = Field(max_length=64)
-    verdict: Literal["confirm", "refuse"]
-
-
-class WriteOut(Schema):
-    """One statement that wrote: its command tag, the rows that this tells of, and its text (the first 1,000 bytes).
-
-    `tag` is `failed` where the statement was not executed, and "" where the database does not tell.
-    """
-
-    sql: str
-    tag: str
-    rows: int
-
-
-class HeldOut(Schema):
-    """A COMMIT that is held, and what has been answered. `writes` are the first 100 of `statements`."""
-
-    session: str
-    holder: str
-    target: str
-    level: str
-    tx: int
-    mark: str
-    confirm: str
-    state: str
-    at: datetime
-    statements: int
-    rows: int
-    writes: list[WriteOut]
-    decided_by: str
-    decided_at: datetime | None
-    reason: str
-
-    @classmethod
-    def of(cls, view: HeldView) -> "HeldOut":
-        """Rendered."""
-        held, session = view.held, view.session
-        return cls(
-            session=session.id,
-            holder=session.holder_name,
-            target=session.target,
-            level=session.level,
-            tx=held.tx,
-            mark=held.mark,
-            confirm=held.confirm.value,
-            state=held.state.value,
-            at=held.at,
-            statements=held.statements,
-            rows=held.rows,
-            writes=[WriteOut(sql=write.sql, tag=write.tag, rows=write.rows) for write in view.writes],
-            decided_by=held.decided_by,
-            decided_at=held.decided_at,
-            reason=held.reason,
-        )
-
-
 class TicketOut(Schema):
     """`password` is shown once and is worth nothing without its grant; `kind` is the door that takes it."""
 
@@ -517,57 +387,6 @@ class DoorOut(Schema):
     ssh: SshDoorOut | None
     postgres: PostgresDoorOut | None
     audit_key: str
-
-
-class EventOut(Schema):
-    """One event of the audit log. `index` is its place in the tree, null until it is sequenced."""
-
-    index: int | None
-    id: str
-    at: datetime
-    type: str
-    source: str
-    outcome: str
-    principal: str
-    target: str
-    request: str
-    grant: str
-    session: str
-    data: dict[str, Any]
-
-
-class StatementOut(Schema):
-    """One statement of a session. What it returned is null until it has; `ms` from first to last byte.
-
-    `kind` and `fingerprint` are "" until the index has read the text. `tx` is the number of its explicit transaction
-    in the session, 0 without one; `outcome` committed, rolled-back, prepared, lost or unknown, "" while it is open.
-    """
-
-    session: str
-    n: int
-    at: datetime
-    sql: str
-    tag: str | None
-    rows: int | None
-    bytes: int | None
-    ms: float | None
-    sqlstate: str | None
-    target: str
-    principal: str
-    kind: str
-    fingerprint: str
-    tx: int
-    outcome: str
-
-    @classmethod
-    def of(cls, found: FoundStatement) -> "StatementOut":
-        """Rendered."""
-        return cls(**asdict(found))
-
-
-class StatementsOut(Schema):
-    statements: list[StatementOut]
-    incomplete: list[str]
 
 
 class ProblemOut(BaseModel):
