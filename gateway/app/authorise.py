@@ -10,15 +10,20 @@ from gateway.core.principal import User
 from gateway.core.target import Level, Target
 
 
-def authorise(ctx: Context, user: User, action: Action, target: Target | None, facts: Facts) -> Permit:
-    """The permit for an action, or Denied after a `policy:denied` event. What it demands as proof was given."""
+def authorise(
+    ctx: Context, user: User, action: Action, target: Target | None, facts: Facts, *, spends: bool = True
+) -> Permit:
+    """The permit for an action, or Denied after a `policy:denied` event. What it demands as proof was given.
+
+    `spends`: a proof that is good for one action is used up; not by a look at what the action is about.
+    """
     decision = ctx.policy.decide(Query(user, action, target, facts))
     if isinstance(decision, Deny):
         raise _denied(ctx, user, action, target, decision, decision.refusal)
     unproven = missing_proof(ctx, user, decision.obligations, facts.at)
     if unproven is not None:
         raise _denied(ctx, user, action, target, decision, unproven)
-    if decision.obligations.step_up is StepUp.EACH:
+    if spends and decision.obligations.step_up is StepUp.EACH:
         with ctx.store.begin() as uow:
             spend_proof(uow, user, decision.obligations, facts.at)
     return decision

@@ -38,7 +38,7 @@ class HeldView:
 
 def show_held(ctx: Context, user: User, session_id: str) -> HeldView:
     """Raises NotFound (no such session, nothing held), Denied, Unavailable. That others looked is in the log."""
-    session, held = _find(ctx, user, session_id)
+    session, held = _find(ctx, user, session_id, spends=False)
     if user.id != session.holder:
         data = {"tx": held.tx, "mark": held.mark, "holder": session.holder_name}
         about: journal.About = {**journal.about_session(session), "principal": user.name}
@@ -48,7 +48,7 @@ def show_held(ctx: Context, user: User, session_id: str) -> HeldView:
 
 def answer_held(ctx: Context, user: User, session_id: str, mark: str, state: HeldState, reason: str = "") -> HeldView:
     """Say yes or no to what `mark` stands for. Raises as `show_held`, and Conflict (it has changed, or is decided)."""
-    session, held = _find(ctx, user, session_id)
+    session, held = _find(ctx, user, session_id, spends=True)
     about: journal.About = {**journal.about_session(session), "principal": user.name}
     wrong = may_decide(held, state, session.holder, user.id)
     if wrong is not None:
@@ -85,7 +85,7 @@ def _take_back(ctx: Context, decided: HeldCommit) -> None:
             uow.held.put(replace(decided, state=HeldState.WAITING, decided_by="", decided_at=None, reason=""))
 
 
-def _find(ctx: Context, user: User, session_id: str) -> tuple[Session, HeldCommit]:
+def _find(ctx: Context, user: User, session_id: str, *, spends: bool) -> tuple[Session, HeldCommit]:
     with ctx.store.read() as uow:
         session, held = uow.sessions.get(session_id), uow.held.get(session_id)
     if session is None:
@@ -93,7 +93,7 @@ def _find(ctx: Context, user: User, session_id: str) -> tuple[Session, HeldCommi
     if user.id != session.holder:
         target = ctx.catalogue.current().targets.get(session.target)  # None: it has left the catalogue meanwhile
         facts = Facts(ctx.clock.now(), level=session.level, requester=session.holder)
-        authorise(ctx, user, Action.APPROVE, target, facts)
+        authorise(ctx, user, Action.APPROVE, target, facts, spends=spends)
     if held is None or not session.is_live():
         raise NotFound(_NOTHING)
     return session, held

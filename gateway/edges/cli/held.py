@@ -1,5 +1,6 @@
 """`gw session commit`: what a session wants to commit at a level with a dry-run, and the answer to it."""
 
+import re
 from typing import Any
 
 import click
@@ -49,11 +50,21 @@ def _show_held(held: Any) -> None:
         ("state", held["state"] + (f" by {held['decided_by']}: {held['reason']}" if held["decided_by"] else "")),
     ):
         say(f"{label:>10}  {safe(value)}")
-    rows = [(write["tag"] or "?", " ".join(write["sql"].split())) for write in held["writes"]]
-    output.table(("did", "statement"), rows, empty="No statement is known.")
-    left = held["statements"] - len(rows)
+    output.table(
+        ("did", "statement"), [row for write in held["writes"] for row in _rows(write)], empty="No statement is known."
+    )
+    left = held["statements"] - len(held["writes"])
     if left > 0:
         say(f"… and {left} more, which are in the recording.")
+
+
+def _rows(write: Any) -> list[tuple[str, str]]:
+    """Each line of SQL stays one: where a comment ends decides what was written. Those behind the first are marked, so
+    that no long one that a terminal folds can look like two.
+    """
+    lines = [" ".join(line.split()) for line in re.split(r"[\r\n]", write["sql"])]  # those that end a comment in SQL
+    first, *others = [line for line in lines if line] or [""]
+    return [(write["tag"] or "?", first), *(("|", line) for line in others)]
 
 
 def _demand_waiting(held: Any) -> None:

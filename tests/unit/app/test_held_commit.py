@@ -18,6 +18,7 @@ from gateway.core.request import Verdict
 from gateway.core.session import EndReason, Session
 from tests.unit.app.house import INCIDENT, House
 from tests.unit.app.test_main_job import READ, granted, opened
+from tests.unit.app.test_step_up import demand
 
 SQL = "UPDATE orders SET secret = 'x'"
 ASKING = Asking(1, "m1", Confirm.APPROVER, 1, 7, (Write(SQL, "d1", "UPDATE 7"),))
@@ -211,3 +212,18 @@ def test_of_a_gateway_that_died_nobody_knows_whether_a_confirmed_commit_went_thr
     assert sealed.events("transaction:ended")[-1].data == {"tx": 1, "outcome": outcome, "level": "read"}
     with sealed.ctx.store.read() as uow:
         assert uow.held.get(session.id) is None
+
+
+def test_a_proof_that_is_good_once_is_used_up_by_the_answer_and_not_by_the_look(sealed: House, tmp_path: Path):
+    house, session = sealed, a_session(sealed)
+    demand(house, tmp_path, "approvers.cedar", '@id("leads-approve")', '@step_up("webauthn-each")')
+    ask_commit(house.ctx, session, ASKING)
+    with pytest.raises(Denied):
+        show_held(house.ctx, house.people["lead"], session.id)
+    lead = house.proved("lead")
+    for _ in range(2):
+        assert show_held(house.ctx, lead, session.id).held.mark == "m1"
+    assert answer_held(house.ctx, lead, session.id, "m1", YES).held.state is YES
+    ask_commit(house.ctx, session, MORE)
+    with pytest.raises(Denied):
+        answer_held(house.ctx, lead, session.id, "m2", YES)

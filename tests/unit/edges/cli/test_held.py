@@ -12,7 +12,7 @@ from gateway.core.session import Protocol, Session
 from gateway.edges.cli.main import make_cli
 from tests.unit.edges.cli.conftest import Gw
 
-SQL = "UPDATE orders\n  SET note = '\x1b[2J'"
+SQL = "UPDATE orders -- all\x0b\n\n  SET note = '\x1b[2J'"
 ASKING = Asking(1, "m1", Confirm.APPROVER, 3, 7, (Write(SQL, "d1", "UPDATE 7"), Write("SELECT f()", "d2", "")))
 
 
@@ -47,7 +47,7 @@ def test_it_is_shown_and_then_asked(held: Gw) -> None:
     assert yes.exit_code == 0, yes.output
     assert "ses_1, oncall on orders-db (read)" in yes.stdout
     assert "3 statements, 7 rows" in yes.stdout
-    assert "UPDATE 7\tUPDATE orders SET note = '\\x1b[2J'" in yes.stdout
+    assert "UPDATE 7\tUPDATE orders -- all\n|\tSET note = '\\x1b[2J'" in yes.stdout
     assert "?\tSELECT f()" in yes.stdout
     assert "and 1 more" in yes.stdout
     assert "the next COMMIT in the session goes through" in yes.stdout
