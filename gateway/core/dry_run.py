@@ -21,10 +21,12 @@ from gateway.core.statement_rules import Broken
 SHOWN = 1_000  # bytes of a write's text that are shown
 MOST_SHOWN = 100  # writes of a transaction
 _MOST_TOLD = 5  # of those that one may be
-# What PostgreSQL itself refuses in a read-only transaction, and what acts on other connections.
+# What PostgreSQL itself refuses in a read-only transaction, and what acts on other connections, files or statistics.
 WRITING_FUNCTIONS = (
     "nextval", "setval", "lo_creat", "lo_create", "lo_from_bytea", "lo_import", "lo_put", "lo_truncate*", "lo_unlink",
     "lowrite", "dblink*", "pg_notify", "pg_logical_emit_message", "pg_terminate_backend", "pg_cancel_backend",
+    "lo_export", "pg_import_system_collations", "pg_restore_*", "pg_clear_*", "pg_stat_reset*", "pg_create_*slot",
+    "pg_drop_replication_slot", "pg_copy_*_replication_slot", "pg_replication_*", "pg_logical_slot_get_*", "pg_file_*",
 )  # fmt: skip
 
 
@@ -246,9 +248,14 @@ class Write(NamedTuple):
 
     @property
     def rows(self) -> int:
-        """As the tag tells them."""
-        number = self.tag.rpartition(" ")[2]
+        """As the tag tells them. What is behind SELECT or FETCH are the rows shown, which who writes may choose."""
+        verb, _, number = self.tag.rpartition(" ")
+        if verb.partition(" ")[0] not in _COUNTS_WRITES:
+            return 0
         return int(number) if number.isascii() and number.isdigit() and len(number) < 20 else 0
+
+
+_COUNTS_WRITES = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE", "COPY"})  # command tags
 
 
 class Written:

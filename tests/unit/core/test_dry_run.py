@@ -350,3 +350,27 @@ def test_the_model_commits_at_all() -> None:
     session.round("pipeline", [([Step(Does.READ)], False), ([commit], False)])
     assert session.server.committed == [("1", "1")]
     assert session.ledger.has_committed
+
+
+@pytest.mark.parametrize(
+    ("tag", "rows"),
+    [
+        ("INSERT 0 7", 7),
+        ("UPDATE 12", 12),
+        ("MERGE 1", 1),
+        ("COPY 3", 3),
+        ("SELECT 1", 0),
+        ("FETCH 9", 0),
+        ("failed", 0),
+        ("", 0),
+    ],
+)
+def test_rows_are_those_that_were_written_and_not_those_that_were_shown(tag: str, rows: int) -> None:
+    assert Write("WITH d AS (DELETE FROM t RETURNING 1) SELECT count(*) FROM d", "", tag).rows == rows
+
+
+@pytest.mark.parametrize(
+    "call", ["lo_export(1, '/x')", "pg_stat_reset()", "pg_create_logical_replication_slot('a', 'b')"]
+)
+def test_what_changes_more_than_tables_is_a_write(call: str) -> None:
+    assert does(f"SELECT {call}") == [Does.WRITE]
