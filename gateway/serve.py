@@ -6,6 +6,7 @@ import ctypes
 import gc
 import json
 import logging
+import os
 import resource
 import signal
 import socket
@@ -158,27 +159,29 @@ async def _open_doors(gateway: Gateway, *, is_worker: bool) -> _Doors:
     binding = end_point_binding(cert) if uses_scram else b""
     postgres = None
     if settings.postgres.enabled:
-        postgres = await serve_postgres(
-            ctx,
-            settings.postgres.host,
-            settings.postgres.port,
-            tls,
-            uses_scram=uses_scram,
-            binding=binding,
-            reuse_port=is_worker,
-        )
+        with _listening("postgres", settings.postgres.host, settings.postgres.port):
+            postgres = await serve_postgres(
+                ctx,
+                settings.postgres.host,
+                settings.postgres.port,
+                tls,
+                uses_scram=uses_scram,
+                binding=binding,
+                reuse_port=is_worker,
+            )
     ssh = None
     if settings.ssh.enabled:
-        ssh = await asyncio.to_thread(
-            serve_ssh,
-            doorkeeper(ctx),
-            settings.ssh.host,
-            settings.ssh.port,
-            gateway.authorities,
-            gateway.authorities.host_key(),
-            reuse_port=is_worker,
-            post_quantum_only=settings.ssh.post_quantum_only,
-        )
+        with _listening("ssh", settings.ssh.host, settings.ssh.port):
+            ssh = await asyncio.to_thread(
+                serve_ssh,
+                doorkeeper(ctx),
+                settings.ssh.host,
+                settings.ssh.port,
+                gateway.authorities,
+                gateway.authorities.host_key(),
+                reuse_port=is_worker,
+                post_quantum_only=settings.ssh.post_quantum_only,
+            )
     facts = DoorFacts(
         ssh_host=settings.ssh.public_host or settings.ssh.host,
         ssh_port=ssh.port if ssh else 0,
@@ -203,6 +206,17 @@ async def _open_doors(gateway: Gateway, *, is_worker: bool) -> _Doors:
     )
     shared = [shared_listener(settings.api.host, settings.api.port)] if is_worker else None
     return _Doors(_api(settings, app), shared, postgres, ssh)
+
+
+@contextlib.contextmanager
+def _listening(door: str, host: str, port: int) -> Iterator[None]:
+    """Say which door cannot listen, and which settings are about it."""
+    try:
+        yield
+    except OSError as wrong:
+        why = os.strerror(wrong.errno) if wrong.errno else str(wrong)
+        click.echo(f"gw serve: cannot listen on {host}:{port}: {why} (settings {door}.host, {door}.port)", err=True)
+        raise SystemExit(1) from wrong
 
 
 def _api(settings: Settings, app: object) -> _Api:
