@@ -3,6 +3,7 @@
 SQLSTATEs are PostgreSQL's own (appendix "Error Codes"), so that drivers sort them right.
 """
 
+import re
 from collections.abc import Callable, Mapping
 
 from gateway.app.commit_ports import Asking, Told
@@ -128,7 +129,9 @@ def _listed(held: Asking) -> str:
 
 
 def _line(sql: str) -> str:
-    text = " ".join(sql.split())
+    """Lines stay lines: where a comment ends decides what was written."""
+    lines = [" ".join(line.split()) for line in re.split(r"[\r\n]", sql)]
+    text = "\n   | ".join(line for line in lines if line)
     return text if len(text) <= _LONGEST_LINE else f"{text[:_LONGEST_LINE]} …"
 
 

@@ -1,0 +1,16 @@
+from gateway.app.commit_ports import Asking, Told
+from gateway.core.dry_run import Confirm, Write
+from gateway.core.target import Level
+from gateway.edges.proxy.postgres_refusals import of_held
+
+
+def detail(sql: str) -> str:
+    asking = Asking(1, "m", Confirm.SELF, 1, 3, (Write(sql, "d", "DELETE 3"),))
+    return of_held(Level("write", "orders_write", 0), "ses_1", asking, Told(False)).detail
+
+
+def test_where_a_comment_ends_is_seen_by_whoever_decides() -> None:
+    hidden, narrow = "DELETE FROM t -- WHERE id = 1", "DELETE FROM t --\nWHERE id = 1"
+    assert detail(hidden) == "1. DELETE 3: DELETE FROM t -- WHERE id = 1"
+    assert detail(narrow) == "1. DELETE 3: DELETE FROM t --\n   | WHERE id = 1"
+    assert detail("DELETE\r\n\r\n  FROM   t") == "1. DELETE 3: DELETE\n   | FROM t"
