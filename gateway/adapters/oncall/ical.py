@@ -40,6 +40,7 @@ _CHANGES_WITH_EVERY_EXPORT = re.compile(rb"^(DTSTAMP|CREATED|LAST-MODIFIED|PRODI
 # What the two libraries raise on malformed calendars, besides their own ValueErrors.
 _MALFORMED = (
     ValueError,
+    OSError,  # a time zone that is the name of a directory of them
     LookupError,
     TypeError,
     AttributeError,

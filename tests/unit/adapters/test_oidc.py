@@ -1,11 +1,12 @@
 import base64
 import json
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, as_completed, wait
+from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from threading import Event, Semaphore
+from time import sleep
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -507,8 +508,12 @@ def test_many_who_ask_while_it_hangs_keep_few_threads_and_hold_no_door_shut(idp:
     with ThreadPoolExecutor(24) as pool:
         answers = [pool.submit(asked.is_reachable) for _ in range(24)]
         assert began.wait(10)
-        done, _ = wait(answers, 5, return_when=FIRST_COMPLETED)
-        assert done
+        for _ in range(2000):  # until all have come, and only those wait who may
+            done = [answer for answer in answers if answer.done()]
+            if len(done) >= 24 - 8:
+                break
+            sleep(0.01)
+        assert len(done) >= 24 - 8
         assert all(isinstance(answer.exception(), Unavailable) for answer in done)  # not known is not "it answers"
         release.set()
         wait(answers, 30)

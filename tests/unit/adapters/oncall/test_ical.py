@@ -176,3 +176,11 @@ def test_mangled_calendars_never_raise_anything_else(
     path.write_bytes((GOOD[:start] + junk + GOOD[start + length :]).encode("utf-8", "surrogatepass"))
     with contextlib.suppress(Unavailable):
         IcalFeed("orders", str(path), PEOPLE).fetch(WINDOW, AT)
+
+
+def test_a_time_zone_that_is_a_directory_is_a_calendar_that_cannot_be_used(tmp_path: Path):
+    path = tmp_path / "rota.ics"
+    path.write_text(GOOD.replace("Europe/Berlin", "Europe"))
+    assert "TZID=Europe:" in path.read_text()
+    with pytest.raises(Unavailable):
+        IcalFeed("orders", str(path), PEOPLE).fetch(WINDOW, AT)
