@@ -44,6 +44,7 @@ CREATE TABLE IF NOT EXISTS statements (
 CREATE TABLE IF NOT EXISTS transactions (
     session TEXT NOT NULL, tx INTEGER NOT NULL, outcome TEXT NOT NULL, PRIMARY KEY (session, tx)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS behind (session TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS statements_at ON statements (at_ns);
 CREATE INDEX IF NOT EXISTS statements_text ON statements (text);
 """
@@ -151,17 +152,27 @@ class StatementIndex:
         with self._fed_lock:
             return session_id in self._behind
 
+    def note_behind(self, session_id: str) -> None:
+        """So that it is known after a restart, too: whoever searches is told which sessions hold more."""
+        with self._transaction() as database:
+            database.execute("INSERT OR IGNORE INTO behind VALUES (?)", (session_id,))
+
+    def left_behind(self) -> list[str]:
+        """Those that were noted and not indexed since."""
+        with self._transaction() as database:
+            return [str(row[0]) for row in database.execute("SELECT session FROM behind ORDER BY session")]
+
     def rebuild_session(self, session_id: str, frames: Iterable[Frame]) -> None:
         """Index one session anew from its recording; sqlite3.Error when that fails."""
         with self._transaction() as database:
             database.execute("DELETE FROM statements WHERE session = ?", (session_id,))
             database.execute("DELETE FROM transactions WHERE session = ?", (session_id,))
         records = joined(frames)
-        while some := list(
-            itertools.islice(records, REBUILT_AT_ONCE)
-        ):  # short transactions: the live sessions are indexed too
-            with self._transaction() as database:
+        while some := list(itertools.islice(records, REBUILT_AT_ONCE)):
+            with self._transaction() as database:  # short ones: the live sessions are indexed too
                 self._store(database, session_id, some)
+        with self._transaction() as database:
+            database.execute("DELETE FROM behind WHERE session = ?", (session_id,))
         with self._fed_lock:
             self._behind.discard(session_id)
 
@@ -288,6 +299,8 @@ class StatementIndex:
             if column not in {row[1] for row in database.execute(f"PRAGMA table_info({table})")}:
                 database.execute(f"ALTER TABLE {table} ADD COLUMN {column} {type_}")
         database.executescript(_BY_FACTS)
+        with self._fed_lock:
+            self._behind.update(str(row[0]) for row in database.execute("SELECT session FROM behind"))
         try:
             database.execute(_SEARCHABLE)
             self._has_words = True

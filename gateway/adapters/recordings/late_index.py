@@ -1,5 +1,6 @@
 """Sessions that were too busy for the index while they ran are added when they are over, by a thread of its own."""
 
+import logging
 import queue
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
@@ -8,6 +9,7 @@ from time import thread_time
 
 from gateway.audit.recording import Frame
 
+log = logging.getLogger(__name__)
 BURST_S = 0.005  # of processor time, as long as others may have to wait for the interpreter
 REST = 3  # times as long: a quarter of a processor at most, however many statements there are
 
@@ -36,7 +38,10 @@ class LateIndex:
 
     def _run(self) -> None:
         while (session_id := self._sessions.get()) is not None:
-            self._index(session_id, lambda frames: paced(frames, self._is_urgent.wait))
+            try:
+                self._index(session_id, lambda frames: paced(frames, self._is_urgent.wait))
+            except Exception:  # the thread must live: there is a next session
+                log.exception("the statements of %s could not be indexed", session_id)
 
 
 def paced(frames: Iterable[Frame], rest: Callable[[float], object]) -> Iterator[Frame]:

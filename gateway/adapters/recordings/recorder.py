@@ -233,6 +233,8 @@ class FileRecorder(RecordingFiles):
                     Thread(target=self._seal_for_ever, name="recording-sealer", daemon=True),
                 ]
                 self._late_index = LateIndex(lambda session_id, paced: self._reindex([session_id], paced))
+                for session_id in self._left_behind():
+                    self._late_index.add(session_id)
                 for thread in self._threads:
                     thread.start()
             return self._writer
@@ -324,6 +326,7 @@ class FileRecorder(RecordingFiles):
         stretches = list(lane.stretches)
         frames = frames_of(lane.session_id, stretches, self._keys)
         expected = (lane.durable_count, lane.durable_digest.hex())
+        is_behind = self._is_behind(lane.session_id)
         try:
             self.sealed.write(lane.key, verified(lane.session_id, frames, *expected))
         except (OSError, MalformedRecordingError, BrokenRecordingError):
@@ -333,9 +336,26 @@ class FileRecorder(RecordingFiles):
         with writer.lock:
             self._lanes.pop(lane.session_id, None)
             self._remove_empty_segments(below=writer.current_number())
-        if self._index is not None and self._late_index is not None and self._index.is_behind(lane.session_id):
+        if is_behind and self._late_index is not None:
             self._late_index.add(lane.session_id)
         return True
+
+    def _is_behind(self, session_id: str) -> bool:
+        """True when the index lacks some of it; that is noted before it is sealed, for what is not is recovered."""
+        if self._index is None or not self._index.is_behind(session_id):
+            return False
+        try:
+            self._index.note_behind(session_id)
+        except NOT_INDEXED:
+            log.exception("it could not be noted that the statements of %s are not all indexed", session_id)
+        return True
+
+    def _left_behind(self) -> Sequence[str]:
+        try:
+            return self._index.left_behind() if self._index is not None else ()
+        except NOT_INDEXED:
+            log.exception("which sessions are not all indexed could not be read")
+            return ()
 
     def _remove_empty_segments(self, below: int) -> None:
         """Segments of this process, with smaller numbers, in which no unsealed session has anything (hold the lock)."""

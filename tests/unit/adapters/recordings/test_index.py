@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.adapters.postgres_parser import PostgresParser
 from gateway.adapters.recordings import FileRecorder, StatementIndex, index
+from gateway.adapters.recordings.late_index import LateIndex
 from gateway.app.search_statements import StatementQuery
 from gateway.audit.recording import BATCH, MAX_PAYLOAD, batch_of, encode, frame_of, unix_ns
 from gateway.core.obligation import Record
@@ -100,6 +101,35 @@ def test_a_session_too_busy_is_indexed_when_it_is_over(tmp_path: Path, monkeypat
     assert len(made.search(StatementQuery(text="'large'"))) == 1
     recorder.close()
     made.close()
+
+
+def test_what_was_not_indexed_before_a_restart_is_told_and_indexed_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(index, "FEED_BYTES", 600)
+    path = tmp_path / "statements.sqlite"
+    with monkeypatch.context() as dies:
+        dies.setattr(LateIndex, "add", lambda *_: None)  # the process ends before its turn comes
+        made = StatementIndex(path)
+        recorder = FileRecorder(tmp_path, "gw1", keyring(tmp_path), index=made, evidence_every=timedelta(hours=1))
+        recording = recorder.open(session(), Record.REQUIRE, nothing)
+        for n in range(50):
+            recording.append("statement", AT, json.dumps({"n": n, "sql": f"select {n}"}).encode())
+        recording.seal()
+        eventually(is_sealed(recorder, "ses_1"))
+        recorder.close()
+        made.close()
+    monkeypatch.setattr(index, "FEED_BYTES", 1 << 20)
+    reborn = StatementIndex(path)
+    assert len(reborn.search(StatementQuery())) < 50
+    assert reborn.behind() == {"ses_1"}
+    recorder = FileRecorder(tmp_path, "gw1", keyring(tmp_path), index=reborn, evidence_every=timedelta(hours=1))
+    recorder.open(session("ses_2"), Record.REQUIRE, nothing).seal()
+    eventually(lambda: "ses_1" not in reborn.behind())
+    assert len(reborn.search(StatementQuery(session="ses_1"))) == 50
+    recorder.close()
+    assert reborn.left_behind() == []
+    reborn.close()
 
 
 def test_it_can_be_thrown_away(tmp_path: Path):

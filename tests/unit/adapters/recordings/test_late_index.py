@@ -30,3 +30,18 @@ def test_it_rests_three_times_as_long_as_it_works(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(late_index, "thread_time", lambda: next(clock))
     assert len(list(paced(frames(), rests.append))) == 12
     assert rests == pytest.approx([3.75 * BURST_S] * 2)
+
+
+def test_what_cannot_be_indexed_stops_no_other() -> None:
+    told: list[str] = []
+
+    def index(session_id: str, _: object) -> None:
+        if session_id == "ses_1":
+            raise RuntimeError("a mistake")
+        told.append(session_id)
+
+    late = LateIndex(index)
+    for session_id in ("ses_1", "ses_2"):
+        late.add(session_id)
+    late.finish(PATIENCE)
+    assert told == ["ses_2"]
