@@ -4,6 +4,7 @@ Beside it lies what it signed last (`<key>.signed`). A database that was put bac
 make this key sign a second, different history; with the memory it refuses.
 """
 
+import fcntl
 import os
 import stat
 import tempfile
@@ -55,6 +56,7 @@ class Signer:
         if not self._memory.exists():
             return None
         with self._memory.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)  # never half of an old note and half of a new one
             note = file.read(MAX_NOTE)
         return open_checkpoint(note.decode(), self.verifier(origin))[0]
 
@@ -63,6 +65,7 @@ def _overwritten(path: Path, content: bytes) -> bool:
     """False, and nothing done, unless the file is as long and in the one sector that a disk writes at once."""
     try:
         with path.open("r+b", buffering=0) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # another worker may read it: see `remembered`
             fits = os.fstat(file.fileno()).st_size == len(content) <= _SECTOR
             return fits and file.write(content) == len(content)
     except FileNotFoundError:
