@@ -16,7 +16,7 @@ from gateway.app.context import Context
 from gateway.app.credentials import digest_of
 from gateway.app.identity import NotSignedIn
 from gateway.app.ports import Credential, UnitOfWork
-from gateway.app.possession import KEY, OTHER_KEY, SeenProofs, demand_possession
+from gateway.app.possession import KEY, OTHER_KEY, SeenProofs, demand_possession, refuse_proof
 from gateway.app.sign_in import WEB_PREFIX, SignedIn
 from gateway.app.sign_ins import end_credentials, login_id
 from gateway.core.device_proof import DeviceProof
@@ -44,6 +44,10 @@ _TOO_LATE = Refusal(
 
 class NotProven(GatewayError):
     """The browser must prove its key first; the page's script does."""
+
+
+class _OtherKeyError(Exception):
+    """The session was bound meanwhile."""
 
 
 def authenticate_web(ctx: Context, secret: str) -> User:
@@ -83,10 +87,13 @@ def prove_browser(
     session, user = _session(ctx, secret)
     key = (session.data or {}).get(KEY, "")
     if not key and _is_too_late(session, ctx.clock.now()):
-        raise NotSignedIn(_TOO_LATE)
+        raise refuse_proof(ctx, user, _TOO_LATE, client, "web")
     key = key or (proof.key if isinstance(proof, DeviceProof) else "none")
     demand_possession(ctx, replace(session, data={**(session.data or {}), KEY: key}), user, proof, seen, client)
-    return _renewed(ctx, session, user, key, client)
+    try:
+        return _renewed(ctx, session, user, key, client)
+    except _OtherKeyError:  # another browser was faster, a moment ago
+        raise refuse_proof(ctx, user, OTHER_KEY, client, "web") from None
 
 
 def provider_session_of(ctx: Context, secret: str) -> str:
@@ -125,7 +132,7 @@ def _renewed(ctx: Context, session: Credential, user: User, key: str, client: st
             raise NotSignedIn(NOT_SIGNED_IN)
         data = current.data or {}
         if data.get(KEY, key) != key:
-            raise NotSignedIn(OTHER_KEY)  # another browser was faster, a moment ago
+            raise _OtherKeyError
         if not _is_due(current, at):
             return None
         if KEY not in data:

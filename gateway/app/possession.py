@@ -127,7 +127,7 @@ def demand_possession(
         if no is None and proof.method not in _READS and not _claim(ctx, proof):
             no = _SEEN
     if no is not None:
-        raise _refused(ctx, user, no, client, credential.purpose)
+        raise refuse_proof(ctx, user, no, client, credential.purpose)
 
 
 def _claim(ctx: Context, proof: DeviceProof) -> bool:
@@ -146,7 +146,8 @@ def token_digest(secret: str) -> str:
     return urlsafe_b64encode(sha256(secret.encode()).digest()).rstrip(b"=").decode()
 
 
-def _refused(ctx: Context, user: User, no: Refusal, client: str, via: str) -> GatewayError:
+def refuse_proof(ctx: Context, user: User, no: Refusal, client: str, via: str) -> GatewayError:
+    """The "no" to a credential that came without the proof of its key, stored; `via` is `cli` or `web`."""
     about: journal.About = {"principal": user.name}
     told = replace(no, next_steps=_ANOTHER_BROWSER) if via == "web" else no
     return refuse_stranger(ctx, client, "login:unproven", told, NotSignedIn, {"via": via}, about=about)

@@ -18,6 +18,7 @@ from gateway.app.commit_ports import Asking, Told
 from gateway.core.bind_parameters import BindParameters
 from gateway.core.budget import Budget, Room
 from gateway.core.dry_run import Confirm, DryRun
+from gateway.core.errors import Refusal, Unavailable
 from gateway.core.masking import ColumnName, Mask
 from gateway.core.obligation import Record
 from gateway.core.session import Session
@@ -52,6 +53,7 @@ class DryStage(Stage):
     yes: set[str] = field(default_factory=set)
     no: set[str] = field(default_factory=set)
     fails: Callable[[], object] | None = None
+    outages: int = 0  # how often an end cannot be stored
     admin_url: str = ""
 
     def kept(self) -> list[int]:
@@ -83,6 +85,9 @@ class DryStage(Stage):
 
     def _ended(self, session: Session, tx: int, outcome: str) -> None:
         with self.changed:
+            if self.outages:
+                self.outages -= 1
+                raise Unavailable(Refusal("store", "The store is away."))
             self.ended.append((tx, outcome))
             self.changed.notify_all()
 
@@ -154,6 +159,18 @@ def test_a_transaction_is_held_looked_at_confirmed_and_committed(stage: DryStage
     ]  # fmt: skip
     assert stage.recording().of("transaction") == [{"tx": 1, "outcome": "committed", "n": 7}]
     assert [each for each, _ in stage.events] == ["statement:refused"]
+
+
+def test_how_it_ended_is_told_once_the_store_is_back(stage: DryStage) -> None:
+    stage.outages = 2
+    with stage.connect() as session:
+        session.execute("BEGIN; INSERT INTO things VALUES (1)")
+        with pytest.raises(Held):
+            session.execute("COMMIT")
+        stage.agree()
+        session.execute("COMMIT")
+        stage.wait_ended((1, "committed"))
+    assert stage.outages == 0
 
 
 def test_a_yes_is_for_what_was_written_until_then(stage: DryStage) -> None:

@@ -12,6 +12,8 @@ from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
 
+import stamina
+
 from gateway.app.commit_ports import Asking, Told
 from gateway.app.context import Context
 from gateway.app.database_certificate import user_of_certificate
@@ -23,7 +25,7 @@ from gateway.app.ports import Recording
 from gateway.app.statement_ports import ReadsNothing, StatementReader
 from gateway.app.ticket_proof import user_of_proof
 from gateway.core.client_encoding import is_safe_encoding
-from gateway.core.errors import GatewayError
+from gateway.core.errors import GatewayError, Unavailable
 from gateway.core.grant import Grant
 from gateway.core.masking import Mask
 from gateway.core.obligation import Record
@@ -52,6 +54,7 @@ from gateway.wire.postgres_scram_server import Misbound, Proof
 HANDSHAKE_S = 10.0
 STOP_S = 5.0
 _WORKERS = 32
+_TELL_S = 600.0  # an event of what has happened is tried for so long
 LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
@@ -65,7 +68,8 @@ def _recognises_nobody(user: str, digest: str, target: str, level: str, client: 
 
 
 def _agrees_to_nothing(session: Session, asking: Asking) -> Told:
-    raise NotImplementedError("this door knows nobody who could say yes")
+    del session, asking
+    return Told(may_pass=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,8 +265,11 @@ class PostgresDoor:
         )
 
     async def _ended(self, session: Session, tx: int, outcome: str) -> None:
+        """It has happened, so the event is tried again while the store is away."""
         try:
-            await self._call(self._keeper.end_held, session, tx, outcome)
+            async for attempt in stamina.retry_context(on=Unavailable, attempts=None, timeout=_TELL_S):
+                with attempt:
+                    await self._call(self._keeper.end_held, session, tx, outcome)
         except GatewayError as why:
             LOG.warning("an event of %s could not be stored: %s", session.id, why.refusal.message)
 
@@ -386,7 +393,7 @@ def _address(sock: socket.socket) -> str:
 
 
 def _demand_safe_encoding(session: PostgresSession, level: Level, parameters: dict[str, str]) -> None:
-    """With statement rules or masks, no session in which the server could read another text than was judged."""
+    """Where statements are judged, no session in which the server could read another text than was."""
     wrong = [name for name in client_encodings(parameters) if not is_safe_encoding(name)]
     if wrong and is_judged(level):
         report = refuse.of_encoding(wrong[0], level)

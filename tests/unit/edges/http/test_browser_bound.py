@@ -139,6 +139,7 @@ def test_it_is_bound_soon_or_never(client: DeviceClient, stage: Stage) -> None:
     assert client.get("/device", params={"user_code": "BCDF-GHJK"}).headers["location"].startswith("/login?next=")
     no = client.post(PROVE, json={"csrf": csrf_token(client.cookies[COOKIE])})
     assert (no.status_code, no.json()["code"]) == (401, "browser-unbound")
+    assert stage.events()[-1] == ("login:unproven", "denied")
     assert ("login:bound", "ok") not in stage.events()
 
 
