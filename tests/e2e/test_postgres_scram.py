@@ -1,8 +1,8 @@
 """A ticket shown by SCRAM at the database door: by libpq, by hand, by somebody in between."""
 
+import select
 import socket
 import ssl
-import threading
 from base64 import b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -146,10 +146,7 @@ def relaying(stage: Stage, cert: Path, key: Path) -> Iterator[int]:
         assert raw.recv(8) == pg.ssl_request()
         raw.sendall(b"S")
         with context.wrap_socket(raw, server_side=True) as client, encrypted(stage) as door:
-            back = threading.Thread(target=copy, args=(door, client))
-            back.start()
-            copy(client, door)
-            back.join(WITHIN)
+            hand_on(client, door)
 
     with ThreadPoolExecutor(1) as pool, listening:
         ran = pool.submit(relay)
@@ -157,8 +154,17 @@ def relaying(stage: Stage, cert: Path, key: Path) -> Iterator[int]:
         ran.result(WITHIN)
 
 
-def copy(source: ssl.SSLSocket, sink: ssl.SSLSocket) -> None:
+def hand_on(client: ssl.SSLSocket, door: ssl.SSLSocket) -> None:
+    """Both directions in one thread: OpenSSL forbids reading and writing one connection at once from two."""
+    ends = {client: door, door: client}
     with suppress(OSError):
-        while got := source.recv(65536):
-            sink.sendall(got)
-        sink.shutdown(socket.SHUT_RDWR)
+        while ready := select.select(ends, [], [], WITHIN)[0]:
+            for source in ready:
+                source.settimeout(0)
+                with suppress(ssl.SSLWantReadError):
+                    # What one readable moment holds may be several TLS records, of which select knows nothing.
+                    while got := source.recv(65536):
+                        ends[source].settimeout(WITHIN)
+                        ends[source].sendall(got)
+                    ends[source].shutdown(socket.SHUT_RDWR)
+                    return
