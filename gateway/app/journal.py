@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypedDict, TypeVar, Unpack
 
+from gateway.app import attempts
 from gateway.app.context import Context
 from gateway.app.ports import UnitOfWork
 from gateway.core.errors import Denied, GatewayError, Refusal, Unavailable
@@ -12,6 +13,7 @@ from gateway.core.principal import User
 from gateway.core.session import Session
 
 T = TypeVar("T")
+MOST_REFUSALS = 1_000  # of a person who is known, within `attempts.WINDOW`; strangers: `refuse_stranger`
 LONGEST_NAME = 200  # of what a stranger typed and an event repeats
 
 
@@ -93,8 +95,17 @@ def refuse(
     data: Facts = NOTHING,
     **about: Unpack[About],
 ) -> GatewayError:
-    """Store a "no" and make the exception that carries it, for the caller to raise."""
-    record(ctx, type, "denied", {**data, "code": refusal.code, "message": refusal.message}, **about)
+    """Store a "no" and make the exception that carries it, for the caller to raise.
+
+    The log only grows: of one kind of event a person may cause so many within a window, and the last says so.
+    """
+    said = {**data, "code": refusal.code, "message": refusal.message}
+    with ctx.store.begin() as uow:
+        times = attempts.count(uow, f"told:{type}:person:{about.get('principal', '')}", ctx.clock.now())
+        if times == MOST_REFUSALS:
+            said["is_last_told"] = True
+        if times <= MOST_REFUSALS:
+            append(ctx, uow, type, "denied", said, **about)
     return kind(refusal)
 
 

@@ -2,8 +2,10 @@
 
 import base64
 import json
+import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +19,7 @@ from starlette.routing import BaseRoute, Route
 from gateway.adapters.issuer_keys import IssuerKeys
 from gateway.adapters.job_tokens import SignedJobTokens
 from gateway.adapters.webauthn import WebAuthnRelyingParty
+from gateway.app import journal
 from gateway.app.api_tokens import READ_AUDIT, WRITE_SCIM, authenticate_machine, create_api_token
 from gateway.app.attempts import WINDOW
 from gateway.app.device_flow import STARTS_PER_WINDOW as STARTS
@@ -222,3 +225,24 @@ def test_a_token_of_another_scope(stage: Stage) -> None:
         with pytest.raises(Denied):
             authenticate_machine(stage.ctx, made.secret, WRITE_SCIM, "192.0.2.1")
     assert Counter(stage.events()[before:]) == {("token:denied", "denied"): MOST_TOLD}
+
+
+def test_people_do_not_fill_the_log_either(stage: Stage) -> None:
+    no = Refusal("no", "No.")
+
+    def told(principal: str, kind: str = "request:denied") -> int:
+        before = len(stage.events())
+        assert journal.refuse(stage.ctx, kind, no, principal=principal).refusal == no
+        return len(stage.events()) - before
+
+    def says_last() -> list[int]:
+        with closing(sqlite3.connect(stage.database)) as database:
+            rows = database.execute("SELECT leaf FROM event ORDER BY ordinal").fetchall()
+        return [n for n, (leaf,) in enumerate(rows, start=1) if b"is_last_told" in leaf]
+
+    most = journal.MOST_REFUSALS
+    assert [told("mallory") for _ in range(most + 2)] == [1] * most + [0, 0]
+    assert says_last() == [most]
+    assert told("oncall") == told("mallory", "token:denied") == 1
+    stage.clock.advance(WINDOW)
+    assert told("mallory") == 1
