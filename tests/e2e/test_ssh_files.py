@@ -147,7 +147,7 @@ def test_rsync_is_recorded_as_a_whole(stage: Stage, mine: Path, tmp_path: Path) 
     assert whole["bytes"] > len(CONTENT)
     assert whole["path"].endswith(f"{tmp_path}/copy")
     assert "sha256" not in whole
-    assert {s["sha256"] is not None for s in facts(stage, "stream")} == {True}
+    assert {s["blake3"] is not None for s in facts(stage, "stream")} == {True}
 
 
 # ---------------------------------------------------------------- rules

@@ -3,12 +3,13 @@
 Octets of a stream are prefixed by the channel's number (4 octets, big-endian); everything else is JSON.
 """
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from threading import Lock
+
+from blake3 import blake3
 
 from gateway.app.ports import Recording
 from gateway.edges.proxy.ssh_fields import u32
@@ -97,9 +98,9 @@ class SessionRecord:
 
 
 class StreamRecord:
-    """One stream of a channel without a terminal: its first octets, then only their number and digest.
+    """One stream of a channel without a terminal: its first octets, then only their number and digest (BLAKE3).
 
-    Without `digest` for file transfers that are followed: each file has its own.
+    Without `digest` for file transfers that are followed: each file has its own (SHA-256).
     """
 
     def __init__(self, record: SessionRecord, kind: str, channel: int, *, keep: int, digest: bool) -> None:
@@ -107,7 +108,7 @@ class StreamRecord:
         self._kind = kind
         self._channel = channel
         self._keep = self._left = keep
-        self._digest = hashlib.sha256() if digest else None
+        self._digest = blake3() if digest else None
         self._octets = 0
         self._sealed = False
 
@@ -127,7 +128,7 @@ class StreamRecord:
             self._sealed = True
             self._record.fact(
                 "stream", channel=self._channel, stream=self._kind, octets=self._octets,
-                kept=self._keep - self._left, sha256=self._digest and self._digest.hexdigest(),
+                kept=self._keep - self._left, blake3=self._digest and self._digest.hexdigest(),
             )  # fmt: skip
 
 

@@ -19,6 +19,13 @@ def test_a_file_is_one_harmless_line() -> None:
     assert line.isascii()
 
 
+def test_the_digest_of_a_stream_is_shown_under_its_algorithms_name() -> None:
+    about = {"channel": 0, "stream": "out", "octets": 3, "kept": 3}
+    shown_about = "stream: channel=0, stream=out, octets=3, kept=3, "
+    assert shown("stream", **about, blake3="af13") == f"{shown_about}blake3=af13"
+    assert shown("stream", **about, sha256="98ea") == f"{shown_about}sha256=98ea"  # recorded before BLAKE3
+
+
 def test_a_refused_file_says_why() -> None:
     assert (
         shown("file-refused", channel=0, op="rename", path="/a", to="/b", why="no.") == "rename /a /b -> REFUSED: no."
