@@ -45,6 +45,7 @@ _LOOK_AGAIN_S = 0.02
 MOST_WORKERS = 64
 MOST_HTTP_CONNECTIONS = 8192  # per process, of all clients; each client has its own limit
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
+_APART = 256 * 1024  # what uvloop keeps for a TLS connection: apart, it costs the pages that are used, and no hole
 
 
 @click.command()
@@ -313,4 +314,4 @@ def _keep_freed_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # not every C library has it
         mallopt(_M_TRIM_THRESHOLD, 64 * 1024 * 1024)
-        mallopt(_M_MMAP_THRESHOLD, 32 * 1024 * 1024)
+        mallopt(_M_MMAP_THRESHOLD, _APART)

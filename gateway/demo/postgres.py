@@ -26,7 +26,7 @@ SEED_FILES = ("roles.sql", "orders.sql", "staging.sql")
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
-    "max_connections": "700",
+    "max_connections": "2300",  # the bench holds 2,000 sessions
     "shared_buffers": "128MB",
     "jit": "off",
 }

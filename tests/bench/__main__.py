@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
 from gateway.demo.processes import Processes
@@ -18,11 +19,15 @@ from tests.bench import deploy, pipelines, postgres, postgres_sessions, report, 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="short rounds, less data")
-    parser.add_argument("--only", choices=("ssh", "postgres", "scale", "deploy", "exchange"), help="one part only")
+    parser.add_argument(
+        "--only", choices=("ssh", "postgres", "scale", "held", "deploy", "exchange"), help="one part only"
+    )
     parser.add_argument(
         "--rows", nargs="+", choices=(*ssh.PARTS, "memory"), help="of the SSH part only these; with --only ssh"
     )
-    parser.add_argument("--held", type=int, default=1000, help="terminals of --only scale (default 1000)")
+    parser.add_argument(
+        "--held", type=int, help="terminals of --only scale (1000), database sessions of --only held (2000)"
+    )
     options = parser.parse_args()
     try:
         need(("pgbench", "pgbouncer"))
@@ -46,7 +51,11 @@ def main() -> None:
             if options.only in (None, "deploy"):
                 _bench_deploy(stage, processes, directory, quick=options.quick)
             if options.only == "scale":
-                _bench_scale(stage, processes, directory, options.held)
+                _bench_scale(stage, processes, directory, options.held or 1000)
+            if options.only == "held":
+                say("PostgreSQL, many sessions …")
+                rows = postgres_sessions.held(stage, options.held or 2000)
+                print(report.table("PostgreSQL, many sessions", rows, ["gateway"]), flush=True)
             if options.only in (None, "postgres"):
                 _bench_postgres(stage, processes, directory, quick=options.quick)
     finally:
@@ -133,9 +142,10 @@ def _bench_postgres(stage: servers.Stage, processes: Processes, directory: Path,
 
 
 def _raise_connection_limit(stage: Path) -> None:
-    """500 sessions of one person are not what the catalogue allows; the gateway reads it anew when it changes."""
+    """500 sessions of one person are not what the catalogue allows; the gateway reads it anew every two seconds."""
     catalogue = stage / "catalogue.yaml"
     catalogue.write_text(re.sub(r"connection_limit: \d+", "connection_limit: 600", catalogue.read_text()))
+    time.sleep(3)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 from gateway.edges.cli.client import Api
 from gateway.edges.cli.device import DeviceKey
 from tests.bench import arrivals
-from tests.bench.meter import Row, cpu_of_tree, interleaved, timed
+from tests.bench.meter import Row, cpu_of_tree, interleaved, memory_kib, timed
 from tests.bench.postgres import connection, pgbench_arrivals, select_one
 from tests.bench.servers import PostgresPaths, Stage, libpq_environment
 
@@ -24,6 +24,8 @@ LEVEL = {"target": "orders-db", "level": "read"}
 WITHIN_S = 60.0
 CLIENTS = 8
 _SETTLE_S = 0.5
+OF_A_GRANT = 500
+_IDLE_S = 5.0
 
 
 def measure(paths: PostgresPaths, stage: Stage, *, quick: bool) -> list[Row]:
@@ -132,17 +134,61 @@ def revocation(stage: Stage, counts: tuple[int, ...]) -> list[Row]:
     api = _api(stage)
     for count in counts:
         grant = _granted(api)
-        with _crowd(_environment(stage), count) as held, ThreadPoolExecutor(1) as person:
-            # Not after the answer, which comes when the revocation is in the log: by then most are cut.
-            revoking = person.submit(api.post, f"/api/grants/{grant}/revoke", {"reason": "bench"})
-            ends = list(_ends(held))
-            since = datetime.fromisoformat(str(revoking.result()["revoked_at"])).timestamp()
-        waits = sorted(1000 * (at - since) for at in ends)
+        with _crowd(_environment(stage), count) as crowd:
+            waits = _cut(api, grant, crowd)
         for share, name in ((50, "p50"), (99, "p99")):
             row = Row(f"revoke to cut, {count} sessions, {name}", "ms", is_rate=False)
             row.add("gateway", waits[min(len(waits) - 1, len(waits) * share // 100)])
             rows.append(row)
     return rows
+
+
+def held(stage: Stage, count: int) -> list[Row]:
+    """Idle recorded sessions of one gateway: what each costs, who gets in beside them, how soon one grant's are cut."""
+    pid, api = stage.pids["gateway"], _api(stage)
+    environment: dict[str, str] = {}
+    with ExitStack() as stack:
+        opened: list[arrivals.Connection] = []
+        before, grant = 0, ""
+        for n in range(count):
+            if n % OF_A_GRANT == 0:  # a role of its own each: its connections are limited
+                grant, environment = _granted(api), _environment(stage)
+                tls = arrivals.tls_of(environment)
+            if n == 0:
+                for _ in range(30):  # what the first sessions of a process cost stays
+                    arrivals.arrive(environment, tls)
+                time.sleep(_IDLE_S)
+                before = memory_kib(pid)
+            opened.append(arrivals.Connection(environment, tls))
+            stack.callback(opened[-1].socket.close)
+            opened[-1].select_one()
+        time.sleep(_IDLE_S)
+        each = Row(f"{count} idle sessions, memory", "KiB each", is_rate=False)
+        each.add("gateway", (memory_kib(pid) - before) / count)
+        busy = Row(f"{count} idle sessions, CPU", "% of a core", is_rate=False)
+        spent = cpu_of_tree(pid)
+        time.sleep(_IDLE_S)
+        busy.add("gateway", 100 * (cpu_of_tree(pid) - spent) / _IDLE_S)
+        late = sorted(1000 * arrivals.arrive(environment, tls) for _ in range(30))
+        beside = Row(f"new session to first row beside {count}, p50", "ms", is_rate=False)
+        beside.add("gateway", statistics.median(late))
+        last = opened[(count - 1) // OF_A_GRANT * OF_A_GRANT :]
+        waits = _cut(api, grant, last)
+        cut = Row(f"revoke to cut, {len(last)} of {count} sessions, p99", "ms", is_rate=False)
+        cut.add("gateway", waits[min(len(waits) - 1, len(waits) * 99 // 100)])
+        for session in opened[: -len(last)]:
+            session.select_one()  # the other grants' go on
+    return [each, busy, beside, cut]
+
+
+def _cut(api: Api, grant: str, crowd: list[arrivals.Connection]) -> list[float]:
+    """Milliseconds from when the revocation bears to each client's last word."""
+    with ThreadPoolExecutor(1) as person:
+        # Not after the answer, which comes when the revocation is in the log: by then most are cut.
+        revoking = person.submit(api.post, f"/api/grants/{grant}/revoke", {"reason": "bench"})
+        ends = list(_ends(crowd))
+        since = datetime.fromisoformat(str(revoking.result()["revoked_at"])).timestamp()
+    return sorted(1000 * (at - since) for at in ends)
 
 
 @contextmanager

@@ -299,13 +299,11 @@ class PostgresDoor:
     ) -> None:
         """Reach the target, unless the session is ended meanwhile, and relay until it is over."""
         connecting = asyncio.create_task(self._connect(opened, parameters, session))
-        over = asyncio.ensure_future(session.wait_over())
         try:
-            await asyncio.wait((over, connecting), return_when=asyncio.FIRST_COMPLETED)
-            if not over.done() and (found := connecting.result()) is not None:
+            await asyncio.wait((session.over, connecting), return_when=asyncio.FIRST_COMPLETED)
+            if not session.over.done() and (found := connecting.result()) is not None:
                 await self._relay(visitor, session, opened.target, *found)
         finally:
-            over.cancel()
             connecting.cancel()
             await asyncio.wait((connecting,))
             if not connecting.cancelled() and (found := connecting.result()) is not None:

@@ -9,7 +9,7 @@ from enum import IntFlag
 from typing import cast
 
 WRITE_HIGH = 1 << 20  # bytes that may wait for a slow reader before the other side is paused
-SCRATCH = 1 << 18
+SCRATCH = (1 << 18) - (1 << 12)  # encrypted, too, it stays below what `gw serve` has the C library map apart
 _FLUSH_S = 1.0
 
 
@@ -38,8 +38,9 @@ class Leg(asyncio.BufferedProtocol):
         self._scratch = scratch
         self._transport: asyncio.Transport | None = None
         self._inbox = bytearray()
-        self._arrived = asyncio.Event()
-        self._closed = asyncio.Event()
+        # Made when somebody waits: an asyncio.Event is 760 bytes, and thousands of idle sessions have two legs each.
+        self._arrival: asyncio.Future[None] | None = None
+        self._loss: asyncio.Future[None] | None = None
         self._receive: Callable[[bytes], None] | None = None
         self._on_lost: Callable[[], None] | None = None
         self._paused = Pause(0)
@@ -62,15 +63,15 @@ class Leg(asyncio.BufferedProtocol):
             return
         self._inbox += chunk
         self.pause(Pause.INBOX)  # a coroutine takes it: nothing more until then, so memory stays bounded
-        self._arrived.set()
+        _wake(self._arrival)
 
     def eof_received(self) -> bool:
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - any loss is a loss
         self.is_lost = True
-        self._arrived.set()
-        self._closed.set()
+        _wake(self._arrival)
+        _wake(self._loss)
         if self._on_lost is not None:
             self._on_lost()
 
@@ -89,9 +90,9 @@ class Leg(asyncio.BufferedProtocol):
         while not self._inbox:
             if self.is_lost:
                 raise LegClosed
-            self._arrived.clear()
+            self._arrival = asyncio.get_running_loop().create_future()
             self.resume(Pause.INBOX)
-            await self._arrived.wait()
+            await self._arrival
         taken = bytes(self._inbox)
         self._inbox.clear()
         return taken
@@ -142,10 +143,11 @@ class Leg(asyncio.BufferedProtocol):
 
     async def wait_closed(self) -> None:
         """Return once the connection is gone after `close` or `abort`; a connection lost during TLS may not tell."""
-        if self._transport is not None:
+        if self._transport is not None and not self.is_lost:
+            self._loss = asyncio.get_running_loop().create_future()
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._closes_within_s + _FLUSH_S):
-                    await self._closed.wait()
+                    await self._loss
 
     async def start_tls(self, context: ssl.SSLContext, timeout_s: float, server_hostname: str | None = None) -> None:
         """Encrypt. As the server side unless `server_hostname` is given. OSError or LegClosed when that fails."""
@@ -178,6 +180,11 @@ class Leg(asyncio.BufferedProtocol):
         self._transport = transport
         self._paused = Pause(0)
         transport.set_write_buffer_limits(high=WRITE_HIGH)
+
+
+def _wake(waiter: asyncio.Future[None] | None) -> None:
+    if waiter is not None and not waiter.done():
+        waiter.set_result(None)
 
 
 def tune(sock: socket.socket) -> None:
