@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from gateway.core.dry_run import Confirm, Write
+from gateway.core.dry_run import Confirm
 from gateway.core.held_commit import HeldCommit
+from gateway.core.written import Under, Write
 
 
 class HeldCommits(Protocol):
@@ -21,7 +22,9 @@ class HeldCommits(Protocol):
 
 
 class Asking(NamedTuple):
-    """What a door asks about: the transaction's number, the mark of what was written in it, and what that is."""
+    """What a door asks about: the transaction's number, the mark of what was written in it, and what that is; the
+    first settings under which it was written, and how often they became others.
+    """
 
     tx: int
     mark: str
@@ -29,6 +32,8 @@ class Asking(NamedTuple):
     statements: int
     rows: int
     writes: Sequence[Write]
+    under: Sequence[Under] = ()
+    changes: int = 0
 
 
 class Told(NamedTuple):
@@ -38,3 +43,4 @@ class Told(NamedTuple):
     is_refused: bool = False
     by: str = ""
     reason: str = ""
+    waits: str = ""  # why nobody was asked, in a sentence

@@ -5,19 +5,20 @@ from either.
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 from gateway.app import journal
 from gateway.app.authorise import authorise
 from gateway.app.context import Context
 from gateway.app.hold_commit import bound
 from gateway.core.decision import Action, Facts
-from gateway.core.dry_run import Write
 from gateway.core.errors import Conflict, Denied, NotFound, Refusal, Unavailable
 from gateway.core.held_commit import HeldCommit, HeldState, decide, may_decide
 from gateway.core.principal import User
 from gateway.core.session import Session
+from gateway.core.written import Under, Write
 
 _NOTHING = Refusal(
     "nothing-held",
@@ -29,11 +30,15 @@ _EVENTS = {HeldState.CONFIRMED: "transaction:confirmed", HeldState.REFUSED: "tra
 
 @dataclass(frozen=True, slots=True)
 class HeldView:
-    """What somebody sees who decides: `writes` are the first of the statements, as far as the gateway knows them."""
+    """What somebody sees who decides: `writes` are the first of the statements, as far as the gateway knows them,
+    `under` the first settings under which they ran; those changed so many times.
+    """
 
     session: Session
     held: HeldCommit
     writes: Sequence[Write]
+    under: Sequence[Under]
+    changes: int
 
 
 def show_held(ctx: Context, user: User, session_id: str) -> HeldView:
@@ -43,46 +48,56 @@ def show_held(ctx: Context, user: User, session_id: str) -> HeldView:
         data = {"tx": held.tx, "mark": held.mark, "holder": session.holder_name}
         about: journal.About = {**journal.about_session(session), "principal": user.name}
         journal.confirm_logged(ctx, journal.record(ctx, "transaction:shown", data=data, **about))
-    return HeldView(session, held, _writes(ctx, held))
+    return HeldView(session, held, *_shown(ctx, held))
 
 
 def answer_held(ctx: Context, user: User, session_id: str, mark: str, state: HeldState, reason: str = "") -> HeldView:
-    """Say yes or no to what `mark` stands for. Raises as `show_held`, and Conflict (it has changed, or is decided)."""
+    """Say yes or no to what `mark` stands for. Raises as `show_held`, and Conflict (it has changed, or is decided).
+
+    A COMMIT goes on as soon as a yes is stored, so the log has confirmed before that who says it, and to what.
+    """
     session, held = _find(ctx, user, session_id, spends=True)
     about: journal.About = {**journal.about_session(session), "principal": user.name}
     wrong = may_decide(held, state, session.holder, user.id)
     if wrong is not None:
         raise journal.refuse(ctx, _EVENTS[state], wrong, Denied, **about)
-    writes = _writes(ctx, held)  # nobody answers what cannot be shown
-    at, why = ctx.clock.now(), reason.strip()[:500]
+    shown = _shown(ctx, held)  # nobody answers what cannot be shown
+    why = reason.strip()[:500]
+    data = {
+        "tx": held.tx, "mark": mark, "holder": session.holder_name, "reason": why,
+        "statements": held.statements, "rows": held.rows,
+    }  # fmt: skip
+    answer = partial(decide, mark=mark, state=state, by=user.name, at=ctx.clock.now(), reason=why)
+    decided = answer(held)
+    if isinstance(decided, HeldCommit) and state is HeldState.CONFIRMED:
+        journal.confirm_logged(ctx, journal.record(ctx, _EVENTS[state], "attempt", data, **about))
+    if isinstance(decided, HeldCommit):
+        decided = _store(ctx, held, answer, data, about)
+    if isinstance(decided, Refusal):
+        raise journal.refuse(ctx, _EVENTS[state], decided, Conflict, data, **about)
+    return HeldView(session, decided, *shown)
+
+
+def _store(
+    ctx: Context,
+    held: HeldCommit,
+    answer: Callable[[HeldCommit], HeldCommit | Refusal],
+    data: journal.Facts,
+    about: journal.About,
+) -> HeldCommit | Refusal:
+    """The answer, if what it is to is still held."""
     with ctx.store.begin() as uow:
-        current, fresh = uow.held.get(session_id), uow.sessions.get(session_id)
-        if current is None or current.tx != held.tx or fresh is None or not fresh.is_live():
-            raise Conflict(_NOTHING)
-        decided = decide(current, mark, state, user.name, at, why)
+        current, session = uow.held.get(held.session), uow.sessions.get(held.session)
+        if current is None or current.tx != held.tx or session is None or not session.is_live():
+            return _NOTHING
+        decided = answer(current)
         if isinstance(decided, Refusal):
-            raise Conflict(decided)
+            return decided
         uow.held.put(decided)
-        data = {
-            "tx": held.tx, "mark": mark, "holder": session.holder_name, "reason": why,
-            "statements": decided.statements, "rows": decided.rows,
-        }  # fmt: skip
-        noted = journal.append(ctx, uow, _EVENTS[state], data=data, **about)
-    try:
+        noted = journal.append(ctx, uow, _EVENTS[decided.state], data=data, **about)
+    if decided.state is HeldState.REFUSED:  # of a yes the attempt is in the log
         journal.confirm_logged(ctx, noted)
-    except Unavailable:
-        _take_back(ctx, decided)
-        raise
-    return HeldView(session, decided, writes)
-
-
-def _take_back(ctx: Context, decided: HeldCommit) -> None:
-    """A yes that the log does not confirm is none; a no stays."""
-    if decided.state is not HeldState.CONFIRMED:
-        return
-    with ctx.store.begin() as uow:
-        if uow.held.get(decided.session) == decided:
-            uow.held.put(replace(decided, state=HeldState.WAITING, decided_by="", decided_at=None, reason=""))
+    return decided
 
 
 def _find(ctx: Context, user: User, session_id: str, *, spends: bool) -> tuple[Session, HeldCommit]:
@@ -99,11 +114,13 @@ def _find(ctx: Context, user: User, session_id: str, *, spends: bool) -> tuple[S
     return session, held
 
 
-def _writes(ctx: Context, held: HeldCommit) -> Sequence[Write]:
+def _shown(ctx: Context, held: HeldCommit) -> tuple[Sequence[Write], Sequence[Under], int]:
     try:
         told = json.loads(ctx.sealer.unseal(held.sealed, bound(held)))
-        return [Write(sql, "", tag) for sql, tag in told]
-    except ValueError:
+        writes = [Write(sql, "", tag) for sql, tag in told["writes"]]
+        under = [Under(first, tuple((name, value) for name, value in settings)) for first, settings in told["under"]]
+        return writes, under, told["changes"]
+    except (ValueError, TypeError, KeyError):
         raise Unavailable(
             Refusal(
                 "held-sealed",

@@ -6,12 +6,19 @@ The answer is read from the store each time, so that it may have been given to a
 import json
 from collections.abc import Mapping
 
-from gateway.app import journal
+from gateway.app import attempts, journal
 from gateway.app.commit_ports import Asking, Told
 from gateway.app.context import Context
 from gateway.core.dry_run import Confirm
+from gateway.core.errors import Refusal
 from gateway.core.held_commit import HeldCommit, HeldState, held_again
 from gateway.core.session import Session
+
+MOST_HELD = 30  # states of transactions that are held for one grant within `attempts.WINDOW`
+_TOO_OFTEN = Refusal(
+    "held-too-often",
+    f"More than {MOST_HELD} commits were held for this grant in ten minutes, so nobody is asked about this one yet",
+)
 
 
 def ask_commit(ctx: Context, session: Session, asking: Asking) -> Told:
@@ -27,6 +34,12 @@ def ask_commit(ctx: Context, session: Session, asking: Asking) -> Told:
         counts = held_again(uow.held.get(session.id), now)
         if counts is not now:
             return _told(counts)
+        times = attempts.count(uow, f"held:{session.grant}", ctx.clock.now())
+        if times > MOST_HELD:
+            if times == MOST_HELD + 1:  # the others are as it is
+                told = {**_about(now), "code": _TOO_OFTEN.code, "message": _TOO_OFTEN.message}
+                journal.append(ctx, uow, "transaction:held", "denied", told, **journal.about_session(session))
+            return Told(may_pass=False, waits=_TOO_OFTEN.message)
         uow.held.put(now)
         journal.append(ctx, uow, "transaction:held", data=_about(now), **journal.about_session(session))
     if now.confirm is Confirm.APPROVER:
@@ -62,8 +75,12 @@ def _held(ctx: Context, session: Session, asking: Asking, sealed: str) -> HeldCo
 
 
 def _sealed(ctx: Context, session: Session, asking: Asking) -> str:
-    told = json.dumps([[write.sql, write.tag] for write in asking.writes], ensure_ascii=False)
-    return ctx.sealer.seal(told, bound(_held(ctx, session, asking, "")))
+    told = {
+        "writes": [[write.sql, write.tag] for write in asking.writes],
+        "under": [[under.first, under.settings] for under in asking.under],
+        "changes": asking.changes,
+    }
+    return ctx.sealer.seal(json.dumps(told, ensure_ascii=False), bound(_held(ctx, session, asking, "")))
 
 
 def _told(held: HeldCommit) -> Told:

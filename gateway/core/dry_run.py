@@ -8,26 +8,17 @@ A seat belt, like all rules on texts: what a function, a trigger or a view does 
 """
 
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
-from fnmatch import fnmatchcase
-from hashlib import sha256
 from typing import NamedTuple
 
-from gateway.core.statement_facts import StatementFacts, StatementKind, facts_of
+from gateway.core.dry_run_text import Does, Step, Text
+from gateway.core.session_settings import Settings
 from gateway.core.statement_rules import Broken
+from gateway.core.written import Write, Written
 
-SHOWN = 1_000  # bytes of a write's text that are shown
-MOST_SHOWN = 100  # writes of a transaction
-_MOST_TOLD = 5  # of those that one may be
-# What PostgreSQL itself refuses in a read-only transaction, and what acts on other connections, files or statistics.
-WRITING_FUNCTIONS = (
-    "nextval", "setval", "lo_creat", "lo_create", "lo_from_bytea", "lo_import", "lo_put", "lo_truncate*", "lo_unlink",
-    "lowrite", "dblink*", "pg_notify", "pg_logical_emit_message", "pg_terminate_backend", "pg_cancel_backend",
-    "lo_export", "pg_import_system_collations", "pg_restore_*", "pg_clear_*", "pg_stat_reset*", "pg_create_*slot",
-    "pg_drop_replication_slot", "pg_copy_*_replication_slot", "pg_replication_*", "pg_logical_slot_get_*", "pg_file_*",
-)  # fmt: skip
+_MOST_TOLD = 5  # of the texts that one may be
 
 
 class Confirm(StrEnum):
@@ -45,114 +36,6 @@ class DryRun:
     functions: tuple[str, ...] = ()
 
 
-class Does(StrEnum):
-    """What a statement does to the transaction that it runs in."""
-
-    READ = "read"
-    WRITE = "write"  # and whatever is not known to write nothing
-    BEGIN = "begin"
-    COMMIT = "commit"
-    COMMIT_CHAIN = "commit and chain"
-    ROLLBACK = "rollback"
-    ROLLBACK_CHAIN = "rollback and chain"
-    ROLLBACK_TO = "rollback to savepoint"
-    TWO_PHASE = "prepare transaction"  # and what ends such a transaction
-
-
-class Step(NamedTuple):
-    """One statement of a text. `prepares` is the name that PREPARE gives; `is_alone`: it runs in no transaction;
-    `reads_client`: COPY … FROM STDIN. `hides`: code that nobody reads here, or a cursor that writes when it is read.
-    """
-
-    does: Does
-    sql: bytes = b""  # the head of it
-    prepares: str = ""
-    is_alone: bool = False
-    reads_client: bool = False
-    hides: bool = False
-    fetches: bool = False  # from a cursor
-
-
-class Text(NamedTuple):
-    """What was read of a text; `steps` None when nothing could be. Texts that tell the same are the same."""
-
-    digest: str
-    steps: tuple[Step, ...] | None
-
-
-# A name that SQL has given with PREPARE: it is not looked up what it stands for, but COMMIT cannot be prepared so.
-PREPARED = Text("", (Step(Does.WRITE, b"(prepared by SQL)"),))
-CURSOR = Text("", (Step(Does.READ, b"(a cursor)", fetches=True),))
-ANYTHING = frozenset({PREPARED, Text("", (Step(Does.COMMIT),))})
-
-_TURNS = {
-    "TRANS_STMT_BEGIN": Does.BEGIN,
-    "TRANS_STMT_START": Does.BEGIN,
-    "TRANS_STMT_COMMIT": Does.COMMIT,
-    "TRANS_STMT_ROLLBACK": Does.ROLLBACK,
-    "TRANS_STMT_SAVEPOINT": Does.READ,
-    "TRANS_STMT_RELEASE": Does.READ,
-    "TRANS_STMT_ROLLBACK_TO": Does.ROLLBACK_TO,
-}
-_CHAINED = {Does.COMMIT: Does.COMMIT_CHAIN, Does.ROLLBACK: Does.ROLLBACK_CHAIN}
-_READS = frozenset({StatementKind.READ, StatementKind.SESSION})
-_ALONE = frozenset({
-    "VacuumStmt", "CreatedbStmt", "DropdbStmt", "AlterSystemStmt", "CreateTableSpaceStmt", "DropTableSpaceStmt",
-    "CreateSubscriptionStmt", "DropSubscriptionStmt",
-})  # fmt: skip
-
-# What these run may give a prepared statement's name, or a cursor's, to anything, and no ROLLBACK takes that back.
-_CODE = frozenset({"DoStmt", "CallStmt", "CreateFunctionStmt", "CreateExtensionStmt"})
-
-
-def text_of(sql: bytes, tree: object, functions: tuple[str, ...]) -> Text:
-    """Off the parse tree of a text (libpg_query's JSON, decoded)."""
-    digest = sha256(sql).hexdigest()
-    found = tree.get("stmts") if isinstance(tree, dict) and "version" in tree else None
-    if not isinstance(found, list):
-        return Text(digest, None)
-    return Text(digest, tuple(_step(sql, each, functions) for each in found))
-
-
-def _step(sql: bytes, raw: Mapping[str, object], functions: tuple[str, ...]) -> Step:
-    start, length = _number(raw, "stmt_location"), _number(raw, "stmt_len")
-    told = _head(sql[start : start + length if length else len(sql)].strip())
-    stmt = raw.get("stmt")
-    name, body = next(iter(stmt.items())) if isinstance(stmt, dict) and stmt else ("", None)
-    if not isinstance(body, dict):
-        return Step(Does.WRITE, told)
-    if name == "TransactionStmt":
-        turn = _TURNS.get(str(body.get("kind")), Does.TWO_PHASE)
-        return Step(_CHAINED.get(turn, turn) if body.get("chain") else turn, told)
-    if name == "PrepareStmt":
-        return Step(Does.READ, told, str(body.get("name", "")))
-    facts = facts_of({"version": 0, "stmts": [raw]})
-    is_alone = name in _ALONE or body.get("concurrent") is True
-    reads_client = name == "CopyStmt" and bool(body.get("is_from")) and not facts.copies
-    writes = _writes(name, facts, functions)
-    hides = name in _CODE or (name == "DeclareCursorStmt" and writes)
-    does = Does.WRITE if writes else Does.READ
-    return Step(does, told, "", is_alone, reads_client, hides, name == "FetchStmt")
-
-
-def _head(sql: bytes) -> bytes:
-    """Nobody takes a part for the whole."""
-    return sql if len(sql) <= SHOWN else sql[:SHOWN] + f" … ({len(sql):,} bytes)".encode()
-
-
-def _number(raw: Mapping[str, object], key: str) -> int:
-    found = raw.get(key, 0)
-    return found if isinstance(found, int) else 0
-
-
-def _writes(name: str, facts: StatementFacts, functions: tuple[str, ...]) -> bool:
-    if name == "VariableSetStmt":  # of a role too: it changes the session alone
-        return False
-    if name == "NotifyStmt" or facts.kind not in _READS or facts.copies:
-        return True
-    return any(fnmatchcase(each, pattern) for each in facts.functions for pattern in (*WRITING_FUNCTIONS, *functions))
-
-
 # ---------------------------------------------------------------- what may be committed
 
 
@@ -164,6 +47,7 @@ class State(NamedTuple):
     is_open: bool = False
     is_written: bool = False
     is_failed: bool = False
+    is_untold: bool = False  # something was, and the server has not said yet under which settings
 
 
 class Verdict(StrEnum):
@@ -201,6 +85,11 @@ _MIXED = Broken(
     "The end of a transaction in which something is written comes in a text of its own at this level.",
     "Send COMMIT, or ROLLBACK, by itself.",
 )
+_SETS = Broken(
+    "dry-run",
+    "What is set behind a write comes by itself: else nobody knows under which settings that was written.",
+    "Send SET, or set_config, as a query of its own; in a pipeline behind a Sync.",
+)
 _UNREAD = Broken(
     "dry-run",
     "The statement cannot be judged: it does not parse, or is too long.",
@@ -214,7 +103,7 @@ def after(state: State, does: Does) -> State:
     """Where a statement leads that succeeds."""
     match does:
         case Does.BEGIN:
-            return State(True, state.is_written, state.is_failed)
+            return state._replace(is_open=True)
         case Does.COMMIT | Does.ROLLBACK:
             return State()
         case Does.COMMIT_CHAIN | Does.ROLLBACK_CHAIN:
@@ -222,7 +111,7 @@ def after(state: State, does: Does) -> State:
         case Does.ROLLBACK_TO:
             return state._replace(is_failed=False)
         case Does.WRITE:
-            return state._replace(is_written=state.is_open)
+            return state._replace(is_written=state.is_open, is_untold=state.is_open)
         case _:
             return state
 
@@ -233,58 +122,12 @@ def _needs_yes(state: State, does: Does) -> bool:
 
 def _merged(states: Collection[State]) -> State:
     """Of several that it may be, the one in which the least is allowed."""
-    return State(all(s.is_open for s in states), any(s.is_written for s in states), all(s.is_failed for s in states))
-
-
-# ---------------------------------------------------------------- what was written
-
-
-class Write(NamedTuple):
-    """One statement that was, or may have been, executed: the head of its text, its digest, its command tag."""
-
-    sql: str
-    digest: str
-    tag: str  # "failed" where it was not executed, "" where the server does not tell
-
-    @property
-    def rows(self) -> int:
-        """As the tag tells them. What is behind SELECT or FETCH are the rows shown, which who writes may choose."""
-        verb, _, number = self.tag.rpartition(" ")
-        if verb.partition(" ")[0] not in _COUNTS_WRITES:
-            return 0
-        return int(number) if number.isascii() and number.isdigit() and len(number) < 20 else 0
-
-
-_COUNTS_WRITES = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE", "COPY"})  # command tags
-
-
-class Written:
-    """What was written in one transaction: the first of it in words, all of it as a digest."""
-
-    def __init__(self) -> None:
-        self.shown: list[Write] = []
-        self.count = 0
-        self.rows = 0
-        self._digest = sha256()
-
-    def add(self, write: Write) -> None:
-        """In the order of execution."""
-        self.count += 1
-        self.rows += write.rows
-        self._digest.update(f"{len(write.tag)}:{write.tag}{write.digest}\n".encode())
-        if len(self.shown) < MOST_SHOWN:
-            self.shown.append(write)
-
-    def join(self, other: "Written") -> None:
-        """All of another's, behind it."""
-        self.count += other.count
-        self.rows += other.rows
-        self._digest.update(f"+{other.count}:{other.digest()}\n".encode())
-        self.shown += other.shown[: MOST_SHOWN - len(self.shown)]
-
-    def digest(self) -> str:
-        """Another for each other sequence of writes, tags and rows."""
-        return self._digest.hexdigest()
+    return State(
+        all(s.is_open for s in states),
+        any(s.is_written for s in states),
+        all(s.is_failed for s in states),
+        any(s.is_untold for s in states),
+    )
 
 
 @dataclass(slots=True)
@@ -345,7 +188,7 @@ class Ledger:
             if broken is not None:
                 return Ruling(Verdict.REFUSE, broken)
         if any(_needs_yes(self._now, step.does) for step in steps):
-            is_clear = not self._has_written and len(set(steps)) == 1
+            is_clear = not self._has_written and not self._now.is_untold and len(set(steps)) == 1
             return Ruling(Verdict.ASK if is_clear else Verdict.HOLD)
         self._goes_on(steps, "|".join(sorted(text.digest for text in texts)))
         return _PASS
@@ -376,10 +219,20 @@ class Ledger:
             self._parts = [_joined(self._parts)]
         del self._parts[:-1]
         is_written = is_open and (self._now.is_written if is_sure else self._worst)
-        self._now = State(is_open, is_written, status == b"E")
+        self._now = State(is_open, is_written, status == b"E", is_untold=is_written)
         self._worst = is_written
         self._has_written = False
         self._agreed = None
+
+    @property
+    def is_untold(self) -> bool:
+        """True when the server is to be asked for the settings, before anything else goes on: `told`. After `ready`."""
+        return self._now.is_untold and not self._now.is_failed
+
+    def told(self, settings: Settings) -> bool:
+        """Under which the transaction is now; whether they are others than before."""
+        self._now = self._now._replace(is_untold=False)
+        return self.written.tell(settings)
 
     @property
     def is_committing(self) -> bool:
@@ -424,6 +277,8 @@ def _broken_one(state: State, step: Step) -> Broken | None:
         return _TWO_PHASE
     if step.does is Does.WRITE and step.is_alone:
         return _ALONE_HERE
+    if step.sets and (state.is_untold or step.does is Does.WRITE):
+        return _SETS
     return _OUTSIDE if step.does is Does.WRITE and not state.is_open else None
 
 
@@ -438,8 +293,3 @@ def _broken(state: State, steps: Collection[Step]) -> Broken | None:
             return _MIXED
         state = after(state, step.does)
     return None
-
-
-def mark_of(session: str, tx: int, written: Written) -> str:
-    """What a yes is given to: this session's transaction, and all that was written in it so far."""
-    return sha256(f"{session}\n{tx}\n{written.count}\n{written.digest()}".encode()).hexdigest()[:32]

@@ -7,6 +7,9 @@ once the round has failed it may be either.
 
 A COMMIT that is held is not sent: in its place goes the Sync that ends its round, and what the client is told comes
 before the ReadyForQuery that answers this. So the transaction stays open, and the client knows.
+
+Whoever judges may have a question of their own between two rounds. The client hears nothing of it but the ReadyForQuery
+behind it, in place of its own, and an error: the transaction has failed then.
 """
 
 from collections import deque
@@ -16,12 +19,12 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from gateway.wire.buffer import ProtocolViolation
 from gateway.wire.postgres_messages import HEADER, message
+from gateway.wire.postgres_names import Names
 
-MOST_NAMES = 5_000  # prepared statements, and portals, of one session
-NAME_BYTES = 63  # the server tells names apart by so many bytes (NAMEDATALEN - 1)
 LONGEST = (1 << 20) + 8192  # bytes of a message that is read here; of a longer one the account ends the session
 LONGEST_BIND = 20_000  # bytes of one that is read; names end in so many, for the account allows fewer
 LONGEST_TAG = 4096
+LONGEST_ANSWER = 1 << 16  # bytes of a message that answers a question of our own
 _UNPACK = HEADER.unpack_from
 _HEAD = HEADER.size
 _QUERY, _PARSE, _BIND, _EXECUTE, _CLOSE, _SYNC, _CALL, _TERMINATE = b"QPBECSFX"
@@ -30,6 +33,9 @@ _WHOLE = frozenset(b"QPEC")
 _TAG, _EMPTY, _SUSPENDED, _ERROR, _READY, _COPY_IN = b"CIsEZG"
 _READ_WHOLE = frozenset((_TAG, _READY))
 _HEARD = frozenset(b"CIsEZG123nT")
+_ROW = ord("D")
+_FOR_US = frozenset(b"TDC")  # of the answer to a question of our own
+_FOR_ALL = frozenset(b"ENSA")
 _ENDS = {
     ord(asked): frozenset(ends) for asked, ends in (("P", b"1"), ("B", b"2"), ("C", b"3"), ("D", b"nT"), ("E", b"CIs"))
 }
@@ -84,58 +90,21 @@ class Judge(Protocol[M]):
 
     def answered(self, tag: str) -> None: ...
     def ready(self, status: bytes, *, has_failed: bool) -> None: ...
+    def question(self) -> bytes:
+        """SQL to ask the server between two rounds, right behind `ready`; empty for none."""
+        ...
+
+    def told(self, answer: bytes) -> None:
+        """The only value of its only row; ProtocolViolation when it is no answer."""
+        ...
 
 
-class _Names(Generic[M]):
-    """What names mean to the server, as far as that is known. Beyond MOST_NAMES the oldest may mean anything."""
+class _Fate(IntEnum):
+    """What becomes of a message of the server."""
 
-    def __init__(self, unknown: frozenset[M], anything: frozenset[M]) -> None:
-        self._unknown = unknown
-        self._anything = anything
-        self._known: dict[bytes, frozenset[M]] = {}
-        self._now: dict[bytes, frozenset[M]] = {}  # if nothing in this round has failed; empty where it was closed
-        self._any: dict[bytes, frozenset[M]] = {}  # all that a name had in this round, and before
-        self.is_hidden = False  # SQL that is not read here may give any name anew
-
-    def look(self, name: bytes) -> frozenset[M]:
-        name = name[:NAME_BYTES]
-        if not name.isascii():
-            return self._anything  # in another client_encoding it may have been spelled otherwise
-        known = self._now.get(name) or self._known.get(name) or self._unknown
-        return known | self._unknown if self.is_hidden and name else known  # SQL cannot give the empty name
-
-    def give(self, name: bytes, meanings: frozenset[M]) -> None:
-        """As it goes on."""
-        name = name[:NAME_BYTES]
-        self._any[name] = self._any.get(name, self._known.get(name, frozenset())) | meanings
-        self._now[name] = meanings
-        if len(self._any) > MOST_NAMES:
-            raise ProtocolViolation(f"more than {MOST_NAMES:,} prepared statements or portals before a Sync")
-
-    def add(self, name: bytes, meanings: frozenset[M]) -> None:
-        """It may be these, too."""
-        name = name[:NAME_BYTES]
-        self.give(name, self._now.get(name, self._known.get(name, frozenset())) | meanings)
-
-    def close(self, name: bytes) -> None:
-        """A Close goes on."""
-        self.give(name, frozenset())
-
-    def end_round(self, *, has_failed: bool) -> None:
-        for name, meanings in (self._any if has_failed else self._now).items():
-            self._known.pop(name, None)  # so that dict order stays the order of their last use
-            if meanings:
-                self._known[name] = meanings
-        self._now.clear()
-        self._any.clear()
-        if self.is_hidden:
-            self._known = {name: known | self._unknown if name else known for name, known in self._known.items()}
-        while len(self._known) > MOST_NAMES:
-            del self._known[next(iter(self._known))]
-            self._unknown = self._anything
-
-    def clear(self) -> None:
-        self._known.clear()
+    GOES_ON = 0
+    GOES_BEHIND = 1  # what the client has to be told of its COMMIT
+    STAYS = 2
 
 
 class DryRunGate(Generic[M]):
@@ -149,8 +118,8 @@ class DryRunGate(Generic[M]):
         """
         self._judge = judge
         self._prepared = frozenset((prepared,))
-        self._statements: _Names[M] = _Names(self._prepared, anything)
-        self._portals: _Names[M] = _Names(frozenset((cursor,)), anything)
+        self._statements: Names[M] = Names(self._prepared, anything)
+        self._portals: Names[M] = Names(frozenset((cursor,)), anything)
         self._buffer = bytearray()
         self._left = 0  # of a body that passes
         self._drops_rest = False  # that body
@@ -166,6 +135,9 @@ class DryRunGate(Generic[M]):
         self._asked: frozenset[M] | None = None
         self._answer: bool | None = None
         self._is_blocked = False
+        self.question = b""  # for the caller to send, by `take_question`
+        self._is_question_open = False  # a question of our own, up to the ReadyForQuery that answers it
+        self._row: bytes | None = None  # of the answer
         self._heard = b""  # of a message of the server that is read whole
         self._heard_left = 0
 
@@ -184,6 +156,11 @@ class DryRunGate(Generic[M]):
     def feed(self, chunk: bytes) -> None:
         """The client has sent this."""
         self._buffer += chunk
+
+    @property
+    def is_asked(self) -> bool:
+        """True while there is a question of our own, or its answer has not come."""
+        return self._is_question_open
 
     def answer(self, *, may_pass: bool) -> None:
         """Of what was asked about: `take` goes on with it."""
@@ -375,22 +352,33 @@ class DryRunGate(Generic[M]):
                 pos = len(chunk)  # the account ends the session
                 break
             stop = pos + 1 + length
-            if kind in _READ_WHOLE:
-                if length > LONGEST_TAG:
+            is_whole = kind in _READ_WHOLE or self._is_question_open
+            if is_whole:
+                if length > (LONGEST_ANSWER if self._is_question_open else LONGEST_TAG):
                     raise ProtocolViolation("the target sent a message of an impossible length")
                 if stop > len(chunk):
                     break
-            body = chunk[pos + _HEAD : stop] if kind in _READ_WHOLE else b""
-            if kind in _HEARD and self._hear(kind, body):
-                pieces += (chunk[start:pos], None)
-                start = pos
+            fate = self._hear(kind, chunk[pos + _HEAD : stop] if is_whole else b"")
+            if fate is not _Fate.GOES_ON:
+                pieces.append(chunk[start:pos])
+                start = stop if fate is _Fate.STAYS else pos
+            if fate is _Fate.GOES_BEHIND:
+                pieces.append(None)
             self._heard_left = max(0, stop - len(chunk))
             pos = min(stop, len(chunk))
         self._heard = chunk[pos:]
         return [*pieces, chunk[start:pos]]
 
-    def _hear(self, kind: int, body: bytes) -> bool:
-        """True when the client has to be told something in front of it."""
+    def take_question(self) -> bytes:
+        """It is being sent."""
+        question, self.question = self.question, b""
+        return question
+
+    def _hear(self, kind: int, body: bytes) -> _Fate:
+        if self._is_question_open:
+            return self._hear_answer(kind, body)
+        if kind not in _HEARD:
+            return _Fate.GOES_ON
         if self._owed and kind in self._owed[0]:
             self._owed.popleft()
         if kind == _ERROR:
@@ -404,12 +392,13 @@ class DryRunGate(Generic[M]):
             raise ProtocolViolation("COPY … FROM STDIN comes in a simple query at a level with dry_run")
         elif kind == _READY:
             return self._end_round(body[:1])
-        return False
+        return _Fate.GOES_ON
 
-    def _end_round(self, status: bytes) -> bool:
+    def _end_round(self, status: bytes) -> _Fate:
         if not self.is_waiting:
             raise ProtocolViolation("the target said that it was ready when it was not asked")
-        has_failed, is_held = self._has_failed, self._holds and not self._has_failed
+        has_failed = self._has_failed
+        self._holds = self._holds and not has_failed
         self._judge.ready(status, has_failed=has_failed)
         self._statements.end_round(has_failed=has_failed)
         self._portals.end_round(has_failed=has_failed)
@@ -417,5 +406,36 @@ class DryRunGate(Generic[M]):
             self._portals.clear()
             self._statements.is_hidden = self._portals.is_hidden = False
         self._owed.clear()
-        self.is_waiting = self._has_failed = self._holds = False
-        return is_held
+        self._has_failed = False
+        self.question = self._judge.question()
+        if self.question:
+            self._is_question_open = True
+            return _Fate.STAYS
+        return self._go_on()
+
+    def _hear_answer(self, kind: int, body: bytes) -> _Fate:
+        if kind == _ROW:
+            self._row = body[6:]  # behind the number of columns and the length of the first
+        elif kind == _ERROR:
+            self._row = None
+        elif kind == _READY and not self.question:
+            return self._end_answer(body[:1])
+        if kind not in _FOR_ALL and (kind not in _FOR_US or self.question):
+            raise ProtocolViolation("the target answers what it was not asked")
+        return _Fate.STAYS if kind in _FOR_US else _Fate.GOES_ON
+
+    def _end_answer(self, status: bytes) -> _Fate:
+        row, self._row, self._is_question_open = self._row, None, False
+        if status == b"T" and row is not None:
+            self._judge.told(row)
+        elif status == b"E":
+            self._judge.ready(status, has_failed=False)
+            self._holds = False  # COMMIT would be a ROLLBACK now, and the client has heard of an error
+        else:
+            raise ProtocolViolation("the target gave no answer")
+        return self._go_on()
+
+    def _go_on(self) -> _Fate:
+        holds = self._holds
+        self.is_waiting = self._holds = False
+        return _Fate.GOES_BEHIND if holds else _Fate.GOES_ON

@@ -42,16 +42,21 @@ def relayed(parameters: Mapping[str, str]) -> dict[str, str] | ParameterRefused:
     return kept
 
 
-def client_encodings(parameters: Mapping[str, str]) -> list[str]:
-    """Every value that is given for client_encoding, in `options`, too. For parameters that `relayed` let through."""
+def settings_in(parameters: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Every setting with its value, those in `options`, too. For parameters that `relayed` let through."""
     found = []
     for name, value in parameters.items():
-        if _setting(name) == "client_encoding":
-            found.append(value)
-        elif _setting(name) == "options":
+        if _setting(name) == "options":
             settings = (word.removeprefix("-c").removeprefix("--").partition("=") for word in _split(value))
-            found += [each for setting, _, each in settings if _setting(setting) == "client_encoding"]
+            found += [(_setting(each), given) for each, equals, given in settings if equals]
+        else:
+            found.append((_setting(name), value))
     return found
+
+
+def client_encodings(parameters: Mapping[str, str]) -> list[str]:
+    """Every value that is given for client_encoding."""
+    return [value for name, value in settings_in(parameters) if name == "client_encoding"]
 
 
 def _wrong_option(text: str) -> ParameterRefused | None:

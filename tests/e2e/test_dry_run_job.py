@@ -78,6 +78,11 @@ def events(stage: Stage, session: str) -> list[tuple[str, str]]:
     return [(each["type"], each["principal"]) for each in reversed(found) if each["type"].startswith("transaction:")]
 
 
+def outcomes(stage: Stage, session: str, type: str) -> list[str]:
+    found = stage.json("auditor", "audit", "search", "--session", session, "--type", type)
+    return [each["outcome"] for each in reversed(found)]
+
+
 def test_an_approver_looks_and_says_yes_to_just_what_was_written(stage: Stage) -> None:
     before = statuses(stage)
     with connect(stage, autocommit=True) as session:
@@ -113,7 +118,16 @@ def test_an_approver_looks_and_says_yes_to_just_what_was_written(stage: Stage) -
     wait_for("its end is in the log", lambda: events(stage, of)[-1][0] == "transaction:ended")
     kinds = [kind.removeprefix("transaction:") for kind, _ in events(stage, of)]
     assert kinds.count("held") == 3
-    assert [kind for kind in kinds if kind not in ("held", "shown")] == ["confirmed", "confirmed", "confirmed", "ended"]
+    answers = [
+        "denied",
+        "denied",
+        "attempt",
+        "ok",
+        "attempt",
+        "ok",
+    ]  # their own, one that came too late, two that count
+    assert [kind for kind in kinds if kind not in ("held", "shown")] == ["confirmed"] * len(answers) + ["ended"]
+    assert outcomes(stage, of, "transaction:confirmed") == answers
     stage.gw("lead", "session", "commit", of, status=4)
 
 

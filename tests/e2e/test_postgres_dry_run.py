@@ -28,6 +28,7 @@ from gateway.edges.proxy.postgres import Doorkeeper
 from gateway.wire.postgres_messages import message
 from tests.e2e.postgres_stage import WITHIN, Stage, database, door_tls, leased, running_door
 from tests.e2e.postgres_wire import signed_in
+from tests.e2e.test_ssh_clients import until
 from tests.servers import PostgresServer
 
 Outside = psycopg.errors.InsufficientPrivilege
@@ -587,6 +588,154 @@ def test_a_query_in_the_middle_of_a_round_ends_the_session(stage: DryStage, behi
         while got := client.recv(65536):
             said += got
         assert b"C08P01\0" in said
+
+
+# ------------------------------------------------------------ the settings under which it was written
+
+
+def under(stage: DryStage, *names: str) -> list[tuple[object, ...]]:
+    """Since which statement which settings have which values, as the door last asked about them."""
+    asking = stage.asked[-1]
+    assert asking.changes == len(asking.under)
+    return [(each.first, *(dict(each.settings).get(name) for name in names)) for each in asking.under]
+
+
+def held_once(stage: DryStage, session: "psycopg.Connection[tuple[Any, ...]]") -> str:
+    with pytest.raises(Held):
+        session.execute("COMMIT")
+    return stage.asked[-1].mark
+
+
+def test_who_says_yes_is_told_what_the_names_meant(stage: DryStage) -> None:
+    group = stage.target.levels["read"].account
+    with stage.connect(options="-c app.start=now -c DateStyle=German") as session:
+        session.execute("SET app.tenant = 'seven'")
+        session.execute("BEGIN")
+        session.execute("SET LOCAL search_path = pg_catalog, public")
+        session.execute("INSERT INTO things VALUES (1)")
+        session.execute("SELECT set_config('app.tenant', %s, false)", ("eight",))
+        session.execute("SET ROLE NONE")
+        held_once(stage, session)
+        names = ("search_path", "app.tenant", "current_user", "session_user", "app.start", "DateStyle", "schemas")
+        role = stage.login.role
+        path = "pg_catalog, public"
+        assert under(stage, *names) == [
+            (1, path, "seven", group, role, "now", "German, DMY", path),
+            (2, path, "eight", group, role, "now", "German, DMY", path),
+            (2, path, "eight", role, role, "now", "German, DMY", path),
+        ]
+        session.execute("ROLLBACK")
+    told = stage.recording().of("settings")
+    assert [(each["tx"], each["settings"]["app.tenant"]) for each in told] == [(1, "seven"), (1, "eight"), (1, "eight")]
+
+
+def test_a_yes_is_for_the_settings_too(stage: DryStage) -> None:
+    """What is deferred to COMMIT runs under those of COMMIT."""
+    with stage.connect() as session:
+        session.execute("BEGIN; INSERT INTO things VALUES (1)")
+        first = held_once(stage, session)
+        stage.agree()
+        session.execute("SELECT 1")
+        session.execute("SET search_path = pg_temp")
+        assert held_once(stage, session) != first
+        assert [each for each, _ in under(stage, "search_path")] == [1, 2]
+        assert stage.kept() == []
+        stage.agree()
+        session.execute("COMMIT")
+    assert stage.kept() == [1]
+
+
+def test_what_a_function_sets_is_known_as_well(stage: DryStage, postgres_server: PostgresServer) -> None:
+    postgres_server.execute(
+        "CREATE OR REPLACE FUNCTION sneaky() RETURNS text LANGUAGE sql AS "
+        "$$ SELECT set_config('search_path', 'pg_temp', false) $$",
+        stage.target.database,
+    )
+    with stage.connect() as session:
+        session.execute("BEGIN")
+        session.execute("INSERT INTO public.things VALUES (1)")
+        session.execute("SELECT public.sneaky()")
+        held_once(stage, session)
+        assert under(stage, "search_path") == [(1, '"$user", public'), (2, "pg_temp")]
+        session.execute("ROLLBACK")
+
+
+def test_nobody_fools_the_question_by_a_search_path(stage: DryStage) -> None:
+    """An operator and a view of theirs come before PostgreSQL's own."""
+    with stage.connect() as session:
+        session.execute("BEGIN")
+        session.execute(
+            "CREATE TEMP VIEW pg_settings AS SELECT 'search_path' AS name, 'public' AS setting, 'x' AS source"
+        )
+        session.execute("CREATE FUNCTION pg_temp.no(text, text) RETURNS bool LANGUAGE sql AS 'SELECT false'")
+        session.execute("CREATE OPERATOR pg_temp.= (LEFTARG = text, RIGHTARG = text, FUNCTION = pg_temp.no)")
+        session.execute("CREATE DOMAIN pg_temp.text AS pg_catalog.int4")
+        session.execute("SET LOCAL search_path = pg_temp, pg_catalog")
+        session.execute("INSERT INTO public.things VALUES (1)")
+        held_once(stage, session)
+        assert under(stage, "search_path")[-1] == (5, "pg_temp, pg_catalog")
+        session.execute("ROLLBACK")
+
+
+def test_what_is_set_behind_a_write_in_one_round_is_refused(stage: DryStage) -> None:
+    with stage.connect() as session:
+        for set_it in ("SET search_path = pg_temp", "SELECT set_config('search_path', 'x', false)", "RESET ALL"):
+            with pytest.raises(Outside, match="comes by itself"):
+                session.execute(f"BEGIN; INSERT INTO things VALUES (1); {set_it}")
+            session.execute("ROLLBACK")
+            with pytest.raises(Outside, match="comes by itself"), session.pipeline():
+                session.execute("BEGIN")
+                session.execute("INSERT INTO things VALUES (1)")
+                session.execute(set_it)
+            session.execute("ROLLBACK")
+        session.execute("BEGIN; SET LOCAL search_path = public; INSERT INTO things VALUES (1)")
+        held_once(stage, session)
+        assert under(stage, "search_path") == [(1, "public")]
+        session.execute("ROLLBACK")
+
+
+def test_settings_in_great_number_or_length_are_told_as_such(stage: DryStage) -> None:
+    with stage.connect() as session:
+        for n in range(40):
+            session.execute(f"SET app.n{n} = '{n}'")
+        session.execute(f"SET app.n0 = '{'é' * 5000}'")
+        session.execute("BEGIN; INSERT INTO things VALUES (1)")
+        held_once(stage, session)
+        ((_, long, last, others),) = under(stage, "app.n0", "app.n29", "(others)")
+        assert str(long).startswith("é" * 200 + " … sha256 ")
+        assert (last, others) == ("29", "were set, and are not known here")
+        session.execute("ROLLBACK")
+
+
+def test_a_cancel_request_that_hits_the_question_fails_the_transaction_and_all_hear_of_it(stage: DryStage) -> None:
+    """The question waits for a lock that somebody holds on what it reads."""
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%json_object_agg%'"
+    failed: list[BaseException] = []
+
+    def insert() -> None:
+        try:
+            session.execute("INSERT INTO things VALUES (1)")
+        except psycopg.Error as why:
+            failed.append(why)
+
+    with (
+        psycopg.connect(stage.admin_url) as admin,
+        psycopg.connect(stage.admin_url, autocommit=True) as other,
+        stage.connect() as session,
+    ):
+        session.execute("BEGIN")
+        admin.execute("LOCK TABLE pg_catalog.pg_db_role_setting IN ACCESS EXCLUSIVE MODE")
+        inserting = threading.Thread(target=insert)
+        inserting.start()
+        until(lambda: other.execute(waits).fetchone() != (0,))
+        session.cancel_safe(timeout=WITHIN)
+        inserting.join(WITHIN)
+        admin.rollback()
+        assert isinstance(failed[0], psycopg.errors.QueryCanceled)
+        assert session.info.transaction_status.name == "INERROR"
+        assert session.execute("COMMIT").statusmessage == "ROLLBACK"
+        assert session.execute("SELECT 1").fetchone() == (1,)
+    assert (stage.kept(), stage.asked) == ([], [])
 
 
 # ------------------------------------------------------------ together with the rest

@@ -50,12 +50,29 @@ def _show_held(held: Any) -> None:
         ("state", held["state"] + (f" by {held['decided_by']}: {held['reason']}" if held["decided_by"] else "")),
     ):
         say(f"{label:>10}  {safe(value)}")
+    _show_settings(held)
     output.table(
         ("did", "statement"), [row for write in held["writes"] for row in _rows(write)], empty="No statement is known."
     )
     left = held["statements"] - len(held["writes"])
     if left > 0:
         say(f"… and {left} more, which are in the recording.")
+
+
+def _show_settings(held: Any) -> None:
+    """They decide what the names in the statements mean. Of later ones only what is another."""
+    rows: list[tuple[str, str, str]] = []
+    before: dict[str, str] = {}
+    for under in held["under"]:
+        now, first = under["settings"], under["first"]
+        since = f"{first:,}" if first <= held["statements"] else "COMMIT"
+        names = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+        rows += [(since, name, " ".join(now.get(name, "(unset)").split())) for name in names]
+        before = now
+    output.table(("from", "setting", "value"), rows, empty="No setting is known.")
+    left = held["settings_changes"] - len(held["under"])
+    if left > 0:
+        say(f"… and they changed {_counted(left, 'more time')}, which is in the recording.")
 
 
 def _rows(write: Any) -> list[tuple[str, str]]:

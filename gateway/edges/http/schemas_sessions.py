@@ -94,8 +94,17 @@ class WriteOut(Schema):
     rows: int
 
 
+class UnderOut(Schema):
+    """Settings of the session, from write number `first` on; behind the last write: those that COMMIT would have."""
+
+    first: int
+    settings: dict[str, str]
+
+
 class HeldOut(Schema):
-    """A COMMIT that is held, and what has been answered. `writes` are the first 100 of `statements`."""
+    """A COMMIT that is held, and what has been answered. `writes` are the first 100 of `statements`, `under` the first
+    10 of the settings under which they ran, which were others `settings_changes` times.
+    """
 
     session: str
     holder: str
@@ -109,6 +118,8 @@ class HeldOut(Schema):
     statements: int
     rows: int
     writes: list[WriteOut]
+    under: list[UnderOut]
+    settings_changes: int
     decided_by: str
     decided_at: datetime | None
     reason: str
@@ -130,6 +141,8 @@ class HeldOut(Schema):
             statements=held.statements,
             rows=held.rows,
             writes=[WriteOut(sql=write.sql, tag=write.tag, rows=write.rows) for write in view.writes],
+            under=[UnderOut(first=under.first, settings=dict(under.settings)) for under in view.under],
+            settings_changes=view.changes,
             decided_by=held.decided_by,
             decided_at=held.decided_at,
             reason=held.reason,

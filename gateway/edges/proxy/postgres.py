@@ -48,7 +48,7 @@ from gateway.wire import postgres_messages as pg
 from gateway.wire.buffer import ProtocolViolation
 from gateway.wire.postgres_machine import TargetLogin, TargetRefused
 from gateway.wire.postgres_messages import CancelRequest
-from gateway.wire.postgres_parameters import ParameterRefused, client_encodings, relayed
+from gateway.wire.postgres_parameters import ParameterRefused, client_encodings, relayed, settings_in
 from gateway.wire.postgres_scram_server import Misbound, Proof
 
 HANDSHAKE_S = 10.0
@@ -235,6 +235,8 @@ class PostgresDoor:
                 session.end(EndReason.GATEWAY_STOPPED)
             session.note("startup", _startup_record(visitor, parameters, opened.level))
             _demand_safe_encoding(session, opened.level, parameters)
+            if isinstance(session, DryRunSession):
+                session.know([name for name, _ in settings_in(parameters)])
             await self._run(visitor, opened, parameters, session)
             reason, detail = await session.over
         finally:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import sha256
@@ -11,33 +11,24 @@ from hashlib import sha256
 from gateway.app.commit_ports import Asking, Told
 from gateway.app.ports import Recording
 from gateway.app.statement_ports import StatementReader
-from gateway.core.dry_run import (
-    ANYTHING,
-    CURSOR,
-    PREPARED,
-    SHOWN,
-    Does,
-    DryRun,
-    Ledger,
-    Ruling,
-    Text,
-    Verdict,
-    mark_of,
-    text_of,
-)
+from gateway.core.dry_run import DryRun, Ledger, Ruling, Verdict
+from gateway.core.dry_run_text import ANYTHING, CURSOR, PREPARED, SHOWN, Does, Text, text_of
 from gateway.core.session import EndReason
+from gateway.core.session_settings import Asked, Settings
 from gateway.core.statement_rules import Broken
 from gateway.core.target import Level
+from gateway.core.written import mark_of
 from gateway.edges.proxy.postgres_books import Backlog
 from gateway.edges.proxy.postgres_guarded import GuardedSession, Tell
 from gateway.edges.proxy.postgres_leg import Leg, Pause
 from gateway.edges.proxy.postgres_refusals import of_held, of_unasked
 from gateway.wire.buffer import ProtocolViolation
 from gateway.wire.postgres_dry_run import DryRunGate, Said, Word
-from gateway.wire.postgres_messages import Report, error_response
+from gateway.wire.postgres_messages import Report, error_response, message
 from gateway.wire.postgres_values import Telling, values_told
 
 ASK_S = 5.0  # how long a COMMIT waits to hear whether somebody has said yes
+ANSWER_S = 10.0  # how long a session waits for its target to say which settings it has
 _CANCELS = Pause.CUT | Pause.CANCELLING  # a cancel request is on its way, which must not hit what comes next
 LOG = logging.getLogger(__name__)
 _COPIES = Broken(
@@ -77,13 +68,22 @@ class DryRunSession(GuardedSession):
         self._commits = commits
         self._confirm = level.dry_run.confirm
         self._ledger = Ledger()
-        judge = _Judge(self._ledger, reader, level.dry_run, self._books.telling, self._refuse)
+        self._settings = Asked()
+        self._new_settings: list[bytes] = []  # that are still to be recorded
+        self._answer_timer: asyncio.TimerHandle | None = None
+        judge = _Judge(
+            self._ledger, reader, level.dry_run, self._books.telling, self._refuse, self._settings, self._note_settings
+        )
         self._turns: DryRunGate[Text] = DryRunGate(judge, PREPARED, CURSOR, ANYTHING)
         self._asking: asyncio.Task[None] | None = None
         self._held_tx = 0  # the transaction that was asked about last, while it is open
         self._report: Report | None = None  # for the COMMIT that is held
         self._late: list[bytes] = []  # of the target, while the client has to be told something first
         self._is_late = False
+
+    def know(self, settings: Collection[str]) -> None:
+        """The client has set these at the start of its session."""
+        self._settings.add([name for name in settings if "." in name])
 
     # ------------------------------------------------------------ from the client
 
@@ -112,10 +112,12 @@ class DryRunSession(GuardedSession):
 
     def _cancelled(self, of: "asyncio.Task[None]") -> None:
         super()._cancelled(of)
+        self._put_question()
         self._go_on_with_client()
 
     def _cancel_is_through(self, of: "asyncio.Task[None]") -> None:
         super()._cancel_is_through(of)
+        self._put_question()
         self._go_on_with_client()
 
     def _send_on(self, chunk: bytes, waits_for: int | None) -> None:
@@ -137,9 +139,25 @@ class DryRunSession(GuardedSession):
         except ProtocolViolation as why:
             self.end(EndReason.TARGET_CLOSED, str(why))
             return
+        self._mind_answer()
         self._hand_on(pieces)
+        self._put_question()
         if not self._is_late:
             self._go_on_with_client()
+
+    def _put_question(self) -> None:
+        """No cancel request that is on its way may hit it: the transaction would fail."""
+        is_cancelling = self._cancelling is not None or self._cancel_asked is not None
+        if self._turns.question and not is_cancelling and self._target is not None and not self._is_over():
+            self._target.write(message(b"Q", self._turns.take_question() + b"\0"))
+            self._answer_timer = self._loop.call_later(ANSWER_S, self._unanswered)
+
+    def _unanswered(self) -> None:
+        self.end(EndReason.TARGET_CLOSED, "it does not say which settings the session has")
+
+    def _note_settings(self, settings: Settings) -> None:
+        about = {"tx": self._account.transaction, "settings": dict(settings)}
+        self._new_settings.append(json.dumps(about, ensure_ascii=False).encode())
 
     def _hand_on(self, pieces: "list[bytes | None]") -> None:
         """None in them: first the client hears that its COMMIT is held, and that is written down before."""
@@ -155,6 +173,14 @@ class DryRunSession(GuardedSession):
             if words:
                 super()._from_target(words)
         self._mind_held()
+
+    def _mind_answer(self) -> None:
+        if self._answer_timer is not None and not self._turns.is_asked:
+            self._answer_timer.cancel()
+            self._answer_timer = None
+        told, self._new_settings = self._new_settings, []
+        for each in told:
+            self.note("settings", each)
 
     def _be_late(self) -> None:
         """Nothing is read meanwhile, from neither side."""
@@ -188,6 +214,8 @@ class DryRunSession(GuardedSession):
             self._held_tx = 0
         if self._asking is not None:
             self._asking.cancel()
+        if self._answer_timer is not None:
+            self._answer_timer.cancel()
         super().close_account()
 
     # ------------------------------------------------------------ asking
@@ -211,7 +239,8 @@ class DryRunSession(GuardedSession):
     def _what(self) -> Asking:
         written, tx = self._ledger.written, self._account.transaction
         mark = mark_of(self._commits.session, tx, written)
-        return Asking(tx, mark, self._confirm, written.count, written.rows, tuple(written.shown))
+        writes, under = tuple(written.shown), tuple(written.under)
+        return Asking(tx, mark, self._confirm, written.count, written.rows, writes, under, written.changes)
 
     def _answer_commit(self, told: Told | None) -> None:
         may_pass = told is not None and told.may_pass
@@ -236,18 +265,35 @@ class _Judge:
         dry_run: DryRun,
         telling: Telling,
         refuse: Callable[[Broken], bytes],
+        settings: Asked,
+        changed: Callable[[Settings], None],
     ) -> None:
         self._ledger = ledger
         self._reader = reader
         self._functions = dry_run.functions
         self._telling = telling
         self._refuse = refuse
+        self._settings = settings
+        self._changed = changed
         self.answered = ledger.answered
         self.ready = ledger.ready
         self.agreed = ledger.agreed
 
     def read(self, sql: bytes) -> Text:
-        return text_of(sql, self._reader.tree(sql), self._functions)
+        text = text_of(sql, self._reader.tree(sql), self._functions)
+        self._settings.add(text.settings)
+        return text
+
+    def question(self) -> bytes:
+        return self._settings.question() if self._ledger.is_untold else b""
+
+    def told(self, answer: bytes) -> None:
+        try:
+            settings = self._settings.answer(answer)
+        except ValueError:
+            raise ProtocolViolation("the target does not say which settings the session has") from None
+        if self._ledger.told(settings):
+            self._changed(settings)
 
     def may_parse(self, text: Text) -> Said:
         is_copy = any(step.does is Does.WRITE and step.reads_client for step in text.steps or ())

@@ -97,6 +97,14 @@ def of_held(level: Level, session: str, held: Asking, told: Told) -> Report:
         why = f": {told.reason}" if told.reason else ""
         message = f"Refused by {told.by}{why}. {what[:1].upper()}{what[1:]}."
         return Report("ERROR", PREREQUISITE, message, _listed(held), "Only ROLLBACK is left.")
+    if told.waits:
+        return Report(
+            "ERROR",
+            PREREQUISITE,
+            f"Held by the gateway: {what}. {told.waits}.",
+            _listed(held),
+            "COMMIT again later, or ROLLBACK.",
+        )
     by, whose = ("you", "your") if held.confirm is Confirm.SELF else ("an approver", "an approver's")
     return Report(
         "ERROR",

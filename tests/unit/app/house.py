@@ -163,9 +163,10 @@ class House:
 
 
 @contextmanager
-def open_house(folder: Path, server: PostgresServer) -> Iterator[House]:
+def open_house(folder: Path, server: PostgresServer, url: str = "") -> Iterator[House]:
+    """`url` of its store, else a file."""
     clock = FakeClock(datetime.now(UTC).replace(microsecond=0))
-    url = f"sqlite:///{folder / 'house.db'}"
+    url = url or f"sqlite:///{folder / 'house.db'}"
     upgrade(url)
     store = SqlStore(url)
     database = server.create_database()

@@ -4,18 +4,20 @@ from pathlib import Path
 import pytest
 
 from gateway.adapters.sealed_secrets import SealedSecrets
+from gateway.app import attempts
 from gateway.app.approve_request import answer
 from gateway.app.commit_ports import Asking, Told
 from gateway.app.confirm_commit import HeldView, answer_held, show_held
-from gateway.app.hold_commit import ask_commit, end_held
+from gateway.app.hold_commit import MOST_HELD, ask_commit, end_held
 from gateway.app.recover import recover
 from gateway.app.request_access import Ask, request_access
-from gateway.core.dry_run import Confirm, Write
+from gateway.core.dry_run import Confirm
 from gateway.core.errors import Conflict, Denied, NotFound, Unavailable
 from gateway.core.held_commit import HeldState
 from gateway.core.obligation import Obligations
 from gateway.core.request import Verdict
 from gateway.core.session import EndReason, Session
+from gateway.core.written import Under, Write
 from tests.unit.app.house import INCIDENT, House
 from tests.unit.app.test_main_job import READ, granted, opened
 from tests.unit.app.test_step_up import demand
@@ -58,15 +60,15 @@ def test_an_approver_sees_what_is_held_and_says_yes_to_just_that(sealed: House):
     assert len(house.events("transaction:shown")) == 1
     say(house, "lead", session, "m1", YES, "looked at it")
     assert ask_commit(house.ctx, session, ASKING) == Told(True, False, "lead", "looked at it")
-    (told,) = house.events("transaction:confirmed")
-    assert (told.principal, told.session) == ("lead", session.id)
-    assert told.data == {
+    tried, told = house.events("transaction:confirmed")
+    assert (told.principal, told.session, tried.outcome, told.outcome) == ("lead", session.id, "attempt", "ok")
+    assert tried.data == told.data == {
         "tx": 1, "mark": "m1", "holder": "oncall", "reason": "looked at it", "statements": 1, "rows": 7
     }  # fmt: skip
     end_held(house.ctx, session, 1, "committed")
     assert house.events("transaction:ended")[-1].data == {"tx": 1, "outcome": "committed", "level": "read"}
     end_held(house.ctx, session, 1, "committed")
-    assert kinds(house) == [f"transaction:{each}" for each in ("held", "shown", "confirmed", "ended")]
+    assert kinds(house) == [f"transaction:{each}" for each in ("held", "shown", "confirmed", "confirmed", "ended")]
 
 
 def test_what_is_written_after_a_yes_needs_another(sealed: House):
@@ -79,10 +81,94 @@ def test_what_is_written_after_a_yes_needs_another(sealed: House):
     with pytest.raises(Conflict) as no:
         say(house, "lead", session, "m1", YES)
     assert no.value.refusal.code == "commit-changed"
+    stale = house.events("transaction:confirmed")[-1]
+    assert (stale.principal, stale.outcome, stale.data["code"], stale.data["mark"]) == (
+        "lead", "denied", "commit-changed", "m1"
+    )  # fmt: skip
     say(house, "lead", session, "m2", YES)
     assert ask_commit(house.ctx, session, MORE).may_pass
     assert not ask_commit(house.ctx, session, MORE._replace(tx=2)).may_pass
     assert not ask_commit(house.ctx, a_session(house), MORE).may_pass
+
+
+def test_an_approver_sees_under_which_settings_it_was_written(sealed: House):
+    house, session = sealed, a_session(sealed)
+    under = (Under(1, (("current_user", "orders_write"), ("search_path", "secret"))), Under(2, ()))
+    ask_commit(house.ctx, session, ASKING._replace(under=under, changes=3))
+    view = show_held(house.ctx, house.people["lead"], session.id)
+    assert (list(view.under), view.changes) == (list(under), 3)
+    with house.ctx.store.read() as uow:
+        assert "secret" not in repr(uow.held.get(session.id))
+
+
+@pytest.mark.parametrize("meanwhile", ["changed", "over"])
+def test_what_has_changed_while_the_log_confirmed_a_yes_is_not_committed_by_it(sealed: House, meanwhile: str):
+    house, session = sealed, a_session(sealed)
+    ask_commit(house.ctx, session, ASKING)
+
+    class Slow:
+        def wait_included(self, *_: object) -> bool:
+            ask_commit(house.ctx, session, MORE) if meanwhile == "changed" else end_held(
+                house.ctx, session, 1, "rolled-back"
+            )
+            return True
+
+    slow = replace(house.ctx, log=Slow())  # type: ignore[arg-type]
+    with pytest.raises(Conflict) as no:
+        answer_held(slow, house.people["lead"], session.id, "m1", YES)
+    assert no.value.refusal.code == {"changed": "commit-changed", "over": "nothing-held"}[meanwhile]
+    assert [each.outcome for each in house.events("transaction:confirmed")] == ["attempt", "denied"]
+    assert not ask_commit(house.ctx, session, MORE).may_pass
+    assert not ask_commit(house.ctx, session, ASKING).may_pass
+
+
+def test_a_commit_goes_on_only_once_the_log_has_confirmed_the_yes(sealed: House):
+    house, session = sealed, a_session(sealed)
+    ask_commit(house.ctx, session, ASKING)
+    seen: list[bool] = []
+
+    class Watching:
+        def wait_included(self, *_: object) -> bool:
+            seen.append(ask_commit(house.ctx, session, ASKING).may_pass)
+            return True
+
+    answer_held(replace(house.ctx, log=Watching()), house.people["lead"], session.id, "m1", YES)  # type: ignore[arg-type]
+    assert seen == [False]
+    assert ask_commit(house.ctx, session, ASKING).may_pass
+
+
+def test_of_two_who_answer_at_once_one_does(sealed: House):
+    house, session = sealed, a_session(sealed)
+    ask_commit(house.ctx, session, ASKING)
+
+    class Other:
+        def wait_included(self, *_: object) -> bool:
+            say(house, "lead", session, "m1", YES, "faster")
+            return True
+
+    with pytest.raises(Conflict) as no:
+        answer_held(replace(house.ctx, log=Other()), house.people["lead"], session.id, "m1", YES, "slower")  # type: ignore[arg-type]
+    assert no.value.refusal.code == "commit-confirmed"
+    assert [each.data["reason"] for each in house.events("transaction:confirmed") if each.outcome == "ok"] == ["faster"]
+
+
+def test_how_many_are_held_for_a_grant_is_bounded(sealed: House):
+    house = sealed
+    session, told = a_session(house), Told(False)
+    for n in range(MOST_HELD + 5):
+        told = ask_commit(house.ctx, session, ASKING._replace(mark=f"m{n}"))
+        assert bool(told.waits) is (n >= MOST_HELD)
+    assert not told.may_pass
+    assert "More than 30 commits were held" in told.waits
+    held = house.events("transaction:held")
+    assert [each.outcome for each in held] == ["ok"] * MOST_HELD + ["denied"]
+    assert held[-1].data["code"] == "held-too-often"
+    with pytest.raises(Conflict):  # and nobody says yes to what they were not shown
+        say(house, "lead", session, f"m{MOST_HELD + 4}", YES)
+    assert ask_commit(house.ctx, session, ASKING._replace(mark=f"m{MOST_HELD - 1}")) == Told(False)
+    assert not ask_commit(house.ctx, a_session(house), ASKING).waits  # another grant
+    house.clock.advance(attempts.WINDOW)
+    assert not ask_commit(house.ctx, session, MORE).waits
 
 
 def test_a_no_is_for_the_whole_transaction_and_either_may_say_it(sealed: House):

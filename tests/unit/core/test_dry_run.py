@@ -2,27 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway.adapters.postgres_parser import PostgresParser
-from gateway.core.dry_run import (
-    CURSOR,
-    MOST_SHOWN,
-    Does,
-    Ledger,
-    Step,
-    Text,
-    Verdict,
-    Write,
-    Written,
-    mark_of,
-    text_of,
-)
+from gateway.core.dry_run import Ledger, Verdict
+from gateway.core.dry_run_text import CURSOR, Does, Step, Text, text_of
 from gateway.core.statement_facts import UNKNOWN
 from gateway.core.statement_rules import StatementRules, judge
+from gateway.core.written import MOST_SHOWN, MOST_UNDER, Write, Written, mark_of
 
 PARSER = PostgresParser()
 
@@ -132,13 +123,18 @@ def test_every_difference_makes_another_mark() -> None:
 
 @dataclass
 class Server:
-    """As PostgreSQL does it. `committed` grows by what was pending, and by what was written outside a transaction."""
+    """As PostgreSQL does it. `committed` grows by what was pending, and by what was written outside a transaction.
+
+    `setting` is what ROLLBACK takes back to `settings[0]`, ROLLBACK TO to what it was behind an earlier write.
+    """
 
     committed: list[tuple[str, ...]] = field(default_factory=list)
     is_open: bool = False
     is_failed: bool = False
     pending: tuple[str, ...] = ()
     tx: int = 0
+    setting: int = 0
+    settings: list[int] = field(default_factory=lambda: [0])  # at BEGIN, and of each pending write
 
     @property
     def status(self) -> bytes:
@@ -154,16 +150,23 @@ class Server:
             return None
         match step.does:
             case Does.BEGIN:
-                self.tx += not self.is_open
-                self.is_open = True
+                if not self.is_open:
+                    self.tx, self.is_open, self.settings = self.tx + 1, True, [self.setting]
+            case Does.WRITE if step.sets:
+                raise AssertionError("nobody knows what the setting was")
             case Does.WRITE if self.is_open:
                 self.pending += (step.sql.decode(),)
+                self.settings.append(self.setting)
             case Does.WRITE:
                 self.committed.append((step.sql.decode(),))
             case Does.ROLLBACK_TO:
                 if not self.is_open:
                     return None
-                self.is_failed, self.pending = False, self.pending[: len(self.pending) // 2]
+                kept = len(self.pending) // 2
+                self.is_failed, self.pending, self.settings = False, self.pending[:kept], self.settings[: kept + 1]
+                self.setting = self.settings[-1]
+            case Does.READ if step.sets:
+                self.setting += 1 + max(self.settings)
             case Does.COMMIT | Does.COMMIT_CHAIN if self.is_open and not self.is_failed and not fails:
                 if self.pending:
                     self.committed.append(self.pending)
@@ -173,6 +176,7 @@ class Server:
                 if not self.is_open and step.does in (Does.COMMIT_CHAIN, Does.ROLLBACK_CHAIN):
                     return None
                 was_failed = self.is_failed
+                self.setting = self.settings[0] if self.is_open else self.setting
                 has_failed_now = fails and step.does in (Does.COMMIT, Does.COMMIT_CHAIN) and not was_failed
                 self._end(step)
                 if has_failed_now:
@@ -183,7 +187,7 @@ class Server:
 
     def _end(self, step: Step) -> None:
         self.is_open = self.is_open and step.does in (Does.COMMIT_CHAIN, Does.ROLLBACK_CHAIN)
-        self.is_failed, self.pending, self.tx = False, (), self.tx + 1
+        self.is_failed, self.pending, self.tx, self.settings = False, (), self.tx + 1, [self.setting]
 
 
 def a_text(steps: Sequence[Step]) -> Text:
@@ -211,6 +215,7 @@ class Session:
         self.server, self.ledger = Server(), Ledger()
         self.confirmed: dict[str, tuple[str, ...]] = {}  # by mark: what was pending when it was looked at
         self.may_commit: tuple[str, ...] | None = None
+        self.count = 0
 
     def mark(self) -> str:
         return mark_of("ses_1", self.server.tx, self.ledger.written)
@@ -218,11 +223,38 @@ class Session:
     def round(self, kind: str, told: Sequence[tuple[object, bool]]) -> None:
         has_failed = self._query(told) if kind == "query" else self._pipeline(told)  # type: ignore[arg-type]
         self.ledger.ready(self.server.status, has_failed=has_failed)
+        if self.ledger.is_untold:
+            self.ledger.told((("setting", str(self.server.setting)),))
         if self.server.pending:
             assert self.ledger.is_written or self.server.is_failed
+            if not self.server.is_failed:
+                self._demand_true_settings()
+
+    def _demand_true_settings(self) -> None:
+        """Whoever looks is shown under which settings each write ran, and COMMIT would."""
+        under = self.ledger.written.under
+        if len(under) == MOST_UNDER:
+            return
+        assert under[-1].settings == (("setting", str(self.server.setting)),)
+        numbers = {write.sql: n for n, write in enumerate(self.ledger.written.shown, 1)}
+        for sql, setting in zip(self.server.pending, self.server.settings[1:], strict=True):
+            n = next(n for shown, n in numbers.items() if sql in shown.split("  -- or: "))
+            of_it = [each.settings for each in under if each.first <= n][-1]
+            assert of_it == (("setting", str(setting)),), f"{sql} ran under {setting}, and {of_it} is shown"
 
     def confirm(self) -> None:
         self.confirmed[self.mark()] = self.server.pending
+
+    def named(self, told: Sequence[tuple[Any, bool]]) -> Sequence[tuple[Any, bool]]:
+        """The same, with another text in each step."""
+        return [
+            (self._named(each) if isinstance(each, Step) else [self._named(step) for step in each], fails)
+            for each, fails in told
+        ]
+
+    def _named(self, step: Step) -> Step:
+        self.count += 1
+        return step._replace(sql=str(self.count).encode())
 
     def _query(self, told: Sequence[tuple[Step, bool]]) -> bool:
         ruling = self.ledger.query(a_text([step for step, _ in told]))
@@ -279,9 +311,70 @@ def test_no_sequence_of_messages_commits_a_write_without_a_yes_to_just_that(
 ) -> None:
     session = Session()
     for (kind, told), says_yes in rounds:
-        session.round(kind, told)
+        session.round(kind, session.named(told))
         if says_yes:
             session.confirm()
+
+
+SETTING = st.tuples(
+    st.sampled_from([
+        Step(Does.WRITE), Step(Does.READ, sets=True), Step(Does.ROLLBACK_TO), Step(Does.ROLLBACK), Step(Does.BEGIN),
+        Step(Does.WRITE, sets=True), Step(Does.ROLLBACK_CHAIN),
+    ]),
+    FAILS,
+)  # fmt: skip
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.lists(SETTING, min_size=1, max_size=4)), max_size=8))
+@example(
+    [
+        (True, [(Step(Does.WRITE), False), (Step(Does.WRITE), False), (Step(Does.READ), True)]),
+        (False, [(Step(Does.ROLLBACK_TO), False), (Step(Does.READ, sets=True), False)]),
+    ]
+)
+def test_whoever_looks_is_shown_under_which_settings_each_write_ran(
+    rounds: list[tuple[bool, list[tuple[Step, bool]]]],
+) -> None:
+    session = Session()
+    session.round("query", [(Step(Does.BEGIN), False)])
+    for is_query, told in rounds:
+        one = session.named(told if is_query else [([step], fails) for step, fails in told])
+        session.round("query" if is_query else "pipeline", one)
+
+
+def test_what_is_set_behind_a_write_is_set_by_itself() -> None:
+    for behind in ("SET search_path = x", "RESET ROLE", "SELECT set_config('a.b', 'c', false)"):
+        ledger = Ledger()
+        assert ledger.query(text("BEGIN; SET a.b = 1; INSERT INTO t VALUES (1)")).verdict is Verdict.PASS
+        broken = ledger.run([text(behind)]).broken
+        assert broken is not None
+        assert "comes by itself" in broken.sentence
+        assert ledger.run([text("SET TRANSACTION READ WRITE")]).verdict is Verdict.PASS
+        assert ledger.query(text(f"INSERT INTO t VALUES (1); {behind}")).verdict is Verdict.REFUSE
+        ledger.ready(b"T", has_failed=False)
+        assert ledger.run([text("COMMIT")]).verdict is Verdict.HOLD  # as long as nobody knows the settings
+        ledger.told((("a.b", "1"),))
+        assert ledger.run([text("COMMIT")]).verdict is Verdict.ASK
+        assert ledger.run([text(behind)]).verdict is Verdict.PASS
+    assert Ledger().query(text("BEGIN; INSERT INTO t SELECT set_config('a.b', 'c', false)")).verdict is Verdict.REFUSE
+
+
+def test_settings_that_are_others_make_another_mark() -> None:
+    one, other = (("search_path", "a"),), (("search_path", "b"),)
+    made = []
+    for told in ((), (one,), (other,), (one, other), (one, other, one), (one, one)):
+        written = Written()
+        written.add(Write("x", "d", "UPDATE 1"))
+        for each in told:
+            written.tell(each)
+        made.append(mark_of("ses_1", 1, written))
+    assert made[1] == made[5]
+    assert len(set(made)) == 5
+    for n in range(MOST_UNDER + 3):
+        written.tell((("n", str(n)),))
+    assert (len(written.under), written.changes) == (MOST_UNDER, MOST_UNDER + 4)
+    assert [each.first for each in written.under[:2]] == [1, 2]
 
 
 def test_a_name_that_may_be_a_write_or_a_commit_hides_no_transaction() -> None:

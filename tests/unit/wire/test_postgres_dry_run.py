@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.wire import postgres_dry_run
+from gateway.wire import postgres_names
 from gateway.wire.buffer import ProtocolViolation
 from gateway.wire.postgres_dry_run import DryRunGate, Said, Word
 from gateway.wire.postgres_messages import message
@@ -25,6 +25,13 @@ class Judge:
 
     def __init__(self) -> None:
         self.seen: list[object] = []
+        self.asks = False
+
+    def question(self) -> bytes:
+        return b"mine" if self.asks and self.seen[-1] == (b"T", False) else b""
+
+    def told(self, answer: bytes) -> None:
+        self.seen.append(("told", answer))
 
     def read(self, sql: bytes) -> bytes:
         return sql
@@ -108,6 +115,70 @@ def test_where_the_round_has_failed_already_the_client_knows():
     sent(gate, parse(b"a") + bind() + execute() + parse(b"hold") + bind() + execute() + SYNC)
     assert gate.answers(ERROR + BROKEN) == [ERROR + BROKEN]
     assert judge.seen[-1] == (b"E", True)
+
+
+ANSWER = [message(b"T", bytes(2)), message(b"D", b"\0\1\0\0\0\2{}"), message(b"C", b"SELECT 1\0")]
+
+
+def asked(
+    gate: DryRunGate[bytes], judge: Judge, told: bytes = query(b"a"), answer: bytes = DONE + OPEN
+) -> list[bytes | None]:
+    judge.asks = True
+    sent(gate, told)
+    return gate.answers(answer)
+
+
+def test_a_question_of_our_own_comes_between_two_rounds_and_the_client_hears_nothing_of_it():
+    gate, judge = made()
+    assert asked(gate, judge) == [DONE, b""]  # no ReadyForQuery yet
+    assert sent(gate, query(b"behind")) == b""
+    assert gate.is_blocked
+    assert gate.question == b"mine"
+    notice = message(b"N", b"x")
+    assert gate.answers(notice) == [notice]
+    assert gate.take_question() == b"mine"
+    assert gate.is_asked
+    judge.asks = False
+    assert b"".join(each or b"" for each in gate.answers(b"".join(ANSWER) + notice + OPEN)) == notice + OPEN
+    assert judge.seen[-1] == ("told", b"{}")
+    assert not gate.is_asked
+    assert sent(gate) == query(b"behind")
+
+
+def test_behind_a_question_the_client_hears_that_its_commit_is_held():
+    gate, judge = made()
+    assert asked(gate, judge, parse(b"a") + bind() + execute() + parse(b"hold") + bind() + execute() + SYNC) == [
+        DONE,
+        b"",
+    ]
+    gate.take_question()
+    assert gate.answers(b"".join(ANSWER) + OPEN) == [b"", b"", b"", b"", None, OPEN]
+
+
+def test_a_question_that_fails_fails_the_transaction_and_the_client_hears_of_it():
+    for told in (query(b"a"), query(b"hold")):
+        gate, judge = made()
+        asked(gate, judge, told)
+        gate.take_question()
+        assert gate.answers(ERROR + BROKEN) == [ERROR + BROKEN]
+        assert judge.seen[-1] == (b"E", False)
+        assert sent(gate, query(b"b")) == query(b"b")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [OPEN, IDLE, ANSWER[1] + IDLE, message(b"G", bytes(3)), message(b"D", bytes(1 << 16)), message(b"1"), COPY_IN],
+)
+def test_what_is_no_answer_ends_the_session(answer: bytes):
+    gate, judge = made()
+    asked(gate, judge)
+    gate.take_question()
+    with pytest.raises(ProtocolViolation):
+        gate.answers(answer)
+    gate, judge = made()
+    asked(gate, judge)
+    with pytest.raises(ProtocolViolation):  # before it was asked
+        gate.answers(ANSWER[1])
 
 
 def test_what_is_asked_about_waits_for_the_answer():
@@ -230,7 +301,7 @@ def test_values_belong_to_the_portal_and_those_that_are_too_long_pass_unread():
 
 
 def test_beyond_the_names_that_are_remembered_each_may_be_anything(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(postgres_dry_run, "MOST_NAMES", 2)
+    monkeypatch.setattr(postgres_names, "MOST_NAMES", 2)
     gate, judge = made()
     for name in (b"x", b"y", b"z"):
         sent(gate, parse(b"a", name) + SYNC)
@@ -313,9 +384,13 @@ def in_pieces(stream: bytes, cuts: Sequence[int]) -> list[bytes]:
 
 
 def served(stream: bytes, cuts: Sequence[int], answer_cuts: Sequence[int]) -> tuple[bytes, bytes, list[object]]:
-    """With a server that answers each round in whole: what was taken, what was sent, what the judge saw."""
+    """With a server that answers each round in whole: what was taken, what was sent, what the judge saw; and last what
+    the client heard.
+    """
     gate, judge = made()
+    judge.asks = True
     taken = went = b""
+    heard: list[bytes | None] = []
     for piece in in_pieces(stream, cuts):
         gate.feed(piece)
         while told := gate.take():
@@ -323,8 +398,11 @@ def served(stream: bytes, cuts: Sequence[int], answer_cuts: Sequence[int]) -> tu
             went += b"".join(gate.edited(part) for part in in_pieces(told, cuts))
             if gate.is_waiting:
                 for part in in_pieces(DONE + OPEN, answer_cuts):
-                    gate.answers(part)
-    return taken, went, judge.seen
+                    heard += gate.answers(part)
+                if gate.take_question():
+                    for part in in_pieces(b"".join(ANSWER) + OPEN, answer_cuts):
+                        heard += gate.answers(part)
+    return taken, went, [*judge.seen, b"".join(b"(held)" if each is None else each for each in heard)]
 
 
 @given(

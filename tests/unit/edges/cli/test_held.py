@@ -7,13 +7,20 @@ from click.testing import CliRunner, Result
 
 from gateway.app.commit_ports import Asking
 from gateway.app.hold_commit import ask_commit
-from gateway.core.dry_run import Confirm, Write
+from gateway.core.dry_run import Confirm
 from gateway.core.session import Protocol, Session
+from gateway.core.written import Under, Write
 from gateway.edges.cli.main import make_cli
 from tests.unit.edges.cli.conftest import Gw
 
 SQL = "UPDATE orders -- all\x0b\n\n  SET note = '\x1b[2J'"
-ASKING = Asking(1, "m1", Confirm.APPROVER, 3, 7, (Write(SQL, "d1", "UPDATE 7"), Write("SELECT f()", "d2", "")))
+WRITES = (Write(SQL, "d1", "UPDATE 7"), Write("SELECT f()", "d2", ""))
+UNDER = (
+    Under(1, (("current_user", "orders_write"), ("search_path", "public"))),
+    Under(3, (("current_user", "orders_write"), ("search_path", "a\x1b[2J,\n b"))),
+    Under(4, (("search_path", "public"),)),
+)
+ASKING = Asking(1, "m1", Confirm.APPROVER, 3, 7, WRITES, UNDER, 5)
 
 
 @pytest.fixture
@@ -49,6 +56,9 @@ def test_it_is_shown_and_then_asked(held: Gw) -> None:
     assert "3 statements, 7 rows" in yes.stdout
     assert "UPDATE 7\tUPDATE orders -- all\n|\tSET note = '\\x1b[2J'" in yes.stdout
     assert "?\tSELECT f()" in yes.stdout
+    assert "1\tcurrent_user\torders_write\n1\tsearch_path\tpublic\n3\tsearch_path\ta\\x1b[2J, b\n" in yes.stdout
+    assert "COMMIT\tcurrent_user\t(unset)\nCOMMIT\tsearch_path\tpublic\n" in yes.stdout
+    assert "they changed 2 more times, which is in the recording" in yes.stdout
     assert "and 1 more" in yes.stdout
     assert "the next COMMIT in the session goes through" in yes.stdout
     told = lead.json("session", "commit", "ses_1")

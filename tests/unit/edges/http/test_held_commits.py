@@ -9,14 +9,16 @@ from fastapi.testclient import TestClient
 from gateway.app.commit_ports import Asking
 from gateway.app.hold_commit import ask_commit
 from gateway.core.decision import Action
-from gateway.core.dry_run import Confirm, Write
+from gateway.core.dry_run import Confirm
 from gateway.core.session import Protocol, Session
+from gateway.core.written import Under, Write
 from tests.unit.edges.http.test_access import ASK, People
 from tests.unit.edges.stage import Stage
 
 ASKING = Asking(
-    1, "m1", Confirm.APPROVER, 2, 7, (Write("UPDATE t SET a = 1", "d1", "UPDATE 7"), Write("x", "d2", "failed"))
-)
+    1, "m1", Confirm.APPROVER, 2, 7, (Write("UPDATE t SET a = 1", "d1", "UPDATE 7"), Write("x", "d2", "failed")),
+    (Under(1, (("search_path", "secret"),)),), 4,
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -46,6 +48,7 @@ def test_what_is_held_is_shown_and_answered(client: TestClient, as_: People, pat
     assert told["writes"] == [
         {"sql": "UPDATE t SET a = 1", "tag": "UPDATE 7", "rows": 7}, {"sql": "x", "tag": "failed", "rows": 0}
     ]  # fmt: skip
+    assert (told["under"], told["settings_changes"]) == ([{"first": 1, "settings": {"search_path": "secret"}}], 4)
     assert (told["tx"], told["mark"], told["confirm"], told["state"], told["statements"]) == (
         1, "m1", "approver", "waiting", 2
     )  # fmt: skip

@@ -5,6 +5,7 @@ import asyncio
 from gateway.adapters.postgres_parser import PostgresParser
 from gateway.app.commit_ports import Asking, Told
 from gateway.core.dry_run import Confirm, DryRun
+from gateway.core.session import EndReason
 from gateway.core.target import Level
 from gateway.edges.proxy.postgres_books import Backlog
 from gateway.edges.proxy.postgres_dry_run import Commits, DryRunSession, shown_values
@@ -37,11 +38,18 @@ def done(tag: bytes, ready: bytes) -> bytes:
     return message(b"C", tag + b"\0") + ready
 
 
+def told_settings(value: bytes) -> bytes:
+    row = message(b"D", b"\0\1" + len(value).to_bytes(4, "big") + value)
+    return message(b"T", bytes(2)) + row + message(b"C", b"SELECT 1\0") + OPEN
+
+
 class Session:
     def __init__(self) -> None:
         self.client, self.target = Kept(), Kept()
         self.asked: list[Asking] = []
         self.ended: list[tuple[int, str]] = []
+        self.questions: list[bytes] = []
+        self.settings = told_settings(b'{"search_path": "public"}')
         self.answer: asyncio.Future[Told] = asyncio.get_running_loop().create_future()
         self.held = DryRunSession(
             self.client, StalledSpool(), lambda: AT, Backlog(), LEVEL, PostgresParser(), lambda *_: None,
@@ -60,6 +68,10 @@ class Session:
 
     def hears(self, answer: bytes) -> bytes:
         self.held._from_target(answer)
+        if b"pg_settings" in self.target.written:
+            self.questions.append(self.target.taken())
+            if self.settings:
+                self.held._from_target(self.settings)
         return self.client.taken()
 
 
@@ -112,6 +124,53 @@ async def test_an_answer_that_never_comes_sends_nothing_and_the_end_says_lost() 
     await turns()
     assert session.target.written == b""
     assert session.ended == [(1, "lost")]
+
+
+@on_a_loop
+async def test_a_yes_is_asked_for_what_was_written_under_which_settings() -> None:
+    session = Session()
+    session.held.know(["app.tenant", "TimeZone"])
+    session.says(b"BEGIN; SET app.who = 7; DELETE FROM t WHERE id = 1")
+    session.hears(message(b"C", b"BEGIN\0") + message(b"C", b"SET\0") + done(b"DELETE 1", OPEN))
+    assert b"ARRAY['app.tenant', 'app.who']" in session.questions[0]
+    session.settings = told_settings(b'{"search_path": "other"}')
+    session.says(b"SET search_path = other")
+    session.hears(done(b"SET", OPEN))
+    session.says(b"COMMIT")
+    await turns()
+    (asking,) = session.asked
+    assert [(each.first, dict(each.settings)["search_path"]) for each in asking.under] == [(1, "public"), (2, "other")]
+    assert asking.changes == 2
+
+
+@on_a_loop
+async def test_a_target_that_does_not_say_its_settings_ends_the_session() -> None:
+    for answer in (told_settings(b"[]"), told_settings(b"{"), told_settings(b"{}")):
+        session = Session()
+        session.settings = answer
+        session.says(b"BEGIN; DELETE FROM t WHERE id = 1")
+        session.hears(message(b"C", b"BEGIN\0") + done(b"DELETE 1", OPEN))
+        assert (await session.held.over)[0] is EndReason.TARGET_CLOSED
+    session = Session()
+    session.settings = b""
+    session.says(b"BEGIN; DELETE FROM t WHERE id = 1")
+    session.hears(message(b"C", b"BEGIN\0") + done(b"DELETE 1", OPEN))
+    assert session.held._answer_timer is not None
+    session.held._unanswered()
+    assert "settings" in (await session.held.over)[1]
+
+
+@on_a_loop
+async def test_the_question_waits_for_a_cancel_request_that_is_on_its_way() -> None:
+    session, through = Session(), asyncio.Event()
+    session.held.cancel_request = through.wait  # type: ignore[assignment]
+    session.says(b"BEGIN; DELETE FROM t WHERE id = 1")
+    session.held._cancel_statement_of("lead", 0)
+    session.hears(message(b"C", b"BEGIN\0") + done(b"DELETE 1", OPEN))
+    assert session.questions == []
+    through.set()
+    await turns()
+    assert b"pg_settings" in session.target.taken()
 
 
 def test_values_are_written_for_people() -> None:
