@@ -17,7 +17,10 @@ from pathlib import Path
 from threading import Lock
 from time import thread_time
 
+import msgspec
+
 from gateway.adapters.recordings.spool import private_directory
+from gateway.adapters.recordings.texts import Facts
 from gateway.app.search_statements import FoundStatement, StatementQuery
 from gateway.app.statement_ports import ReadsNothing, StatementReader
 from gateway.audit.recording import BATCH, Frame, frame_of, is_piece, joined, unix_ns, unpacked
@@ -28,7 +31,10 @@ NOT_INDEXED = (sqlite3.Error, ValueError, OverflowError)
 FEED_BYTES = 16 * 1024 * 1024  # waiting for the next second
 FEED_SECONDS = 0.05  # of processor time per second, so that a busy session does not starve the proxy of this processor
 FEED_CHUNK = 128 * 1024  # of one transaction, and at most a batch more
-REBUILT_AT_ONCE = 200  # records of one transaction
+REBUILT_AT_ONCE = 400  # records of one transaction
+_KEPT_TEXTS = 4096  # whose number is remembered
+_SHORT_TEXT = 1024  # characters of such a one
+_QUICK = msgspec.json.Decoder()
 LONGEST_TEXT = 64 * 1024  # characters of a statement that are searchable
 _KINDS = frozenset({"session", "statement", "result", "transaction"})
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -62,9 +68,13 @@ _SEARCHABLE = (
     "CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5 (sql, content='texts', content_rowid='id', tokenize='trigram')"
 )
 _NEW = (  # told again when the text turned out to be another (docs/formats/statements.md)
-    "INSERT INTO statements (session, n, at_ns, text) VALUES (?, ?, ?, ?) "
-    "ON CONFLICT (session, n) DO UPDATE SET text = excluded.text"
+    "INSERT INTO statements (session, n, at_ns, text, tag, rows, bytes, ms, sqlstate, tx) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (session, n) DO UPDATE SET text = excluded.text, "
+    "tag = coalesce(excluded.tag, tag), rows = coalesce(excluded.rows, rows), bytes = coalesce(excluded.bytes, bytes), "
+    "ms = coalesce(excluded.ms, ms), sqlstate = coalesce(excluded.sqlstate, sqlstate), tx = coalesce(excluded.tx, tx)"
 )
+_TOLD = ("tag", "rows", "bytes", "ms", "sqlstate", "tx")
+_NOTHING = (None,) * len(_TOLD)
 _RESULT = "UPDATE statements SET tag = ?, rows = ?, bytes = ?, ms = ?, sqlstate = ?, tx = ? WHERE session = ? AND n = ?"
 _OUTCOME = "INSERT OR REPLACE INTO transactions (session, tx, outcome) VALUES (?, ?, ?)"
 _FOUND = """
@@ -82,7 +92,8 @@ class StatementIndex:
     def __init__(self, path: Path, reader: StatementReader | None = None) -> None:
         """`reader` tells what a text does; each text is read once."""
         self._path = path
-        self._reader = reader or ReadsNothing()
+        self._facts = Facts(reader or ReadsNothing())
+        self._text_ids: dict[str, int] = {}  # of short ones
         self._lock = Lock()  # around the database
         self._fed_lock = Lock()  # around the feed, which the recorder's writer must never wait for
         self._database: sqlite3.Connection | None = None
@@ -95,6 +106,7 @@ class StatementIndex:
     def close(self) -> None:
         """Let go of the file."""
         with self._lock:
+            self._text_ids.clear()
             if self._database is not None:
                 self._database.close()
                 self._database = None
@@ -177,6 +189,9 @@ class StatementIndex:
             self._behind.discard(session_id)
 
     def _store(self, database: sqlite3.Connection, session_id: str, frames: Iterable[Frame]) -> None:
+        """Most statements are told with their result right behind, and so are one row at once."""
+        new: dict[int, tuple[int, int]] = {}  # number: when, text
+        results: dict[int, tuple[str | int | float | None, ...]] = {}
         for frame in frames:
             if frame.kind not in _KINDS:
                 continue
@@ -191,18 +206,29 @@ class StatementIndex:
                 if isinstance(tx := told.get("tx"), int):
                     database.execute(_OUTCOME, (session_id, tx, str(told.get("outcome", ""))))
             elif frame.kind == "statement":
-                text = self._text_id(database, str(told.get("sql", ""))[:LONGEST_TEXT])
-                database.execute(_NEW, (session_id, number, frame.at_ns, text))
+                at_ns, _ = new.get(number, (frame.at_ns, 0))
+                new[number] = at_ns, self._text_id(database, str(told.get("sql", ""))[:LONGEST_TEXT])
             else:
-                values = (_plain(told.get(key)) for key in ("tag", "rows", "bytes", "ms", "sqlstate", "tx"))
-                database.execute(_RESULT, (*values, session_id, number))
+                results[number] = tuple([_plain(told.get(key)) for key in _TOLD])
+        rows = [(session_id, n, at_ns, text, *results.get(n, _NOTHING)) for n, (at_ns, text) in new.items()]
+        database.executemany(_NEW, rows)
+        late = [(*values, session_id, n) for n, values in results.items() if n not in new]
+        database.executemany(_RESULT, late)
 
     def _text_id(self, database: sqlite3.Connection, sql: str) -> int:
+        if (kept := self._text_ids.get(sql)) is not None:
+            return kept
         digest = sha256(sql.encode(errors="surrogatepass")).digest()
         known = database.execute("SELECT id FROM texts WHERE hash = ?", (digest,)).fetchone()
-        if known is not None:
-            return int(known[0])
-        values = (digest, sql, *self._facts(sql))
+        number = int(known[0]) if known is not None else self._add_text(database, digest, sql)
+        if len(sql) <= _SHORT_TEXT:
+            if len(self._text_ids) >= _KEPT_TEXTS:
+                self._text_ids.clear()
+            self._text_ids[sql] = number
+        return number
+
+    def _add_text(self, database: sqlite3.Connection, digest: bytes, sql: str) -> int:
+        values = (digest, sql, *self._facts.of(sql))
         number = database.execute(
             "INSERT INTO texts (hash, sql, kind, fingerprint) VALUES (?, ?, ?, ?)", values
         ).lastrowid
@@ -210,10 +236,6 @@ class StatementIndex:
         if self._has_words:
             database.execute("INSERT INTO words (rowid, sql) VALUES (?, ?)", (number, sql))
         return number
-
-    def _facts(self, sql: str) -> tuple[str, str]:
-        told = self._reader.read(sql.encode(errors="surrogatepass"))
-        return told.facts.kind.value, told.fingerprint
 
     def _read_older(self) -> None:
         """Add to an index that was made without them what its texts do, a few at a time."""
@@ -223,7 +245,7 @@ class StatementIndex:
             with self._transaction() as database:
                 query = "SELECT id, sql FROM texts WHERE kind IS NULL LIMIT ?"
                 rows = database.execute(query, (_READ_AT_ONCE,)).fetchall()
-                changed = [(*self._facts(sql), number) for number, sql in rows]
+                changed = [(*self._facts.of(sql), number) for number, sql in rows]
                 database.executemany("UPDATE texts SET kind = ?, fingerprint = ? WHERE id = ?", changed)
                 self._has_facts = len(rows) < _READ_AT_ONCE
         except NOT_INDEXED:
@@ -277,8 +299,12 @@ class StatementIndex:
         with self._lock:
             if self._database is None:
                 self._database = self._opened()
-            with self._database:
-                yield self._database
+            try:
+                with self._database:
+                    yield self._database
+            except BaseException:
+                self._text_ids.clear()  # some may be of texts that are not there
+                raise
 
     def _opened(self) -> sqlite3.Connection:
         private_directory(self._path.parent)
@@ -310,10 +336,17 @@ class StatementIndex:
 
 def _json_of(frame: Frame) -> dict[str, object]:
     try:
-        told = json.loads(frame.payload)
+        told = _decoded(frame.payload)
     except ValueError:
         return {}
     return told if isinstance(told, dict) else {}
+
+
+def _decoded(payload: bytes) -> object:
+    try:
+        return _QUICK.decode(payload)
+    except ValueError:  # it may be one that takes more
+        return json.loads(payload)
 
 
 def _plain(value: object) -> str | int | float | None:

@@ -211,6 +211,31 @@ def test_statements_know_how_their_transaction_ended(statements: StatementIndex)
     assert statements.search(StatementQuery()) == []
 
 
+def test_what_is_told_late_or_again_is_put_together(statements: StatementIndex):
+    statements.feed([record("statement", n=1, sql="begin"), record("result", n=1, tag="BEGIN", rows=0, tx=1)])
+    statements.feed([record("statement", 1, n=2, sql="execute a"), record("statement", 2, n=2, sql="delete from t")])
+    statements.store_fed()
+    statements.feed(
+        [record("result", 3, n=2, tag="DELETE 1", rows=1), record("result", 3, n=2, tag="DELETE 2", rows=2)]
+    )
+    statements.store_fed()
+    statements.feed([record("statement", 4, n=1, sql="start transaction")])
+    found = statements.search(StatementQuery())
+    assert [(s.n, s.sql, s.tag, s.rows, s.tx) for s in found] == [
+        (2, "delete from t", "DELETE 2", 2, 0),
+        (1, "start transaction", "BEGIN", 0, 1),
+    ]
+    assert found[0].at == AT + timedelta(seconds=1), "when it was told first"
+
+
+def test_texts_of_a_transaction_that_failed_are_not_taken_for_known(statements: StatementIndex):
+    statements.feed([record("statement", n=1, sql="select 1"), record("statement", n=1 << 70, sql="x")])
+    statements.store_fed()
+    other = ("ses_2", *record("statement", n=1, sql="select 1")[1:])
+    statements.feed([other])
+    assert [s.session for s in statements.search(StatementQuery(text="select"))] == ["ses_2"]
+
+
 def test_an_index_from_before_is_brought_up_to_date(tmp_path: Path):
     path = tmp_path / "statements.sqlite"
     made = StatementIndex(path)
