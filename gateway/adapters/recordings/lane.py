@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from gateway.adapters.recordings.gap import Gap
 from gateway.adapters.recordings.keys import SessionKey
 from gateway.adapters.recordings.spool import Stretch
-from gateway.audit.recording import Chain, frame_of, unpacked
+from gateway.audit.recording import HEADER_SIZE, Chain, frame_of, unpacked
 
 GAP: Final = "gap"  # kind of the record that tells of one
 MOST_GAPS: Final = 1000  # kept for the log
@@ -68,28 +68,31 @@ class Lane:
 
     def cover(self, path: Path, start: int, end: int) -> None:
         """Remember where frames lie: one stretch per segment, so memory stays small in a long session."""
-        if self.stretches and self.stretches[-1].path == path:
+        if self.stretches and self.stretches[-1].path is path:
             self.stretches[-1].end = end
         else:
             self.stretches.append(Stretch(path, start, end))
 
-    def count_in(self, counts: Mapping[str, int]) -> None:
+    def count_in(self, entries: "Batch") -> None:
         """For the evidence: records by kind, and bytes of payload."""
-        for kind, number in counts.items():
-            self.counts[kind if kind in self.counts or len(self.counts) < MAX_KINDS else "other"] += number
+        counts = self.counts
+        for entry in entries:
+            counts["bytes"] += len(entry.frame) - HEADER_SIZE - len(entry.kind)
+            for kind in entry.kinds or (entry.kind,):
+                counts[kind if kind in counts or len(counts) < MAX_KINDS else "other"] += 1
 
 
 class Entry(NamedTuple):
-    """A frame on its way. `records` by kind, where they are several."""
+    """A frame on its way. `kinds` of its records, where they are several."""
 
     lane: Lane
     kind: str
     frame: bytes
-    records: Counter[str] | None = None
+    kinds: tuple[str, ...] = ()
 
     def total(self) -> int:
         """Of its records."""
-        return self.records.total() if self.records else 1
+        return len(self.kinds) or 1
 
 
 Batch = Sequence[Entry]

@@ -31,17 +31,15 @@ _SESSION = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_SESSION_ID}}}")
 
 
 class Disk:
-    """The two calls that can fail. Replaced in tests by one that is full, slow or broken."""
+    """The call that can fail. Replaced in tests by one that is full, slow or broken."""
 
     def write(self, descriptor: int, content: bytes) -> None:
-        """All of it, or OSError."""
+        """All of it on stable storage (and the length it needs), or OSError. The descriptor is one of O_DSYNC: one call
+        lets go of the interpreter once, and each time it may have to wait until it gets it back.
+        """
         rest = memoryview(content)
         while rest:
             rest = rest[os.write(descriptor, rest) :]
-
-    def sync(self, descriptor: int) -> None:
-        """Content (and the length it needs) on stable storage, or OSError."""
-        os.fdatasync(descriptor)
 
 
 def require_session_id(session_id: str) -> str:
@@ -91,7 +89,8 @@ class Segment:
         self.size = 0
         self._blank = 0  # where the zeros end
         self._disk = disk
-        self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_DSYNC
+        self._descriptor = os.open(self.path, flags, 0o600)
         try:
             self.append(SEGMENT_MAGIC)
             sync_directory(directory)
@@ -101,12 +100,11 @@ class Segment:
             raise
 
     def append(self, content: bytes) -> int:
-        """Write and sync; the offset at which it begins. After an OSError the segment is good for nothing more."""
+        """On disk when this returns; where it begins. After an OSError the segment is good for nothing more."""
         start = self.size
         if start + len(content) > self._blank:
             self._blank = start + len(content) + self._blank_from(start + len(content))
         self._disk.write(self._descriptor, content)
-        self._disk.sync(self._descriptor)
         self.size += len(content)
         return start
 

@@ -1,10 +1,10 @@
-"""The one thread that writes: frames of all sessions in, one write and one fdatasync per batch, then the news.
+"""The one thread that writes: frames of all sessions in, one synchronous write per batch, then the news.
 
 Group commit comes by itself: while one batch is being synced the next gathers.
 """
 
 import logging
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -77,17 +77,17 @@ class SpoolWriter:
 
     def append_all(self, lane: Lane, records: Sequence[tuple[str, int, bytes]]) -> int | None:
         """Queue one frame for every (kind, unix ns, payload); its number. None when `append` has to do it."""
-        size = sum(len(payload) for _, _, payload in records) + (HEADER_SIZE + MAX_KIND) * len(records)
+        size = sum([len(payload) for _, _, payload in records]) + (HEADER_SIZE + MAX_KIND) * len(records)
         if not records or size > MAX_PAYLOAD:
             return None
         kind, at_ns, payload = records[0]
-        counts = None
+        kinds: tuple[str, ...] = ()
         if len(records) > 1:
-            kind, payload, counts = BATCH, batch_of(records), Counter(kind for kind, _, _ in records)
+            kind, payload, kinds = BATCH, batch_of(records), tuple([kind for kind, _, _ in records])
         with self.lock:
             if lane.failure or lane.closed or self._stopping or lane.gap or not self._has_room(lane, size):
                 return None
-            return self._put(lane, kind, at_ns, payload, counts=counts)
+            return self._put(lane, kind, at_ns, payload, kinds=kinds)
 
     def _put(
         self,
@@ -97,10 +97,10 @@ class SpoolWriter:
         payload: bytes,
         *,
         continues: bool = False,
-        counts: Counter[str] | None = None,
+        kinds: tuple[str, ...] = (),
     ) -> int:
         seq = lane.next_seq
-        entry = Entry(lane, kind, encode(seq, at_ns, kind, payload, continues=continues), counts)
+        entry = Entry(lane, kind, encode(seq, at_ns, kind, payload, continues=continues), kinds)
         lane.next_seq = seq + 1
         lane.queued += len(entry.frame)
         lane.queued_records += entry.total()
@@ -253,8 +253,9 @@ class SpoolWriter:
         content = b"".join(part for _, pair in blocks for part in pair)
         segment = self._segment_for(len(content))
         start = segment.append(content) if content else segment.size
-        self._settle(parts, [(lane, sum(map(len, pair))) for lane, pair in blocks], segment, start)
-        self._on_batch(batch)
+        done = self._settle(parts, [(lane, len(head) + len(body)) for lane, (head, body) in blocks], segment, start)
+        self._on_batch(batch)  # first: who hears the news wants the interpreter
+        _call(done, is_durable=True)
 
     def _segment_for(self, size: int) -> Segment:
         if self._segment is not None and self._segment.size + size > self._limits.segment_bytes:
@@ -266,9 +267,11 @@ class SpoolWriter:
             self._segment = Segment(self._directory, self._gateway, number, self._disk)
         return self._segment
 
-    def _settle(self, parts: Parts, blocks: Iterable[tuple[Lane, int]], segment: Segment, start: int) -> None:
+    def _settle(
+        self, parts: Parts, blocks: Iterable[tuple[Lane, int]], segment: Segment, start: int
+    ) -> list[Callable[[bool], None]]:
+        """Whom to tell that it is durable."""
         done: list[Callable[[bool], None]] = []
-        counts = {lane: _counts(entries) for lane, entries in parts.items()}
         with self.lock:
             self._release(parts)
             for lane, size in blocks:
@@ -277,12 +280,12 @@ class SpoolWriter:
                     continue
                 lane.cover(segment.path, start - size, start)
                 lane.durable_count, lane.durable_digest = lane.chain.count, lane.chain.digest
-                lane.count_in(counts[lane])
+                lane.count_in(parts[lane])
                 lane.leave_gap()
                 while lane.waiting and lane.waiting[0][0] < lane.durable_count:
                     done.append(lane.waiting.popleft()[1])
                 lane.news.notify_all()
-        _call(done, is_durable=True)
+        return done
 
     def _fail(self, batch: Batch, error: OSError) -> None:
         """Nothing of the batch or the queue is kept; every session that had something there is told once.
@@ -316,9 +319,9 @@ class SpoolWriter:
 
     def _release(self, parts: Parts) -> None:
         for lane, entries in parts.items():
-            size = sum(len(entry.frame) for entry in entries)
+            size = sum([len(entry.frame) for entry in entries])
             lane.queued -= size
-            lane.queued_records -= sum(entry.total() for entry in entries)
+            lane.queued_records -= sum([len(entry.kinds) or 1 for entry in entries])
             self._queued -= size
         self._room.notify_all()
 
@@ -334,14 +337,6 @@ def _block(lane: Lane, entries: Batch) -> tuple[bytes, bytes]:
     number = lane.blocks
     lane.blocks += 1
     return block(lane.key, number, [(entry.frame, lane.chain.extend(entry.frame)) for entry in entries])
-
-
-def _counts(entries: Batch) -> Counter[str]:
-    counts = Counter(entry.kind for entry in entries if entry.records is None)
-    for entry in entries:
-        counts.update(entry.records or ())
-    counts["bytes"] = sum(len(entry.frame) - HEADER_SIZE - len(entry.kind) for entry in entries)
-    return counts
 
 
 def _call(callbacks: Iterable[Callable[[bool], None]], *, is_durable: bool) -> None:

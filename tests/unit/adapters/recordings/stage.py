@@ -57,11 +57,8 @@ class FillingDisk(Disk):
         if len(content) > self.room:
             raise OSError(self.code, "no room in this test")
         self.room -= len(content)
-
-    def sync(self, descriptor: int) -> None:
         if self.fails_sync:
             raise OSError(errno.EIO, "bad disk in this test")
-        super().sync(descriptor)
 
 
 class HeldDisk(Disk):
@@ -72,7 +69,7 @@ class HeldDisk(Disk):
         self.free.set()
         self.syncs = 0
 
-    def sync(self, descriptor: int) -> None:
+    def write(self, descriptor: int, content: bytes) -> None:
+        super().write(descriptor, content)
         assert self.free.wait(60)
         self.syncs += 1
-        super().sync(descriptor)
