@@ -4,9 +4,11 @@ import asyncio
 import secrets
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from time import monotonic
 
+from gateway.app.ports import Recording
 from gateway.audit.recording import unix_ns
 from gateway.core.bind_parameters import BindParameters
 from gateway.wire.buffer import ProtocolViolation
@@ -27,6 +29,11 @@ class Backlog:
         self.bytes = 0
         self._due: deque[Callable[[], None]] = deque()
         self._is_set = False
+        self._ahead: deque[Callable[[], None]] = deque()
+        self._is_gathering = False
+        self._is_writing = False  # records that somebody waits for
+        self._news: deque[tuple[Callable[[int, bool], None], int, bool]] = deque()
+        self._is_telling = False
 
     def soon(self, settle: Callable[[], None]) -> None:
         """Call `settle` within milliseconds, together with others: warm, this code takes a third of the time."""
@@ -45,6 +52,52 @@ class Backlog:
             if self._due and not self._is_set:
                 self._is_set = True
                 asyncio.get_running_loop().call_soon(self._settle)
+
+    # ------------------------------------------------------------ where records come first
+
+    def ahead(self, take_in: Callable[[], None]) -> None:
+        """Call `take_in`, for a session whose statements must be on disk before they go on, together with others: once
+        the disk has written what it has. So many sessions share one sync, and its changes of threads.
+        """
+        self._ahead.append(take_in)
+        if not self._is_writing and not self._is_gathering:
+            self._is_gathering = True
+            asyncio.get_running_loop().call_soon(self._gather)
+
+    def _gather(self) -> None:
+        until = monotonic() + _AT_ONCE_S
+        self._is_gathering = False
+        try:
+            while self._ahead and monotonic() < until:
+                self._ahead.popleft()()
+        finally:
+            if self._ahead:
+                self._is_gathering = True
+                asyncio.get_running_loop().call_soon(self._gather)
+
+    def await_durable(self, recording: Recording, seq: int, release: Callable[[int, bool], None]) -> None:
+        """Call `release` with `seq`, and whether it is on disk, when that is decided."""
+        self._is_writing = True
+        loop = asyncio.get_running_loop()
+        recording.on_durable(seq, lambda ok: self._told(loop, (release, seq, ok)))
+
+    def _told(self, loop: asyncio.AbstractEventLoop, news: tuple[Callable[[int, bool], None], int, bool]) -> None:
+        """From the recorder's thread: one wake for all that a sync has brought."""
+        self._news.append(news)
+        if not self._is_telling:
+            self._is_telling = True
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(self._tell)
+
+    def _tell(self) -> None:
+        self._is_telling = self._is_writing = False
+        try:
+            while self._news:
+                release, seq, ok = self._news.popleft()
+                release(seq, ok)
+        finally:
+            if self._ahead and not self._is_gathering:
+                self._gather()
 
 
 class Books:

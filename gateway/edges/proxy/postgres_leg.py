@@ -43,7 +43,7 @@ class Leg(asyncio.BufferedProtocol):
         self._loss: asyncio.Future[None] | None = None
         self._receive: Callable[[bytes], None] | None = None
         self._on_lost: Callable[[], None] | None = None
-        self._paused = Pause(0)
+        self._paused = 0  # reasons, as a plain number: asked for every chunk
         self.peer: Leg | None = None
         self.is_lost = False
         self._closes_within_s = 0.0
@@ -117,15 +117,17 @@ class Leg(asyncio.BufferedProtocol):
     def pause(self, why: Pause) -> None:
         if not self._paused and self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()
-        self._paused |= why
+        self._paused |= why.value
 
     def is_paused(self, why: Pause) -> bool:
         """True for any of these reasons."""
-        return bool(self._paused & why)
+        return bool(self._paused & why.value)
 
     def resume(self, why: Pause) -> None:
-        was, self._paused = self._paused, self._paused & ~why
-        if was and not self._paused and self._transport is not None and not self._transport.is_closing():
+        if not self._paused:
+            return
+        self._paused &= ~why.value
+        if not self._paused and self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
     def close(self, flush_s: float = _FLUSH_S) -> None:
@@ -178,7 +180,7 @@ class Leg(asyncio.BufferedProtocol):
 
     def _adopt(self, transport: asyncio.Transport) -> None:
         self._transport = transport
-        self._paused = Pause(0)
+        self._paused = 0
         transport.set_write_buffer_limits(high=WRITE_HIGH)
 
 

@@ -69,8 +69,9 @@ class PostgresSession:
         self._reads_first = is_strict or bind_parameters.hides()
         self._books = Books(now, telling(bind_parameters))
         self._account = self._books.account
+        self._come: list[bytes] = []  # from the client, not looked at yet
         self._held: deque[tuple[bytes, int]] = deque()  # chunks, each with the record it waits for
-        self._held_bytes = 0
+        self._held_bytes = 0  # of these and what has come
         self._warnings: list[str] = []
         self._ending: tuple[EndReason, str] | None = None
         self._client_is_gone = False
@@ -134,7 +135,7 @@ class PostgresSession:
             self._from_client(early)
         if late:
             self._from_target(late)
-        self._client.relay(self._from_client, self._client_lost)
+        self._client.relay(self._arrived if self._is_strict else self._from_client, self._client_lost)
         target.relay(self._from_target, self._target_lost)
 
     def end(self, reason: EndReason, detail: str = "", *, report: Report | None = None) -> None:
@@ -211,6 +212,23 @@ class PostgresSession:
             self._is_crowded = False
             self._client.resume(Pause.CROWDED)
 
+    def _arrived(self, chunk: bytes) -> None:
+        """Under `require`: it waits for others, with which its record is written."""
+        if not self._come:
+            self._backlog.ahead(self._take_in)
+        self._come.append(chunk)
+        self._held_bytes += len(chunk)
+        if self._held_bytes > _HELD_HIGH:
+            self._client.pause(Pause.NOT_DURABLE)
+
+    def _take_in(self) -> None:
+        come, self._come = self._come, []
+        for chunk in come:
+            self._held_bytes -= len(chunk)
+            self._from_client(chunk)
+        if self._held_bytes <= _HELD_HIGH:
+            self._client.resume(Pause.NOT_DURABLE)
+
     def _from_client(self, chunk: bytes) -> None:
         if self._ending is not None or self._target is None:
             return
@@ -251,11 +269,7 @@ class PostgresSession:
         if self._held_bytes > _HELD_HIGH:
             self._client.pause(Pause.NOT_DURABLE)
         if waits_for is not None:
-            self._recording.on_durable(waits_for, lambda ok: self._tell_durable(waits_for, ok=ok))
-
-    def _tell_durable(self, seq: int, *, ok: bool) -> None:
-        with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._release, seq, ok)
+            self._backlog.await_durable(self._recording, waits_for, self._release)
 
     def _release(self, seq: int, ok: bool) -> None:
         if self._ending is not None or self._target is None:
@@ -317,6 +331,7 @@ class PostgresSession:
 
     def _cancel_statement_of(self, by: str, n: int) -> None:
         """The client's next statement waits until the cancel request is through: it must not hit that one."""
+        self._take_in()
         self.settle()
         running = self._account.running()
         if running is None or n not in (0, running[0]) or self.cancel_request is None or self._ending is not None:
@@ -340,6 +355,7 @@ class PostgresSession:
         self._warnings.clear()
 
     def _client_lost(self) -> None:
+        self._take_in()
         self._client_is_gone = True
         self.settle()
         if self._account.said_goodbye and self._target is not None and not self._target.is_lost:

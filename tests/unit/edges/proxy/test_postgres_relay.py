@@ -71,8 +71,9 @@ class StalledSpool:
 class Relay:
     """A session between two sockets whose far ends are `client` and `target`."""
 
-    def __init__(self, *, is_strict: bool) -> None:
+    def __init__(self, *, is_strict: bool, backlog: Backlog | None = None) -> None:
         self.spool = StalledSpool()
+        self._backlog = backlog or Backlog()
         self._is_strict = is_strict
 
     async def __aenter__(self) -> Self:
@@ -86,7 +87,7 @@ class Relay:
             self._legs.append(leg)
             far.append(await asyncio.open_connection(sock=theirs, limit=1 << 24))
         (self.client, self.to_client), (self.target, self.to_target) = far
-        self.session = PostgresSession(self._legs[0], self.spool, lambda: AT, Backlog(), is_strict=self._is_strict)
+        self.session = PostgresSession(self._legs[0], self.spool, lambda: AT, self._backlog, is_strict=self._is_strict)
         self.session.start(self._legs[1], b"", b"", b"")
         return self
 
@@ -178,6 +179,59 @@ async def test_nothing_goes_on_before_its_record_is_on_disk_where_that_is_requir
         assert not reading.done()
         relay.spool.sync()
         assert await asyncio.wait_for(reading, PATIENCE) == asked
+
+
+@on_a_loop
+async def test_what_comes_while_the_disk_writes_goes_into_its_next_batch() -> None:
+    backlog = Backlog()
+    async with Relay(is_strict=True, backlog=backlog) as one, Relay(is_strict=True, backlog=backlog) as other:
+        one.to_client.write(ONE)
+        await one.until(lambda: len(one.spool.records) == 1)
+        other.to_client.write(ONE)
+        one.to_client.write(ONE)
+        await one.until(lambda: bool(other.session._come and one.session._come))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert (len(one.spool.records), other.spool.records) == (1, [])
+        one.spool.sync()
+        assert await asyncio.wait_for(one.target.readexactly(len(ONE)), PATIENCE) == ONE
+        await one.until(lambda: len(one.spool.records) == 2 and len(other.spool.records) == 1)
+        reading = asyncio.create_task(other.target.readexactly(len(ONE)))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not reading.done(), "it is not on disk"
+        assert await other.synced(reading) == ONE
+        assert await one.synced(asyncio.create_task(one.target.readexactly(len(ONE)))) == ONE
+
+
+@on_a_loop
+async def test_a_disk_that_fails_ends_every_session_that_waits_for_it() -> None:
+    backlog = Backlog()
+    async with Relay(is_strict=True, backlog=backlog) as one, Relay(is_strict=True, backlog=backlog) as other:
+        one.to_client.write(ONE)
+        await one.until(lambda: len(one.spool.records) == 1)
+        other.to_client.write(ONE)
+        await one.until(lambda: bool(other.session._come))
+        other.spool.is_broken = True
+        one.spool.sync(ok=False)
+        for relay in (one, other):
+            reason, _ = await asyncio.wait_for(relay.session.wait_over(), PATIENCE)
+            assert reason is EndReason.RECORDING_FAILED
+            assert await relay.target.read() == b""
+
+
+@on_a_loop
+async def test_a_client_that_leaves_at_once_has_asked_all_the_same() -> None:
+    backlog = Backlog()
+    async with Relay(is_strict=True, backlog=backlog) as one, Relay(is_strict=True, backlog=backlog) as other:
+        one.to_client.write(ONE)
+        await one.until(lambda: len(one.spool.records) == 1)
+        other.to_client.write(ONE)
+        other.to_client.close()
+        await one.until(lambda: len(other.spool.records) == 1)
+        assert await other.synced(asyncio.create_task(other.target.read())) == ONE
+        reason, _ = await asyncio.wait_for(other.session.wait_over(), PATIENCE)
+        assert reason is EndReason.CLIENT_CLOSED
 
 
 @on_a_loop
