@@ -23,7 +23,10 @@ def main() -> None:
         "--only", choices=("ssh", "postgres", "scale", "held", "deploy", "exchange"), help="one part only"
     )
     parser.add_argument(
-        "--rows", nargs="+", choices=(*ssh.PARTS, "memory"), help="of the SSH part only these; with --only ssh"
+        "--rows",
+        nargs="+",
+        choices=(*ssh.PARTS, *postgres.PARTS, "sessions", "memory", "revocation"),
+        help="of one part only these; with --only ssh or --only postgres",
     )
     parser.add_argument(
         "--held", type=int, help="terminals of --only scale (1000), database sessions of --only held (2000)"
@@ -57,7 +60,7 @@ def main() -> None:
                 rows = postgres_sessions.held(stage, options.held or 2000)
                 print(report.table("PostgreSQL, many sessions", rows, ["gateway"]), flush=True)
             if options.only in (None, "postgres"):
-                _bench_postgres(stage, processes, directory, quick=options.quick)
+                _bench_postgres(stage, processes, directory, options.rows, quick=options.quick)
     finally:
         processes.stop_all()
         shutil.rmtree(directory, ignore_errors=True)
@@ -118,27 +121,33 @@ def _bench_scale(stage: servers.Stage, processes: Processes, directory: Path, he
     print(report.table(f"SSH, many terminals ({workers} worker(s))", rows, ["gateway"]), flush=True)
 
 
-def _bench_postgres(stage: servers.Stage, processes: Processes, directory: Path, *, quick: bool) -> None:
+def _bench_postgres(
+    stage: servers.Stage, processes: Processes, directory: Path, chosen: list[str] | None, *, quick: bool
+) -> None:
     _ask(stage, "orders-db", "read")
     work = directory / "postgres"
     (work / "log").mkdir(parents=True)
     work.chmod(0o755)
     scale = 5 if quick else 110  # COPY of 48 or 1,070 MB
+    parts = (*postgres.PARTS, "sessions", "memory", "revocation") if chosen is None else chosen
     say("PostgreSQL …")
     postgres.prepare(stage, scale)
     paths = servers.postgres_paths(stage, processes, work)
-    rows = postgres.measure(paths, stage, work, scale, quick=quick)
     names = ["direct", "PgBouncer", "PgBouncer, TLS", "gateway, TLS", servers.REQUIRE]
-    print(report.table("PostgreSQL", rows, names, beside="PgBouncer, TLS"), flush=True)
-    say("PostgreSQL, sessions …")
-    rows = postgres_sessions.measure(paths, stage, quick=quick)
-    print(report.table("PostgreSQL, sessions", rows, names), flush=True)
-    say("PostgreSQL, memory …")
-    rows = postgres.memory(paths, (10, 20) if quick else (50, 200))
-    print(report.table("PostgreSQL, memory of the gateway", rows, ["gateway"]), flush=True)
-    say("PostgreSQL, revocation …")
-    rows = postgres_sessions.revocation(stage, (50,) if quick else (50, 500))
-    print(report.table("PostgreSQL, revocation", rows, ["gateway"]), flush=True)
+    if rows := postgres.measure(paths, stage, work, parts, quick=quick):
+        print(report.table("PostgreSQL", rows, names, beside="PgBouncer, TLS"), flush=True)
+    if "sessions" in parts:
+        say("PostgreSQL, sessions …")
+        rows = postgres_sessions.measure(paths, stage, quick=quick)
+        print(report.table("PostgreSQL, sessions", rows, names), flush=True)
+    if "memory" in parts:
+        say("PostgreSQL, memory …")
+        rows = postgres.memory(paths, (10, 20) if quick else (50, 200))
+        print(report.table("PostgreSQL, memory of the gateway", rows, ["gateway"]), flush=True)
+    if "revocation" in parts:
+        say("PostgreSQL, revocation …")
+        rows = postgres_sessions.revocation(stage, (50,) if quick else (50, 500))
+        print(report.table("PostgreSQL, revocation", rows, ["gateway"]), flush=True)
 
 
 def _raise_connection_limit(stage: Path) -> None:

@@ -1,7 +1,7 @@
 import os
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from tests.bench.meter import Row, interleaved, memory_kib, timed
 from tests.bench.servers import PostgresPaths, Stage
 
 TIMEOUT_S = 600
+PARTS = ("statements", "copy", "connect")
 _TPS = re.compile(r"tps = ([0-9.]+)")
 
 
@@ -32,9 +33,25 @@ def prepare(stage: Stage, scale: int) -> None:
             connection.execute(statement.encode())
 
 
-def measure(paths: PostgresPaths, stage: Stage, work: Path, scale: int, *, quick: bool) -> list[Row]:
+def measure(paths: PostgresPaths, stage: Stage, work: Path, parts: Collection[str], *, quick: bool) -> list[Row]:
     """The statements come last: while their sessions are added to the search index, everything else is slower."""
+    copies = _copies(paths, stage, work) if "copy" in parts else []
+    logins = Row("connect and `SELECT 1`", "ms", is_rate=False, cpu_unit="ms", notes=paths.notes)
+    if "connect" in parts:
+        runs = {name: lambda env=env: 1000 * timed(lambda: _connect(env)) for name, env in paths.environments.items()}
+        interleaved(logins, runs, paths.pids, 5 if quick else 31, per=1000)
+    rows = []
     seconds, rounds = (3, 1) if quick else (8, 3)
+    for mode in ("simple", "prepared") if "statements" in parts else ():
+        row = Row(f"`pgbench -S -c 8 -M {mode}`", "tps", is_rate=True, cpu_unit="µs per transaction", notes=paths.notes)
+        for _ in range(rounds):
+            for name, environment in paths.environments.items():
+                _tps_with_cpu(row, name, environment, paths, mode, seconds)
+        rows.append(row)
+    return [*rows, *copies, *([logins] if logins.values else [])]
+
+
+def _copies(paths: PostgresPaths, stage: Stage, work: Path) -> list[Row]:
     dump = work / "accounts.copy"
     _psql(paths.environments["direct"], f"\\copy pgbench_accounts TO '{dump}'")
     megabytes = dump.stat().st_size / 1e6
@@ -43,17 +60,7 @@ def measure(paths: PostgresPaths, stage: Stage, work: Path, scale: int, *, quick
     for row, once in ((out, _copy_out), (into, lambda env: _copy_in(env, dump, stage))):
         runs = {name: _rate(once, env, megabytes) for name, env in paths.environments.items()}
         interleaved(row, runs, paths.pids, 1, per=1000 / megabytes)
-    logins = Row("connect and `SELECT 1`", "ms", is_rate=False, cpu_unit="ms", notes=paths.notes)
-    runs = {name: lambda env=env: 1000 * timed(lambda: _connect(env)) for name, env in paths.environments.items()}
-    interleaved(logins, runs, paths.pids, 5 if quick else 31, per=1000)
-    rows = []
-    for mode in ("simple", "prepared"):
-        row = Row(f"`pgbench -S -c 8 -M {mode}`", "tps", is_rate=True, cpu_unit="µs per transaction", notes=paths.notes)
-        for _ in range(rounds):
-            for name, environment in paths.environments.items():
-                _tps_with_cpu(row, name, environment, paths, mode, seconds)
-        rows.append(row)
-    return [*rows, out, into, logins]
+    return [out, into]
 
 
 def _rate(
