@@ -10,7 +10,8 @@ nonces and counters are in `ssh_keys`.
 INVARIANTS
 1. No more than `limit` octets are asked for on behalf of one packet: checked on the length field, before any
    allocation. `limit` is LIMIT_BEFORE_LOGIN until `trust()` is called, LIMIT_AFTER_LOGIN then.
-2. The buffer of unread octets is READ_WHEN_IDLE or READ_AFTER_LOGIN long, or one packet if that is longer.
+2. The buffer of unread octets is READ_AFTER_LOGIN long at most, or one packet if that is longer; READ_WHEN_IDLE once
+   little comes at a time.
 3. Nothing is decrypted or delivered before its tag (GCM, Poly1305) or MAC (encrypt-then-MAC) is verified. Plain packets
    exist only before the first NEWKEYS; encrypt-and-MAC is not spoken.
 4. Sequence numbers count every packet (RFC 4253 §6.4) and restart only when `reset_seqno_*` says so (strict key
@@ -223,11 +224,11 @@ class PacketLayer:
     def _make_room(self, count: int) -> None:
         """Move what is unread to the front of a buffer of the right size (INVARIANT 2)."""
         unread = self._end - self._start
-        # A read that filled the buffer will be followed by others. In steps: a login needs no large one, and memory
-        # that was used once is seldom given back.
-        is_filled = self._end == len(self._buffer)
-        size = max(count, READ_WHEN_IDLE, min(self._chunk, 8 * self._end) if is_filled else 0)
-        buffer = self._buffer
+        # A read that filled the buffer will be followed by others, and so will one that nearly did. In steps: a login
+        # needs no large one, and memory that was used once is seldom given back.
+        buffer, size = self._buffer, max(count, READ_WHEN_IDLE)
+        if 8 * self._end >= len(buffer):
+            size = max(size, min(self._chunk, 8 * self._end if self._end == len(buffer) else len(buffer)))
         if size > len(buffer) or (not unread and size != len(buffer)):
             buffer = bytearray(size)
         if unread and (self._start or buffer is not self._buffer):

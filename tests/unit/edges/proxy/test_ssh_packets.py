@@ -20,7 +20,13 @@ from paramiko.packet import Packetizer
 from gateway.edges.proxy import ssh_keys
 from gateway.edges.proxy.ssh_fields import ProtocolViolationError
 from gateway.edges.proxy.ssh_messages import RawMessage
-from gateway.edges.proxy.ssh_packets import LIMIT_AFTER_LOGIN, LIMIT_BEFORE_LOGIN, PacketLayer
+from gateway.edges.proxy.ssh_packets import (
+    LIMIT_AFTER_LOGIN,
+    LIMIT_BEFORE_LOGIN,
+    READ_AFTER_LOGIN,
+    READ_WHEN_IDLE,
+    PacketLayer,
+)
 
 KEY, IV, MAC_KEY = bytes(range(16)), bytes(range(100, 116)), bytes(range(32))
 MODES = ["plain", "gcm", "etm"]
@@ -201,6 +207,20 @@ def _deliver(joined: Pair, payload: bytes) -> bytes:
 def _send_quietly(layer: Packetizer, payload: bytes) -> None:
     with suppress(EOFError):
         layer.send_message(RawMessage(payload))
+
+
+def test_the_buffer_stays_large_while_much_comes_and_is_given_back_when_little_does(
+    pair: Callable[[str], Pair],
+) -> None:
+    joined = pair("gcm")
+    joined.ours.trust()
+    lengths = []
+    for payload in [b"\x5e" * 32_768] * 5 + [b"\x5e" * 20] * 2:
+        joined.plain.send_message(RawMessage(payload))  # one at a time: nothing is left unread
+        assert joined.ours.read_message()[1].asbytes() == payload[1:]
+        lengths.append(len(joined.ours._buffer))
+    assert lengths[2:5] == [READ_AFTER_LOGIN] * 3
+    assert lengths[-1] == READ_WHEN_IDLE
 
 
 @pytest.mark.parametrize("padding", [0, 3, 12, 255])
