@@ -11,60 +11,58 @@ INVARIANTS
 4. What is held is bounded: `MOST_REQUESTS`, `MOST_HANDLES`, `MOST_ANSWERS`, one head of each side.
 """
 
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from gateway.wire.file_digest import FileDigest
+from gateway.wire.sftp_packets import (
+    ANSWERED_BY,
+    CLOSE,
+    DATA,
+    EOF,
+    EXTENDED,
+    FAILURE,
+    FOR_CHANGES,
+    FOR_READING,
+    FREE_EXTENDED,
+    FSETSTAT,
+    FSTAT,
+    HANDLE,
+    HAVE_ATTRIBUTES_AFTER,
+    HEAD,
+    INIT,
+    LONGEST_HANDLE,
+    LONGEST_PACKET,
+    LONGEST_REQUEST,
+    NAME,
+    NAMED,
+    NAMED_EXTENDED,
+    OK,
+    OP_UNSUPPORTED,
+    OPEN,
+    PERMISSION_DENIED,
+    READ,
+    READDIR,
+    REALPATH,
+    STATUS,
+    STATUS_ONLY,
+    U32,
+    VERSION,
+    VERSION_REPLY,
+    WITH_HANDLE_EXTENDED,
+    WRITE,
+    Reader,
+    SftpError,
+    missing_of_request,
+    outcome_word,
+    string,
+)
 
-LONGEST_PACKET = 1024 * 1024
-LONGEST_REQUEST = 34_000  # the draft's §3 asks for no more; only data and directory listings are longer
-LONGEST_HANDLE = 256  # §3
 MOST_REQUESTS = 65_536  # paramiko asks for a whole file at once; who walks waits when `is_full`
 MOST_HANDLES = 4_096
 MOST_ANSWERS = 4_096
-VERSION = 3
-
-INIT, VERSION_REPLY = 1, 2
-OPEN, CLOSE, READ, WRITE = 3, 4, 5, 6
-LSTAT, FSTAT, SETSTAT, FSETSTAT, OPENDIR, READDIR, REMOVE, MKDIR, RMDIR = range(7, 16)
-REALPATH, STAT, RENAME, READLINK, SYMLINK = range(16, 21)
-STATUS, HANDLE, DATA, NAME, ATTRS = range(101, 106)
-EXTENDED, EXTENDED_REPLY = 200, 201
-OK, EOF, NO_SUCH_FILE, PERMISSION_DENIED, FAILURE, OP_UNSUPPORTED = 0, 1, 2, 3, 4, 8
-_FOR_READING, _FOR_CHANGES = 0x01, 0x02 | 0x04 | 0x08 | 0x10  # §6.3: WRITE, APPEND, CREAT, TRUNC
-
-_OUTCOMES = ("ok", "eof", "no-such-file", "permission-denied", "failure", "bad-message", "no-connection",
-             "connection-lost", "unsupported")  # fmt: skip  # §7
-# Requests with names: how many names, and what the record calls them ("" for a mere look).
-_NAMED = {
-    LSTAT: (1, ""), STAT: (1, ""), READLINK: (1, ""), REALPATH: (1, ""), OPENDIR: (1, "list"),
-    SETSTAT: (1, "setstat"), REMOVE: (1, "remove"), MKDIR: (1, "mkdir"), RMDIR: (1, "rmdir"),
-    RENAME: (2, "rename"), SYMLINK: (2, "symlink"),
-}  # fmt: skip
-_NAMED_EXTENDED = {
-    b"posix-rename@openssh.com": (2, "rename"), b"hardlink@openssh.com": (2, "link"),
-    b"lsetstat@openssh.com": (1, "setstat"), b"statvfs@openssh.com": (1, ""), b"expand-path@openssh.com": (1, ""),
-    b"home-directory": (1, ""),
-}  # fmt: skip
-_WITH_HANDLE_EXTENDED = frozenset({b"fsync@openssh.com", b"fstatvfs@openssh.com"})
-_FREE_EXTENDED = frozenset({b"limits@openssh.com", b"users-groups-by-id@openssh.com"})
-_HAVE_ATTRIBUTES_AFTER = frozenset({SETSTAT, MKDIR, OPEN, FSETSTAT})
-_ANSWERED_BY = {
-    OPEN: {STATUS, HANDLE}, OPENDIR: {STATUS, HANDLE}, READ: {STATUS, DATA}, READDIR: {STATUS, NAME},
-    REALPATH: {STATUS, NAME}, READLINK: {STATUS, NAME}, STAT: {STATUS, ATTRS}, LSTAT: {STATUS, ATTRS},
-    FSTAT: {STATUS, ATTRS}, EXTENDED: {STATUS, NAME, EXTENDED_REPLY},
-}  # fmt: skip
-_STATUS_ONLY = {STATUS}
-_U32 = struct.Struct(">I")
-_HEAD = struct.Struct(">IBI")  # length, type, request id
-_WRITE_TAIL = struct.Struct(">QI")
 
 Octets = bytes | bytearray | memoryview
-
-
-class SftpError(Exception):
-    """A peer sent what SFTP 3 does not allow, or more than is kept. Ends the subsystem."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,10 +188,10 @@ class SftpWalker:
                     passes.append(piece)
                 position += len(piece)
                 continue
-            missing = _missing_of_request(side.head)
+            missing = missing_of_request(side.head)
             side.head += view[position : position + missing]
             position += missing
-            if not _missing_of_request(side.head):
+            if not missing_of_request(side.head):
                 head = bytes(side.head)
                 side.head.clear()
                 passes.append(self._request(head, at))
@@ -211,39 +209,39 @@ class SftpWalker:
         type_ = head[4]
         if not self._initiated or type_ == INIT:
             return self._init(head)
-        number = _HEAD.unpack_from(head)[2]
+        number = HEAD.unpack_from(head)[2]
         if number in self._pending:
             raise SftpError("two open requests with one number")
-        reader = _Reader(head, _HEAD.size)
+        reader = Reader(head, HEAD.size)
         if type_ == WRITE:
             return self._write(head, number, reader, at)
         if type_ == EXTENDED:
             allowed = self._extended(number, reader, at)
         elif type_ == OPEN:
             allowed = self._open(number, reader, at)
-        elif type_ in _NAMED:
-            allowed = self._named(type_, _NAMED[type_], number, reader, at)
+        elif type_ in NAMED:
+            allowed = self._named(type_, NAMED[type_], number, reader, at)
         elif type_ in (CLOSE, READ, FSTAT, FSETSTAT, READDIR):
             allowed = self._with_handle(type_, number, reader, at)
         else:
             raise SftpError(f"packet type {type_} from a client")
-        if type_ not in _HAVE_ATTRIBUTES_AFTER and type_ != EXTENDED:
+        if type_ not in HAVE_ATTRIBUTES_AFTER and type_ != EXTENDED:
             reader.end()
         return head if allowed else b""
 
     def _init(self, head: bytes) -> bytes:
         if self._initiated or head[4] != INIT:
             raise SftpError("INIT comes first, and once")
-        if _Reader(head, 5).u32() < VERSION:
+        if Reader(head, 5).u32() < VERSION:
             raise SftpError("only version 3 is spoken")
         self._initiated = True
         # Who speaks a later version speaks this one as well (§4): the lower of both holds.
-        return _U32.pack(5) + bytes((INIT,)) + _U32.pack(VERSION)
+        return U32.pack(5) + bytes((INIT,)) + U32.pack(VERSION)
 
-    def _write(self, head: bytes, number: int, reader: "_Reader", at: float) -> bytes:
+    def _write(self, head: bytes, number: int, reader: Reader, at: float) -> bytes:
         handle = reader.string()
         offset, length = reader.u64(), reader.u32()
-        if length != _U32.unpack_from(head)[0] + 4 - len(head):
+        if length != U32.unpack_from(head)[0] + 4 - len(head):
             raise SftpError("a WRITE with more or less than its data")
         file = self._handles.get(handle)
         side = self._client
@@ -257,13 +255,13 @@ class SftpWalker:
         self._expect(number, _Pending(WRITE, at, file=file))
         return head
 
-    def _open(self, number: int, reader: "_Reader", at: float) -> bool:
+    def _open(self, number: int, reader: Reader, at: float) -> bool:
         path, flags = reader.string(), reader.u32()
-        changes = bool(flags & _FOR_CHANGES)
-        asked = Asked("open", (path,), reads=bool(flags & _FOR_READING) or not changes, changes=changes)
+        changes = bool(flags & FOR_CHANGES)
+        asked = Asked("open", (path,), reads=bool(flags & FOR_READING) or not changes, changes=changes)
         return self._judged(OPEN, number, asked, at)
 
-    def _named(self, type_: int, shape: tuple[int, str], number: int, reader: "_Reader", at: float) -> bool:
+    def _named(self, type_: int, shape: tuple[int, str], number: int, reader: Reader, at: float) -> bool:
         count, op = shape
         paths = tuple(reader.string() for _ in range(count))
         if not op:
@@ -280,7 +278,7 @@ class SftpWalker:
         self._answer(number, PERMISSION_DENIED, sentence)
         return False
 
-    def _with_handle(self, type_: int, number: int, reader: "_Reader", at: float) -> bool:
+    def _with_handle(self, type_: int, number: int, reader: Reader, at: float) -> bool:
         handle = reader.string()
         file = self._handles.get(handle)
         if file is None or (type_ == READ and not file.asked.reads):
@@ -296,21 +294,21 @@ class SftpWalker:
         self._expect(number, waiting)
         return True
 
-    def _extended(self, number: int, reader: "_Reader", at: float) -> bool:
+    def _extended(self, number: int, reader: Reader, at: float) -> bool:
         name = reader.string()
-        if name in _NAMED_EXTENDED:
-            return self._named(EXTENDED, _NAMED_EXTENDED[name], number, reader, at)
-        if name in _FREE_EXTENDED:
+        if name in NAMED_EXTENDED:
+            return self._named(EXTENDED, NAMED_EXTENDED[name], number, reader, at)
+        if name in FREE_EXTENDED:
             self._expect(number, _Pending(EXTENDED, at))
             return True
-        if name in _WITH_HANDLE_EXTENDED:
+        if name in WITH_HANDLE_EXTENDED:
             return self._with_handle(EXTENDED, number, reader, at)
         if name == b"copy-data":
             return self._copy(number, reader, at)
         self._answer(number, OP_UNSUPPORTED, "The gateway does not know this extension.")
         return False
 
-    def _copy(self, number: int, reader: "_Reader", at: float) -> bool:
+    def _copy(self, number: int, reader: Reader, at: float) -> bool:
         """From one open file into another, on the server: nothing that we could digest comes by here."""
         source = self._handles.get(reader.string())
         reader.u64(), reader.u64()
@@ -328,8 +326,8 @@ class SftpWalker:
         if len(self._answers) >= MOST_ANSWERS:
             raise SftpError("too many refused requests without reading the answers")
         text = sentence.encode("utf-8", "replace")[:1000]
-        body = b"".join((bytes((STATUS,)), _U32.pack(number), _U32.pack(code), _string(text), _string(b"en")))
-        self._answers.append(_string(body))
+        body = b"".join((bytes((STATUS,)), U32.pack(number), U32.pack(code), string(text), string(b"en")))
+        self._answers.append(string(body))
 
     # ---------------------------------------------------------------- server → client
 
@@ -356,12 +354,12 @@ class SftpWalker:
 
     def _missing_of_reply(self, head: bytearray) -> int:
         """How many octets are missing until a reply can be understood; what follows them may pass."""
-        if len(head) < _HEAD.size:
-            return _HEAD.size - len(head)
-        length, type_, number = _HEAD.unpack_from(head)
+        if len(head) < HEAD.size:
+            return HEAD.size - len(head)
+        length, type_, number = HEAD.unpack_from(head)
         if not 5 <= length <= LONGEST_PACKET:
             raise SftpError(f"a packet of {length} octets from a server")
-        wanted = _HEAD.size
+        wanted = HEAD.size
         if type_ in (STATUS, DATA):
             wanted += 4
         elif type_ == HANDLE or (type_ == NAME and self._is_realpath(number)):
@@ -377,7 +375,7 @@ class SftpWalker:
         return waiting is not None and waiting.type_ == REALPATH
 
     def _reply(self, head: bytes, at: float) -> None:
-        length, type_, number = _HEAD.unpack_from(head)
+        length, type_, number = HEAD.unpack_from(head)
         side = self._server
         side.left, side.digest = length + 4 - len(head), None
         if not self._welcomed or type_ == VERSION_REPLY:
@@ -386,17 +384,17 @@ class SftpWalker:
         waiting = self._pending.get(number)
         if waiting is None:
             raise SftpError("a reply to nothing that was asked")
-        if type_ not in _ANSWERED_BY.get(waiting.type_, _STATUS_ONLY):
+        if type_ not in ANSWERED_BY.get(waiting.type_, STATUS_ONLY):
             raise SftpError(f"packet type {type_} in reply to {waiting.type_}")
         del self._pending[number]
         if type_ == STATUS:
-            self._status(waiting, _U32.unpack_from(head, _HEAD.size)[0], at)
+            self._status(waiting, U32.unpack_from(head, HEAD.size)[0], at)
         elif type_ == DATA:
-            self._data(waiting, _U32.unpack_from(head, _HEAD.size)[0])
+            self._data(waiting, U32.unpack_from(head, HEAD.size)[0])
         elif type_ == HANDLE:
-            self._handle(waiting, _Reader(head, _HEAD.size))
+            self._handle(waiting, Reader(head, HEAD.size))
         elif waiting.type_ == REALPATH:
-            self._realpath(waiting, _Reader(head, _HEAD.size))
+            self._realpath(waiting, Reader(head, HEAD.size))
         elif waiting.asked is not None:
             self._finish(waiting.asked, waiting.at, at, "ok")
 
@@ -410,12 +408,12 @@ class SftpWalker:
         file = waiting.file
         if waiting.type_ == CLOSE and file is not None:
             if self._handles.pop(waiting.handle, None) is file:
-                self._transferred(file, at, _outcome(file.failed or code))
+                self._transferred(file, at, outcome_word(file.failed or code))
         elif waiting.type_ in (READ, WRITE) and file is not None:
             if code not in (OK, EOF) and not file.failed:
                 file.failed = code
         elif waiting.asked is not None:
-            self._finish(waiting.asked, waiting.at, at, _outcome(code))
+            self._finish(waiting.asked, waiting.at, at, outcome_word(code))
 
     def _data(self, waiting: _Pending, length: int) -> None:
         side = self._server
@@ -424,7 +422,7 @@ class SftpWalker:
         waiting.file.read.begin(waiting.offset)
         side.digest = waiting.file.read
 
-    def _handle(self, waiting: _Pending, reader: "_Reader") -> None:
+    def _handle(self, waiting: _Pending, reader: Reader) -> None:
         handle = reader.string()
         reader.end()
         if waiting.asked is None or len(handle) > LONGEST_HANDLE or len(self._handles) >= MOST_HANDLES:
@@ -433,7 +431,7 @@ class SftpWalker:
             raise SftpError("one handle for two files")
         self._handles[handle] = _Open(waiting.asked, waiting.at)
 
-    def _realpath(self, waiting: _Pending, reader: "_Reader") -> None:
+    def _realpath(self, waiting: _Pending, reader: Reader) -> None:
         count, path = reader.u32(), reader.string()
         if count == 1 and waiting.handle in (b".", b"") and self.base is None and path.startswith(b"/"):
             self.base = path
@@ -456,63 +454,3 @@ class SftpWalker:
         if asked.op == "open":
             direction = "upload" if asked.changes else "download"
         self.done.append(Done(asked, direction, since, at, outcome))
-
-
-def _missing_of_request(head: bytearray) -> int:
-    """How many octets are missing until a request can be judged: all of it, or a WRITE up to its data."""
-    if len(head) < 5:
-        return 5 - len(head)
-    length = _U32.unpack_from(head)[0]
-    if not 5 <= length <= LONGEST_PACKET:
-        raise SftpError(f"a packet of {length} octets from a client")
-    if head[4] != WRITE:
-        if length > LONGEST_REQUEST:
-            raise SftpError(f"a request of {length} octets")
-        return int(length) + 4 - len(head)
-    if length < 4 + _HEAD.size + _WRITE_TAIL.size:
-        raise SftpError("a WRITE that is too short")
-    if len(head) < _HEAD.size + 4:
-        return _HEAD.size + 4 - len(head)
-    handle = _U32.unpack_from(head, _HEAD.size)[0]
-    wanted = _HEAD.size + 4 + handle + _WRITE_TAIL.size
-    if handle > LONGEST_HANDLE or wanted > length + 4:
-        raise SftpError("a handle that is too long")
-    return int(wanted) - len(head)
-
-
-class _Reader:
-    """A cursor over a head. Every read raises SftpError past the end."""
-
-    __slots__ = ("_at", "_octets")
-
-    def __init__(self, octets: bytes, at: int) -> None:
-        self._octets = octets
-        self._at = at
-
-    def _take(self, count: int) -> bytes:
-        taken = self._octets[self._at : self._at + count]
-        if len(taken) != count:
-            raise SftpError("a packet ends in the middle of a field")
-        self._at += count
-        return taken
-
-    def u32(self) -> int:
-        return int.from_bytes(self._take(4), "big")
-
-    def u64(self) -> int:
-        return int.from_bytes(self._take(8), "big")
-
-    def string(self) -> bytes:
-        return self._take(self.u32())
-
-    def end(self) -> None:
-        if self._at != len(self._octets):
-            raise SftpError("a packet with more fields than it should have")
-
-
-def _string(octets: bytes) -> bytes:
-    return _U32.pack(len(octets)) + octets
-
-
-def _outcome(code: int) -> str:
-    return _OUTCOMES[code] if code < len(_OUTCOMES) else f"status-{code}"

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.wire import sftp
-from gateway.wire.sftp import Asked, Denied, Done, SftpError, SftpWalker
+from gateway.wire import sftp_packets as sftp
+from gateway.wire.sftp import MOST_ANSWERS, MOST_REQUESTS, Asked, Denied, Done, SftpWalker
+from gateway.wire.sftp_packets import SftpError
 
 READ_FLAG, WRITE_FLAGS = 1, 2 | 8 | 16
 
@@ -295,7 +296,7 @@ def test_memory_is_bounded_however_much_passes() -> None:
 
 def test_a_client_that_asks_for_everything_at_once_has_to_wait() -> None:
     between = Between().run(H)
-    for number in range(sftp.MOST_REQUESTS):
+    for number in range(MOST_REQUESTS):
         assert not between.walker.is_full
         between.walker.from_client(read(number + 2, b"h", 0, 1), 0)
     assert between.walker.is_full
@@ -306,4 +307,4 @@ def test_a_client_that_asks_for_everything_at_once_has_to_wait() -> None:
 def test_refusals_nobody_reads_are_bounded() -> None:
     between = Between([b"/no"]).run(HELLO)
     with pytest.raises(SftpError, match="without reading"):
-        between.run(("c", packet(sftp.REMOVE, n, b"/no")) for n in range(sftp.MOST_ANSWERS + 1))
+        between.run(("c", packet(sftp.REMOVE, n, b"/no")) for n in range(MOST_ANSWERS + 1))

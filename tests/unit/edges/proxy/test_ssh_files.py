@@ -9,6 +9,7 @@ import pytest
 from gateway.core.target import FileRule
 from gateway.edges.proxy.ssh_files import ChannelRefusedError, FileGate, NoFiles, ScpGate, SftpGate, open_gate
 from gateway.edges.proxy.ssh_record import ChannelRecord, SessionRecord
+from gateway.wire.sftp import MOST_REQUESTS
 from tests.unit.wire.test_sftp import HELLO, INIT, READ_FLAG, open_, packet, read, sftp
 
 ALL_BUT_SHADOW = (FileRule(False, "/etc/shadow*"), FileRule(True, "/**"))
@@ -112,7 +113,7 @@ def test_a_client_that_asks_for_too_much_waits_until_the_target_answers() -> Non
     channel.outward(HELLO[1][1])
     channel.inward(open_(1, b"/a", READ_FLAG))
     channel.outward(packet(sftp.HANDLE, 1, b"h"))
-    channel.inward(b"".join(read(2 + n, b"h", n, 1) for n in range(sftp.MOST_REQUESTS)))
+    channel.inward(b"".join(read(2 + n, b"h", n, 1) for n in range(MOST_REQUESTS)))
     passed: list[bytes] = []
     waiting = threading.Thread(target=lambda: passed.append(channel.inward(packet(sftp.CLOSE, 1, b"h"))))
     waiting.start()
