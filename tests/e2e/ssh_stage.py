@@ -22,7 +22,8 @@ from gateway.core.request import RequestKind
 from gateway.core.session import EndReason, Protocol, Session
 from gateway.core.target import Kind, Level, Target
 from gateway.core.window import Window
-from gateway.edges.proxy.ssh_door import Doorkeeper, DoorLimits, SshDoor, serve_ssh
+from gateway.edges.proxy.ssh_door import DoorLimits, SshDoor, serve_ssh
+from gateway.edges.proxy.ssh_keeper import Doorkeeper
 from tests.sshd import Sshd
 
 ONCALL = User("usr_oncall", "https://idp.test", "1", "oncall")

@@ -24,7 +24,8 @@ from gateway.core.session import EndReason, Session
 from gateway.core.target import Kind
 from gateway.edges.proxy.listener import origin_of
 from gateway.edges.proxy.ssh_goodbye import Goodbyes
-from gateway.edges.proxy.ssh_session import Connection, Doorkeeper
+from gateway.edges.proxy.ssh_keeper import Doorkeeper
+from gateway.edges.proxy.ssh_session import Connection
 from gateway.edges.proxy.ssh_strangers import Strangers
 from gateway.edges.proxy.ssh_target import Authority, paramiko_key
 

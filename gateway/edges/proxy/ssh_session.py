@@ -11,18 +11,18 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from threading import Lock, Thread
 
 import paramiko
 
 from gateway.app.open_session import Opened
-from gateway.app.ports import LiveSession, Recording, RecordingFailed
+from gateway.app.ports import RecordingFailed
 from gateway.core.errors import GatewayError, Refusal, Unavailable
 from gateway.core.grant import Grant
 from gateway.core.obligation import Record
 from gateway.core.principal import User
-from gateway.core.session import EndReason, Session
+from gateway.core.session import EndReason
 from gateway.edges.proxy.ssh_attendance import Attendance
 from gateway.edges.proxy.ssh_channels import ChannelEnd
 from gateway.edges.proxy.ssh_client import TargetTransport
@@ -30,6 +30,7 @@ from gateway.edges.proxy.ssh_fields import ProtocolViolationError
 from gateway.edges.proxy.ssh_forwards import Forwards
 from gateway.edges.proxy.ssh_gate import Gate
 from gateway.edges.proxy.ssh_goodbye import Goodbyes
+from gateway.edges.proxy.ssh_keeper import Doorkeeper
 from gateway.edges.proxy.ssh_messages import LOST, REQUEST
 from gateway.edges.proxy.ssh_openings import GlobalAnswer, OpeningTransport
 from gateway.edges.proxy.ssh_record import ChannelRecord, SessionRecord
@@ -43,25 +44,6 @@ SILENT_FOR = 2.0  # seconds after login; by then a client that wants a session h
 LEAVE_WITHIN = 5.0  # for a client whose target could not be reached
 PUMP_TIME = 5.0
 CHANNEL_TIMEOUT = 20.0
-
-
-@dataclass(frozen=True, slots=True)
-class Doorkeeper:
-    """The use cases behind the door. `grant_for`, `open` and `tell` raise GatewayError for a no; `refused` records one.
-
-    `ticket(user name, ticket, client)` is whose it is; `tell(session, type, outcome, data)` stores an event.
-    """
-
-    now: Callable[[], datetime]
-    user: Callable[[str], User | None]
-    ticket: Callable[[str, str, str], tuple[User, Grant] | Refusal]
-    grant_for: Callable[[User, str, str], Grant]
-    open: Callable[[User, Grant, str], Opened]
-    end: Callable[[Session, Recording, EndReason, str], None]
-    tell: Callable[[Session, str, str, dict[str, object]], None]
-    hold: Callable[[str, LiveSession], None]
-    release: Callable[[str], None]
-    refused: Callable[[str, str, Refusal], None]
 
 
 @dataclass(slots=True)
