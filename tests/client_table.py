@@ -39,6 +39,7 @@ DRIVER_FEATURES = {
     "transaction": "transactions",
     "error": "SQLSTATE",
     "binary": "binary formats",
+    "levels": "masked, dry-run",
 }
 TABLES = {"client": FEATURES, "driver": DRIVER_FEATURES}
 _BIN = os.environ.get("CONFORMANCE_BIN", "")

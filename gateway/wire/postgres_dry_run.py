@@ -20,6 +20,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 from gateway.wire.buffer import ProtocolViolation
 from gateway.wire.postgres_messages import HEADER, message
 from gateway.wire.postgres_names import Names
+from gateway.wire.postgres_question import ANSWERS
 
 LONGEST = (1 << 20) + 8192  # bytes of a message that is read here; of a longer one the account ends the session
 LONGEST_BIND = 20_000  # bytes of one that is read; names end in so many, for the account allows fewer
@@ -34,11 +35,11 @@ _TAG, _EMPTY, _SUSPENDED, _ERROR, _READY, _COPY_IN = b"CIsEZG"
 _READ_WHOLE = frozenset((_TAG, _READY))
 _HEARD = frozenset(b"CIsEZG123nT")
 _ROW = ord("D")
-_FOR_US = frozenset(b"TDC")  # of the answer to a question of our own
 _FOR_ALL = frozenset(b"ENSA")
 _ENDS = {
     ord(asked): frozenset(ends) for asked, ends in (("P", b"1"), ("B", b"2"), ("C", b"3"), ("D", b"nT"), ("E", b"CIs"))
 }
+_FLUSH = message(b"H", b"")
 MOST_OWED = 100_000  # the account lets a client owe fewer
 
 M = TypeVar("M", bound=Hashable)
@@ -91,7 +92,7 @@ class Judge(Protocol[M]):
     def answered(self, tag: str) -> None: ...
     def ready(self, status: bytes, *, has_failed: bool) -> None: ...
     def question(self) -> bytes:
-        """SQL to ask the server between two rounds, right behind `ready`; empty for none."""
+        """What to ask the server between two rounds, right behind `ready`: made by `question`; empty for none."""
         ...
 
     def told(self, answer: bytes) -> None:
@@ -129,6 +130,7 @@ class DryRunGate(Generic[M]):
         self.is_waiting = False  # for a ReadyForQuery
         self._is_simple = False  # of a simple query
         self._owed: deque[frozenset[int]] = deque()  # what answers the messages that no Sync has ended yet
+        self._wants_flush = self._has_flushed = False  # what is owed
         self._is_dropping = False  # up to the next Sync, behind a COMMIT that is held
         self._holds = False  # the client is told so before the ReadyForQuery
         self._has_failed = False
@@ -167,7 +169,7 @@ class DryRunGate(Generic[M]):
         self._answer = may_pass
 
     def take(self) -> bytes:
-        """What goes on now. ProtocolViolation ends the session."""
+        """What goes on now, and maybe a Flush behind it. ProtocolViolation ends the session."""
         buffer, pos = self._buffer, 0
         self._is_blocked = False
         while True:
@@ -190,7 +192,11 @@ class DryRunGate(Generic[M]):
             pos += step
         told = bytes(buffer[:pos])
         del buffer[:pos]
-        self._taken += pos
+        if self._wants_flush and not self._has_flushed:
+            told += _FLUSH
+            self._has_flushed = True
+        self._wants_flush = False
+        self._taken += len(told)
         return told
 
     def edited(self, chunk: bytes) -> bytes:
@@ -226,7 +232,8 @@ class DryRunGate(Generic[M]):
         if kind == _BIND and not self._bind(size, pos):
             return 0
         if kind == _CALL:
-            self._demand_answers()
+            if not self._has_answers():
+                return 0
             self._wait(is_simple=True)
         elif kind == _SYNC:
             self._is_dropping = False
@@ -260,18 +267,24 @@ class DryRunGate(Generic[M]):
     def _owe(self, kind: int) -> None:
         if kind in _ENDS and not self._has_failed:
             self._owed.append(_ENDS[kind])
+            self._has_flushed = False
             if len(self._owed) > MOST_OWED:
                 raise ProtocolViolation(f"more than {MOST_OWED:,} messages before a Sync")
 
-    def _demand_answers(self) -> None:
-        """A server that skips to a Sync would skip this as well, and say nothing."""
-        if self._owed or self._has_failed:
+    def _has_answers(self) -> bool:
+        """To all that a simple query follows without a Sync (pgjdbc sends BEGIN so): a server that skips to one would
+        skip the query as well, and say nothing. Where they have not come a Flush asks for them. Close does not fail.
+        """
+        if self._has_failed:
             raise ProtocolViolation("a simple query comes behind a Sync at a level with dry_run")
+        if all(owed is _ENDS[_CLOSE] for owed in self._owed):
+            return True
+        self._wants_flush = self._is_blocked = True
+        return False
 
     def _whole(self, kind: int, body: bytes, size: int, pos: int) -> int:
         if kind == _QUERY:
-            self._demand_answers()
-            return size if self._query(body, size, pos) else 0
+            return size if self._has_answers() and self._query(body, size, pos) else 0
         if kind == _EXECUTE:
             if not self._execute(body, size, pos):
                 return 0
@@ -420,9 +433,9 @@ class DryRunGate(Generic[M]):
             self._row = None
         elif kind == _READY and not self.question:
             return self._end_answer(body[:1])
-        if kind not in _FOR_ALL and (kind not in _FOR_US or self.question):
+        if kind not in _FOR_ALL and (kind not in ANSWERS or self.question):
             raise ProtocolViolation("the target answers what it was not asked")
-        return _Fate.STAYS if kind in _FOR_US else _Fate.GOES_ON
+        return _Fate.STAYS if kind in ANSWERS else _Fate.GOES_ON
 
     def _end_answer(self, status: bytes) -> _Fate:
         row, self._row, self._is_question_open = self._row, None, False

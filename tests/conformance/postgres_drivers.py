@@ -45,6 +45,10 @@ DRIVERS: Mapping[str, tuple[list[str], tuple[str, ...]]] = {
     "SQLAlchemy with asyncpg": (
         [_PYTHON, "by_sqlalchemy.py", "asyncpg"], ("connect", "extended", "portal", "pipeline", "transaction", "error"),
     ),
+    "pg8000": (
+        [_PYTHON, "by_pg8000.py"],
+        ("connect", "simple", "extended", "named", "copy", "notify", "notice", "transaction", "error"),
+    ),
     "node-postgres": (
         [node(), "by_node_postgres.mjs"], (*(each for each in _ALL if each != "pipeline"), "portal"),
     ),
@@ -78,12 +82,12 @@ def scram_stage(target: Target, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 @cache
-def outcomes(stage: int, driver: str, ca: str, target: str) -> dict[str, str]:
+def outcomes(stage: int, driver: str, ca: str, target: str, level: str = "") -> dict[str, str]:
     """What the driver's script said of each feature. `stage` is the door's port: a script runs once for each."""
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("PG")},
         "DRIVER_HOST": "127.0.0.1", "DRIVER_PORT": str(stage), "DRIVER_USER": ONCALL.name, "DRIVER_PASSWORD": TICKET,
-        "DRIVER_DATABASE": target, "DRIVER_CA": ca,
+        "DRIVER_DATABASE": target, "DRIVER_CA": ca, "DRIVER_LEVEL": level,
     }  # fmt: skip
     argv = DRIVERS[driver][0]
     done = subprocess.run(argv, cwd=HERE, env=environment, capture_output=True, text=True, timeout=_SCRIPT_S)

@@ -581,13 +581,19 @@ def test_a_function_called_by_number_is_refused(stage: DryStage) -> None:
 
 
 @pytest.mark.parametrize("behind", [b"", message(b"H", b"")])
-def test_a_query_in_the_middle_of_a_round_ends_the_session(stage: DryStage, behind: bytes) -> None:
+def test_a_query_in_the_middle_of_a_round_waits_for_what_it_follows(stage: DryStage, behind: bytes) -> None:
+    """As pgjdbc sends BEGIN and its own savepoint. Behind an error the server would skip the query and say nothing."""
     with signed_in(stage) as client:
-        client.sendall(message(b"P", b"\0SELECT 1\0\0\0") + behind + message(b"Q", b"SELECT 1\0"))
-        said = b""
+        begin = parse(b"", b"BEGIN") + run(b"") + behind + message(b"Q", b"SAVEPOINT a\0")
+        said = answer(client, begin + parse(b"", b"INSERT INTO things VALUES (1)") + run(b"") + message(b"S", b""))
+        while b"INSERT 0 1\0" not in said:
+            said += client.recv(65536)
+        assert b"SAVEPOINT\0Z\0\0\0\5T" in said
+        client.sendall(message(b"P", b"\0no SQL\0\0\0") + behind + message(b"Q", b"SELECT 1\0"))
         while got := client.recv(65536):
             said += got
         assert b"C08P01\0" in said
+    assert stage.kept() == []
 
 
 # ------------------------------------------------------------ the settings under which it was written
@@ -658,6 +664,19 @@ def test_what_a_function_sets_is_known_as_well(stage: DryStage, postgres_server:
         held_once(stage, session)
         assert under(stage, "search_path") == [(1, '"$user", public'), (2, "pg_temp")]
         session.execute("ROLLBACK")
+
+
+def test_the_question_leaves_the_unnamed_statement_as_it_is(stage: DryStage) -> None:
+    """pg8000 prepares it in one round, and executes it in the next ones."""
+    once = run(b"") + message(b"S", b"")
+    with signed_in(stage) as client:
+        client.sendall(
+            message(b"Q", b"BEGIN\0") + parse(b"", b"INSERT INTO things SELECT count(*) FROM things") + once * 3
+        )
+        said = b""
+        while said.count(b"Z\0\0\0\5T") < 4:
+            said += client.recv(65536)
+        assert said.count(b"INSERT 0 1\0") == 3
 
 
 def test_nobody_fools_the_question_by_a_search_path(stage: DryStage) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import secrets
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -24,7 +25,8 @@ from gateway.edges.proxy.postgres_leg import Leg, Pause
 from gateway.edges.proxy.postgres_refusals import of_held, of_unasked
 from gateway.wire.buffer import ProtocolViolation
 from gateway.wire.postgres_dry_run import DryRunGate, Said, Word
-from gateway.wire.postgres_messages import Report, error_response, message
+from gateway.wire.postgres_messages import Report, error_response
+from gateway.wire.postgres_question import question
 from gateway.wire.postgres_values import Telling, values_told
 
 ASK_S = 5.0  # how long a COMMIT waits to hear whether somebody has said yes
@@ -149,7 +151,7 @@ class DryRunSession(GuardedSession):
         """No cancel request that is on its way may hit it: the transaction would fail."""
         is_cancelling = self._cancelling is not None or self._cancel_asked is not None
         if self._turns.question and not is_cancelling and self._target is not None and not self._is_over():
-            self._target.write(message(b"Q", self._turns.take_question() + b"\0"))
+            self._target.write(self._turns.take_question())
             self._answer_timer = self._loop.call_later(ANSWER_S, self._unanswered)
 
     def _unanswered(self) -> None:
@@ -275,6 +277,7 @@ class _Judge:
         self._refuse = refuse
         self._settings = settings
         self._changed = changed
+        self._name = f"gw_{secrets.token_hex(8)}".encode()
         self.answered = ledger.answered
         self.ready = ledger.ready
         self.agreed = ledger.agreed
@@ -285,7 +288,7 @@ class _Judge:
         return text
 
     def question(self) -> bytes:
-        return self._settings.question() if self._ledger.is_untold else b""
+        return question(self._name, self._settings.question()) if self._ledger.is_untold else b""
 
     def told(self, answer: bytes) -> None:
         try:

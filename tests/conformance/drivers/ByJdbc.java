@@ -199,8 +199,168 @@ public class ByJdbc {
         }
     }
 
+    static final String ONE = "SELECT id, email, city FROM people WHERE id = ?";
+
+    static void checkPeople(Connection c, int upTo) throws SQLException {
+        try (PreparedStatement p = c.prepareStatement(ONE)) {
+            for (int id = 1; id <= upTo; id++) {
+                p.setInt(1, id);
+                try (ResultSet r = p.executeQuery()) {
+                    check(r.next() && r.getInt(1) == id && r.getString(2).equals("****mple") && r.getString(3).equals("Leeds"));
+                }
+            }
+        }
+    }
+
+    static void maskedRead() throws Exception {
+        try (Connection c = session()) { checkPeople(c, 3); }
+        try (Connection c = session("preferQueryMode=simple")) { checkPeople(c, 3); }
+    }
+
+    static void maskedNamed() throws Exception { try (Connection c = session("prepareThreshold=1")) { checkPeople(c, 50); } }
+
+    static void maskedBinary() throws Exception { try (Connection c = session("prepareThreshold=-1")) { checkPeople(c, 50); } }
+
+    static void maskedPortal() throws Exception {
+        try (Connection c = session(); Statement s = c.createStatement()) {
+            c.setAutoCommit(false);
+            s.setFetchSize(150);
+            try (ResultSet r = s.executeQuery("SELECT email FROM people")) {
+                int rows = 0;
+                for (; r.next(); rows++) check(r.getString(1).equals("****mple"));
+                check(rows == 2000);
+            }
+            c.rollback();
+        }
+    }
+
+    static void fails(String code, Step step) throws Exception {
+        try { step.run(); } catch (SQLException no) { check(code.equals(no.getSQLState())); return; }
+        check(false);
+    }
+
+    static void maskedRefused() throws Exception {
+        try (Connection c = session(); Statement s = c.createStatement()) {
+            c.setAutoCommit(false);
+            fails("42501", () -> s.executeQuery("SELECT id FROM people WHERE email LIKE 'p%'"));
+            fails("25P02", () -> s.executeQuery("SELECT 1"));
+            c.rollback();
+            checkPeople(c, 3);
+        }
+    }
+
+    static void dryRead() throws Exception {
+        try (Connection c = session("prepareThreshold=1")) {
+            c.setAutoCommit(false);
+            for (int n = 0; n < 10; n++) check(count(c, "orders") == 2000);
+            c.commit();
+        }
+    }
+
+    static void insert(Connection c, String table, String note, int rows) throws SQLException {
+        try (PreparedStatement p = c.prepareStatement("INSERT INTO " + table + " VALUES (?, '" + note + "')")) {
+            for (int n = 0; n < rows; n++) { p.setInt(1, n); p.executeUpdate(); }
+        }
+    }
+
+    static void dryYes() throws Exception {
+        for (String threshold : new String[] {"1", "-1", "5"}) {
+            String note = "jdbc " + threshold;
+            try (Connection c = session("prepareThreshold=" + threshold)) {
+                c.setAutoCommit(false);
+                insert(c, "yes_notes", note, 7);
+                fails("55000", c::commit);
+                check(count(c, "yes_notes WHERE note = '" + note + "'") == 7);
+                c.commit();
+            }
+            try (Connection other = session()) { check(count(other, "yes_notes WHERE note = '" + note + "'") == 7); }
+        }
+    }
+
+    static void dryNo() throws Exception {
+        try (Connection c = session()) {
+            c.setAutoCommit(false);
+            insert(c, "no_notes", "jdbc", 1);
+            fails("55000", c::commit);
+            fails("55000", c::commit);
+            c.rollback();
+            check(count(c, "no_notes WHERE note = 'jdbc'") == 0);
+        }
+    }
+
+    static void dryError() throws Exception {
+        try (Connection c = session("autosave=always"); Statement s = c.createStatement()) {
+            c.setAutoCommit(false);
+            insert(c, "yes_notes", "jdbc kept", 1);
+            fails("22012", () -> s.executeQuery("SELECT 1 / 0"));  // rolled back to the driver's own savepoint
+            fails("55000", c::commit);
+            c.commit();
+        }
+        try (Connection c = session(); Statement s = c.createStatement()) {
+            c.setAutoCommit(false);
+            insert(c, "yes_notes", "jdbc kept", 1);
+            Savepoint point = c.setSavepoint();
+            fails("22012", () -> s.executeQuery("SELECT 1 / 0"));
+            c.rollback(point);
+            fails("55000", c::commit);
+            c.commit();
+            insert(c, "yes_notes", "jdbc kept", 1);
+            fails("22012", () -> s.executeQuery("SELECT 1 / 0"));
+            c.rollback();
+            check(count(c, "yes_notes WHERE note = 'jdbc kept'") == 2);
+        }
+    }
+
+    static void dryPipeline() throws Exception {
+        try (Connection c = session()) {
+            c.setAutoCommit(false);
+            try (PreparedStatement p = c.prepareStatement("INSERT INTO yes_notes VALUES (?, 'jdbc batch')")) {
+                for (int n = 0; n < 3000; n++) { p.setInt(1, n); p.addBatch(); }
+                check(p.executeBatch().length == 3000);
+            }
+            fails("55000", c::commit);
+            c.commit();
+            check(count(c, "yes_notes WHERE note = 'jdbc batch'") == 3000);
+        }
+    }
+
+    static void dryCopy() throws Exception {
+        try (Connection c = session()) {
+            c.setAutoCommit(false);
+            check(c.unwrap(PGConnection.class).getCopyAPI().copyIn("COPY yes_notes FROM STDIN", new StringReader("1\tjdbc copy\n2\tjdbc copy\n")) == 2);
+            fails("55000", c::commit);
+            c.commit();
+            check(count(c, "yes_notes WHERE note = 'jdbc copy'") == 2);
+        }
+    }
+
+    static void run(Map<String, Step> steps) {
+        steps.forEach((feature, step) -> {
+            try { step.run(); System.out.println("ok " + feature); }
+            catch (Throwable why) { System.out.println("FAILED " + feature + ": " + String.valueOf(why).replace('\n', ' ')); }
+        });
+        System.exit(0);
+    }
+
     public static void main(String[] args) {
         Map<String, Step> steps = new LinkedHashMap<>();
+        String level = String.valueOf(env("LEVEL"));
+        if (level.equals("masked")) {
+            steps.put("read", ByJdbc::maskedRead);
+            steps.put("named", ByJdbc::maskedNamed);
+            steps.put("binary", ByJdbc::maskedBinary);
+            steps.put("portal", ByJdbc::maskedPortal);
+            steps.put("refused", ByJdbc::maskedRefused);
+            run(steps);
+        } else if (level.equals("dry-run")) {
+            steps.put("read", ByJdbc::dryRead);
+            steps.put("yes", ByJdbc::dryYes);
+            steps.put("no", ByJdbc::dryNo);
+            steps.put("error", ByJdbc::dryError);
+            steps.put("pipeline", ByJdbc::dryPipeline);
+            steps.put("copy", ByJdbc::dryCopy);
+            run(steps);
+        }
         steps.put("connect", ByJdbc::connect);
         steps.put("simple", ByJdbc::simple);
         steps.put("extended", ByJdbc::extended);
@@ -216,10 +376,6 @@ public class ByJdbc {
         steps.put("transaction", ByJdbc::transaction);
         steps.put("error", ByJdbc::error);
         steps.put("binary", ByJdbc::binary);
-        steps.forEach((feature, step) -> {
-            try { step.run(); System.out.println("ok " + feature); }
-            catch (Throwable why) { System.out.println("FAILED " + feature + ": " + String.valueOf(why).replace('\n', ' ')); }
-        });
-        System.exit(0);
+        run(steps);
     }
 }

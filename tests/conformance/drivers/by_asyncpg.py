@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from decimal import Decimal
 
 import asyncpg
-from steps import CA, DATABASE, HOST, PASSWORD, PORT, USER, run, sqlstate_of, tls
+from steps import CA, DATABASE, HELD, HOST, PASSWORD, PORT, REFUSED, SHOWN, USER, run, sqlstate_of, tls
 
 
 @asynccontextmanager
@@ -131,10 +131,124 @@ async def binary() -> None:
         assert tuple(row) == values
 
 
+ONE = "SELECT id, email, city FROM people WHERE id = $1"
+COUNT = "SELECT count(*) FROM {} WHERE note = $1"
+
+
+async def masked_read() -> None:
+    async with session() as one:
+        assert tuple(await one.fetchrow(ONE, 7)) == (7, SHOWN, "Leeds")
+        assert {row["email"] for row in await one.fetch("SELECT * FROM people")} == {SHOWN}
+
+
+async def masked_named() -> None:
+    async with session() as one:
+        statement = await one.prepare(ONE)
+        for n in range(1, 51):
+            assert tuple(await statement.fetchrow(n)) == (n, SHOWN, "Leeds")
+
+
+async def masked_portal() -> None:
+    async with session() as one, one.transaction():
+        count = 0
+        async for row in one.cursor("SELECT email FROM people", prefetch=100):
+            assert row["email"] == SHOWN
+            count += 1
+        assert count == 2000
+
+
+async def masked_refused() -> None:
+    async with session() as one:
+        outer = one.transaction()
+        await outer.start()
+        assert await sqlstate_of(one.fetch("SELECT id FROM people WHERE email LIKE $1", "p%")) == REFUSED
+        assert await sqlstate_of(one.fetch("SELECT 1")) == "25P02"
+        await outer.rollback()
+        assert tuple(await one.fetchrow(ONE, 7)) == (7, SHOWN, "Leeds")
+
+
+async def dry_read() -> None:
+    async with session() as one:
+        async with one.transaction():
+            statement = await one.prepare("SELECT id FROM orders WHERE id = $1")
+            assert [await statement.fetchval(n) for n in range(1, 11)] == list(range(1, 11))
+        assert await one.fetchval("SELECT count(*) FROM orders") == 2000
+
+
+async def dry_yes() -> None:
+    async with session() as one:
+        outer = one.transaction()
+        await outer.start()
+        statement = await one.prepare("INSERT INTO yes_notes VALUES ($1, 'asyncpg')")
+        for n in range(5):
+            await statement.fetch(n)
+        assert await sqlstate_of(outer.commit()) == HELD
+        assert await one.fetchval(COUNT.format("yes_notes"), "asyncpg") == 5
+        assert await one.execute("COMMIT") == "COMMIT"
+    async with session() as other:
+        assert await other.fetchval(COUNT.format("yes_notes"), "asyncpg") == 5
+
+
+async def dry_no() -> None:
+    async with session() as one:
+        await one.execute("BEGIN")
+        await one.execute("INSERT INTO no_notes VALUES ($1, 'asyncpg')", 1)
+        assert [await sqlstate_of(one.execute("COMMIT")) for _ in range(2)] == [HELD, HELD]
+        await one.execute("ROLLBACK")
+        assert await one.fetchval(COUNT.format("no_notes"), "asyncpg") == 0
+
+
+async def dry_error() -> None:
+    async with session() as one:
+        outer = one.transaction()
+        await outer.start()
+        await one.execute("INSERT INTO yes_notes VALUES ($1, 'asyncpg kept')", 1)
+        assert await sqlstate_of(nested(one)) == "22012"
+        assert await sqlstate_of(outer.commit()) == HELD
+        await one.execute("COMMIT")
+        assert await one.fetchval(COUNT.format("yes_notes"), "asyncpg kept") == 1
+        await one.reset()
+        await one.execute("BEGIN")
+        await one.execute("INSERT INTO yes_notes VALUES (2, 'asyncpg kept')")
+        assert await sqlstate_of(one.fetch("SELECT 1 / $1::int", 0)) == "22012"
+        await one.reset()  # as a pool does
+        assert await one.fetchval(COUNT.format("yes_notes"), "asyncpg kept") == 1
+
+
+async def nested(one: asyncpg.Connection) -> None:
+    async with one.transaction():
+        await one.execute("INSERT INTO yes_notes VALUES (2, 'asyncpg kept')")
+        await one.fetchval("SELECT 1 / $1::int", 0)
+
+
+async def dry_pipeline() -> None:
+    async with session() as one:
+        await one.execute("BEGIN")
+        await one.executemany("INSERT INTO yes_notes VALUES ($1, 'many')", [(n,) for n in range(2000)])
+        assert await sqlstate_of(one.execute("COMMIT")) == HELD
+        await one.execute("COMMIT")
+        assert await one.fetchval(COUNT.format("yes_notes"), "many") == 2000
+
+
+async def dry_copy() -> None:
+    async with session() as one:
+        await one.execute("BEGIN")
+        rows = [(n, "asyncpg copy") for n in range(1000)]
+        assert await one.copy_records_to_table("yes_notes", records=rows) == "COPY 1000"
+        assert await sqlstate_of(one.execute("COMMIT")) == HELD
+        await one.execute("COMMIT")
+        assert await one.fetchval(COUNT.format("yes_notes"), "asyncpg copy") == 1000
+
+
 asyncio.run(
     run({
         "connect": connect, "simple": simple, "extended": extended, "named": named, "portal": portal,
         "pipeline": pipeline, "copy": copy, "cancel": cancel, "notify": notify, "notice": notice,
         "transaction": transaction, "error": error, "binary": binary,
+    }, {
+        "read": masked_read, "named": masked_named, "binary": masked_read, "portal": masked_portal,
+        "refused": masked_refused,
+    }, {
+        "read": dry_read, "yes": dry_yes, "no": dry_no, "error": dry_error, "pipeline": dry_pipeline, "copy": dry_copy,
     })
 )  # fmt: skip

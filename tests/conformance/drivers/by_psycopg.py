@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import psycopg
-from steps import CA, DATABASE, HOST, PASSWORD, PORT, USER, run, sqlstate_of
+from steps import CA, DATABASE, HELD, HOST, PASSWORD, PORT, REFUSED, SHOWN, USER, run, sqlstate_of
 
 Session = psycopg.AsyncConnection[tuple[object, ...]]
 
@@ -125,10 +125,127 @@ async def binary() -> None:
         assert await value(one, "SELECT 1.5::float8", binary=True) == 1.5
 
 
+ONE = "SELECT id, email, city FROM people WHERE id = %s"
+COUNT = "SELECT count(*) FROM {} WHERE note = %s"
+
+
+async def masked_read() -> None:
+    async with session() as one:
+        assert await (await one.execute(ONE, (7,))).fetchone() == (7, SHOWN, "Leeds")
+        assert await (await one.execute("SELECT * FROM people ORDER BY id LIMIT 1")).fetchone() == (1, SHOWN, "Leeds")
+
+
+async def masked_named() -> None:
+    async with session() as one:
+        for n in range(1, 51):
+            assert await (await one.execute(ONE, (n,), prepare=True)).fetchone() == (n, SHOWN, "Leeds")
+
+
+async def masked_binary() -> None:
+    async with session() as one:
+        assert await (await one.execute(ONE, (7,), binary=True)).fetchone() == (7, SHOWN, "Leeds")
+
+
+async def masked_portal() -> None:
+    async with session(autocommit=False) as one, one.cursor("c") as cursor:
+        await cursor.execute("SELECT email FROM people")
+        assert {row[0] async for row in cursor} == {SHOWN}
+
+
+async def masked_pipeline() -> None:
+    async with session() as one, one.pipeline():
+        cursors = [await one.execute(ONE, (n,)) for n in range(1, 301)]
+        assert [await cursor.fetchone() for cursor in cursors] == [(n, SHOWN, "Leeds") for n in range(1, 301)]
+
+
+async def masked_refused() -> None:
+    async with session(autocommit=False) as one:
+        assert await sqlstate_of(one.execute("SELECT id FROM people WHERE email LIKE %s", ("p%",))) == REFUSED
+        assert await sqlstate_of(one.execute("SELECT 1")) == "25P02"
+        await one.rollback()
+        assert await (await one.execute(ONE, (7,))).fetchone() == (7, SHOWN, "Leeds")
+
+
+async def dry_read() -> None:
+    async with session(autocommit=False) as one:
+        for n in range(1, 11):
+            assert await value(one, "SELECT id FROM orders WHERE id = %s", n, prepare=True, binary=True) == n
+        await one.commit()
+
+
+async def dry_yes() -> None:
+    async with session(autocommit=False) as one:
+        for n in range(5):
+            await one.execute("INSERT INTO yes_notes VALUES (%s, 'psycopg')", (n,), prepare=True)
+        assert await sqlstate_of(one.commit()) == HELD
+        assert await value(one, COUNT.format("yes_notes"), "psycopg") == 5
+        await one.commit()
+        assert one.info.transaction_status.name == "IDLE"
+    async with session() as other:
+        assert await value(other, COUNT.format("yes_notes"), "psycopg") == 5
+
+
+async def dry_no() -> None:
+    async with session(autocommit=False) as one:
+        await one.execute("INSERT INTO no_notes VALUES (1, 'psycopg')")
+        assert [await sqlstate_of(one.commit()) for _ in range(2)] == [HELD, HELD]
+        await one.rollback()
+        assert await value(one, COUNT.format("no_notes"), "psycopg") == 0
+
+
+async def dry_error() -> None:
+    async with session(autocommit=False) as one:
+        await one.execute("INSERT INTO yes_notes VALUES (1, 'psycopg error')")
+        assert await sqlstate_of(one.execute("SELECT 1 / %s", (0,))) == "22012"
+        await one.rollback()
+        await one.execute("INSERT INTO yes_notes VALUES (1, 'psycopg kept')")
+        assert await sqlstate_of(nested(one)) == "22012"
+        assert await sqlstate_of(one.commit()) == HELD
+        await one.commit()
+        assert await value(one, COUNT.format("yes_notes"), "psycopg error") == 0
+        assert await value(one, COUNT.format("yes_notes"), "psycopg kept") == 1
+
+
+async def nested(one: Session) -> None:
+    async with one.transaction():
+        await one.execute("INSERT INTO yes_notes VALUES (2, 'psycopg kept')")
+        await one.execute("SELECT 1 / 0")
+
+
+async def dry_pipeline() -> None:
+    async with session(autocommit=False) as one:
+        async with one.pipeline(), one.cursor() as cursor:
+            await cursor.executemany("INSERT INTO yes_notes VALUES (%s, 'pipeline')", [(n,) for n in range(300)])
+        assert await sqlstate_of(in_a_pipeline(one)) == HELD
+        await in_a_pipeline(one)
+        assert await value(one, COUNT.format("yes_notes"), "pipeline") == 300
+
+
+async def in_a_pipeline(one: Session) -> None:
+    async with one.pipeline():
+        await one.commit()
+
+
+async def dry_copy() -> None:
+    async with session(autocommit=False) as one:
+        async with one.cursor().copy("COPY yes_notes FROM STDIN (FORMAT binary)") as into:
+            into.set_types(["int4", "text"])
+            for n in range(1000):
+                await into.write_row((n, "psycopg copy"))
+        assert await sqlstate_of(one.commit()) == HELD
+        await one.commit()
+        assert await value(one, COUNT.format("yes_notes"), "psycopg copy") == 1000
+
+
 asyncio.run(
     run({
         "connect": connect, "simple": simple, "extended": extended, "named": named, "pipeline": pipeline, "copy": copy,
         "cancel": cancel, "notify": notify, "notice": notice, "large": large, "transaction": transaction,
         "error": error, "binary": binary,
+    }, {
+        "read": masked_read, "named": masked_named, "binary": masked_binary, "portal": masked_portal,
+        "pipeline": masked_pipeline, "refused": masked_refused,
+    }, {
+        "read": dry_read, "yes": dry_yes, "no": dry_no, "error": dry_error, "pipeline": dry_pipeline, "copy": dry_copy,
     })
 )  # fmt: skip

@@ -2,6 +2,10 @@
 
 Environment: DRIVER_HOST, DRIVER_PORT, DRIVER_USER, DRIVER_PASSWORD, DRIVER_DATABASE, DRIVER_CA. A line is `ok FEATURE`
 or `FAILED FEATURE: why`. The database has a table `orders (id int, note text)` with 2,000 rows.
+
+DRIVER_LEVEL is empty, `masked` (of `people (id int, email text, city text)`, 2,000 rows, the e-mail is shown as
+`****mple`) or `dry-run`. There the first COMMIT is held, and the next one of the same goes through if all was
+written into `yes_notes (n int, note text)`; what was written into `no_notes` has been refused then.
 """
 
 import asyncio
@@ -12,6 +16,8 @@ from collections.abc import Awaitable, Callable
 HOST, PORT = os.environ["DRIVER_HOST"], int(os.environ["DRIVER_PORT"])
 USER, PASSWORD = os.environ["DRIVER_USER"], os.environ["DRIVER_PASSWORD"]
 DATABASE, CA = os.environ["DRIVER_DATABASE"], os.environ["DRIVER_CA"]
+LEVEL = os.environ.get("DRIVER_LEVEL", "")
+HELD, REFUSED, SHOWN = "55000", "42501", "****mple"
 WITHIN_S = 30
 
 Step = Callable[[], Awaitable[None]]
@@ -30,9 +36,9 @@ async def sqlstate_of(failing: Awaitable[object]) -> str:
     return ""
 
 
-async def run(steps: dict[str, Step]) -> None:
-    """Each step has its connections to itself, so that one that fails spoils no other."""
-    for feature, step in steps.items():
+async def run(steps: dict[str, Step], masked: dict[str, Step], dry_run: dict[str, Step]) -> None:
+    """Those of the level. Each has its connections to itself, so that one that fails spoils no other."""
+    for feature, step in {"": steps, "masked": masked, "dry-run": dry_run}[LEVEL].items():
         try:
             await asyncio.wait_for(step(), WITHIN_S)
         except Exception as why:  # noqa: BLE001 - one line for each feature, whatever happens

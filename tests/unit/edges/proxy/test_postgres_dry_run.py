@@ -40,7 +40,7 @@ def done(tag: bytes, ready: bytes) -> bytes:
 
 def told_settings(value: bytes) -> bytes:
     row = message(b"D", b"\0\1" + len(value).to_bytes(4, "big") + value)
-    return message(b"T", bytes(2)) + row + message(b"C", b"SELECT 1\0") + OPEN
+    return b"".join(message(each) for each in (b"3", b"1", b"2")) + row + done(b"SELECT 1", message(b"3") * 2 + OPEN)
 
 
 class Session:
