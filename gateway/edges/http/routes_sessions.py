@@ -5,7 +5,7 @@ from datetime import UTC
 from itertools import islice
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, StreamingResponse
 from starlette.responses import Response
 
@@ -25,9 +25,10 @@ from gateway.edges.cli.playback import cast_lines, transcript
 from gateway.edges.http.deps import AccessReader, Caller, Ctx, Token, Viewer, Wired
 from gateway.edges.http.schemas import ReasonIn, problems
 from gateway.edges.http.schemas_sessions import AnswerIn, CancelIn, HeldOut, SessionOut
-from gateway.edges.web import player
+from gateway.edges.web import player, session_pages
 
 MOST_CHARACTERS = 1_000_000  # of a recording on a page
+MOST_SESSIONS = 200  # on a page, the newest
 router = APIRouter(prefix="/api/sessions", tags=["sessions"])
 pages = APIRouter()
 
@@ -115,6 +116,13 @@ def cast(ctx: Ctx, user: Viewer, session_id: str) -> StreamingResponse:
     """A terminal session as an asciicast file, for the player. That you looked is in the log."""
     lines = cast_lines(replay(ctx, user, session_id).frames())
     return StreamingResponse((f"{line}\n".encode() for line in lines), media_type="application/x-asciicast")
+
+
+@pages.get("/sessions", include_in_schema=False)
+def live_sessions(request: Request, ctx: Ctx, user: Viewer) -> Response:
+    """The live sessions in a page, as `list_sessions` tells them."""
+    found = list_access.sessions(ctx, user, all=True, live=True)[:MOST_SESSIONS]
+    return session_pages.sessions_page(request, user, ctx.clock.now(), found, shown_statements(ctx, user, found))
 
 
 @pages.get("/sessions/{session_id}/replay", include_in_schema=False)
