@@ -24,7 +24,7 @@ _SOURCES = ("client", "database", "database user", "global", "session", "user")
 # search_path is the person's, so every name says its schema: functions, operators and types, too.
 _QUESTION = """
 SELECT pg_catalog.json_object_agg(n, CASE WHEN pg_catalog.length(v) OPERATOR(pg_catalog.>) {shown}
-    THEN pg_catalog.concat(pg_catalog.left(v, {shown}), ' … sha256 ',
+    THEN pg_catalog.concat(pg_catalog.left(v, {shown}), ' ... sha256 ',
         pg_catalog.encode(pg_catalog.sha256(pg_catalog.textsend(v)), 'hex'))
     ELSE v END)
 FROM (

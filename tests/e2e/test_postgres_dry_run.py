@@ -22,6 +22,7 @@ from gateway.core.errors import Refusal, Unavailable
 from gateway.core.masking import ColumnName, Mask
 from gateway.core.obligation import Record
 from gateway.core.session import Session
+from gateway.core.session_settings import Asked
 from gateway.core.statement_rules import StatementRules
 from gateway.core.target import Target
 from gateway.edges.proxy.postgres import Doorkeeper
@@ -713,6 +714,22 @@ def test_what_is_set_behind_a_write_in_one_round_is_refused(stage: DryStage) -> 
         session.execute("ROLLBACK")
 
 
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_a_database_in_another_encoding_answers_too(postgres_server: PostgresServer, encoding: str) -> None:
+    name = f"in_{encoding.lower()}"
+    postgres_server.execute(
+        f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'"
+    )
+    try:
+        with psycopg.connect(postgres_server.url(name), client_encoding="UTF8") as session:
+            session.execute("SELECT set_config('search_path', repeat('\u00e9', 300), false)")
+            found = session.pgconn.exec_(Asked().question())
+            assert found.error_message == b""
+            assert dict(Asked().answer(found.get_value(0, 0) or b""))["search_path"].startswith("\u00e9" * 20)
+    finally:
+        postgres_server.drop_database(name)
+
+
 def test_settings_in_great_number_or_length_are_told_as_such(stage: DryStage) -> None:
     with stage.connect() as session:
         for n in range(40):
@@ -721,7 +738,7 @@ def test_settings_in_great_number_or_length_are_told_as_such(stage: DryStage) ->
         session.execute("BEGIN; INSERT INTO things VALUES (1)")
         held_once(stage, session)
         ((_, long, last, others),) = under(stage, "app.n0", "app.n29", "(others)")
-        assert str(long).startswith("é" * 200 + " … sha256 ")
+        assert str(long).startswith("é" * 200 + " ... sha256 ")
         assert (last, others) == ("29", "were set, and are not known here")
         session.execute("ROLLBACK")
 
