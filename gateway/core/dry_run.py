@@ -97,6 +97,8 @@ _UNREAD = Broken(
 )
 _ENDS = frozenset({Does.COMMIT, Does.COMMIT_CHAIN, Does.ROLLBACK, Does.ROLLBACK_CHAIN})
 _COMMITS = frozenset({Does.COMMIT, Does.COMMIT_CHAIN})
+_UNDOES = _ENDS | {Does.ROLLBACK_TO}
+_EARLIER = b"(parsed under earlier settings, maybe others) "
 
 
 def after(state: State, does: Does) -> State:
@@ -151,10 +153,13 @@ class Ledger:
         self._worst = False  # something was written at some point of this round, or before it
         self._parts = [Written()]  # of this round: each end of a transaction begins another
         self._due: deque[_Due] = deque()
-        self._has_written = False  # in this round
+        self._has_run = False  # anything, in this round
         self._agreed: _Due | None = None
         self._hides = False  # something did in this transaction, so that FETCH may write
         self.has_committed = False  # the COMMIT that was agreed to; for the caller to take
+        self.era = 0  # another one when settings may be others
+        self._has_set = False  # something in this transaction, which its end may undo
+        self._told: Settings | None = None
 
     @property
     def written(self) -> Written:
@@ -167,7 +172,7 @@ class Ledger:
             return Ruling(Verdict.REFUSE, _UNREAD)
         if len(text.steps) == 1:
             return self.run([text])
-        broken = _broken(self._now, text.steps)
+        broken = _broken(self._now, [self._meant(step) for step in text.steps])
         if broken is not None:
             return Ruling(Verdict.REFUSE, broken)
         for step in text.steps:
@@ -182,13 +187,13 @@ class Ledger:
         for text in texts:
             if text.steps is None or len(text.steps) > 1:
                 return Ruling(Verdict.REFUSE, _UNREAD)
-            steps.append(text.steps[0] if text.steps else Step(Does.READ))
+            steps.append(self._meant(text.steps[0], text.era) if text.steps else Step(Does.READ))
         for step in steps:
             broken = _broken_one(self._now, step)
             if broken is not None:
                 return Ruling(Verdict.REFUSE, broken)
         if any(_needs_yes(self._now, step.does) for step in steps):
-            is_clear = not self._has_written and not self._now.is_untold and len(set(steps)) == 1
+            is_clear = not self._has_run and not self._now.is_untold and len(set(steps)) == 1
             return Ruling(Verdict.ASK if is_clear else Verdict.HOLD)
         self._goes_on(steps, "|".join(sorted(text.digest for text in texts)))
         return _PASS
@@ -221,8 +226,11 @@ class Ledger:
         is_written = is_open and (self._now.is_written if is_sure else self._worst)
         self._now = State(is_open, is_written, status == b"E", is_untold=is_written)
         self._worst = is_written
-        self._has_written = False
+        self._has_run = False
         self._agreed = None
+        if self._has_set and (has_failed or not is_open):
+            self.era += 1
+        self._has_set &= is_open
 
     @property
     def is_untold(self) -> bool:
@@ -232,6 +240,8 @@ class Ledger:
     def told(self, settings: Settings) -> bool:
         """Under which the transaction is now; whether they are others than before."""
         self._now = self._now._replace(is_untold=False)
+        self.era += self._told not in (None, settings)
+        self._told = settings
         return self.written.tell(settings)
 
     @property
@@ -245,8 +255,8 @@ class Ledger:
         return self._now.is_written
 
     def _goes_on(self, steps: Collection[Step], digest: str) -> None:
-        if self._hides:
-            steps = [step._replace(does=Does.WRITE) if step.fetches else step for step in steps]
+        steps = [self._meant(step) for step in steps]
+        self._has_run = True  # whatever was agreed to is behind it, and under other settings maybe
         self._hides |= any(step.hides for step in steps)
         self._now = _merged([after(self._now, each.does) for each in steps])
         self._worst |= self._now.is_written
@@ -254,12 +264,19 @@ class Ledger:
         due = _Due()
         if does <= _ENDS:
             self._parts.append(Written())
-            self._has_written = True  # whatever was agreed to is behind it
         elif Does.WRITE in does or does & _ENDS or (Does.ROLLBACK_TO in does and self._worst):
             told = b"  -- or: ".join(sorted({step.sql for step in steps})[:_MOST_TOLD])
             due = _Due(self._parts[-1], told.decode(errors="backslashreplace"), digest)
-            self._has_written = True
         self._due.append(due)
+        self._has_set |= any(step.sets or step.hides for step in steps)
+        if self._has_set and any(step.sets or step.hides or step.does in _UNDOES for step in steps):
+            self.era += 1
+
+    def _meant(self, step: Step, era: int | None = None) -> Step:
+        """As it is now: what runs something that was handed over earlier writes, too."""
+        if (step.fetches and self._hides) or (step.defers and (self._worst or self._now.is_written)):
+            step = step._replace(does=Does.WRITE)
+        return step._replace(sql=_EARLIER + step.sql) if era not in (None, self.era) else step
 
 
 def _joined(parts: Collection[Written]) -> Written:

@@ -16,6 +16,8 @@ WRITING_FUNCTIONS = (
     "lowrite", "dblink*", "pg_notify", "pg_logical_emit_message", "pg_terminate_backend", "pg_cancel_backend",
     "lo_export", "pg_import_system_collations", "pg_restore_*", "pg_clear_*", "pg_stat_reset*", "pg_create_*slot",
     "pg_drop_replication_slot", "pg_copy_*_replication_slot", "pg_replication_*", "pg_logical_slot_get_*", "pg_file_*",
+    # These run the SQL, or fetch from the cursor, that a string of theirs names.
+    "ts_stat", "ts_rewrite", "query_to_xml*", "cursor_to_xml*", "crosstab*", "connectby", "xpath_table",
 )  # fmt: skip
 
 
@@ -46,6 +48,7 @@ class Step(NamedTuple):
     hides: bool = False
     fetches: bool = False  # from a cursor
     sets: bool = False  # a setting of the session
+    defers: bool = False  # SET CONSTRAINTS, which may run what is deferred
 
 
 class Text(NamedTuple):
@@ -54,6 +57,7 @@ class Text(NamedTuple):
     digest: str
     steps: tuple[Step, ...] | None
     settings: frozenset[str] = frozenset()  # that it may set and the server shows by name alone
+    era: int = 0  # `Ledger.era` when it was parsed: constants and names may have got their meaning then
 
 
 # A name that SQL has given with PREPARE: it is not looked up what it stands for, but COMMIT cannot be prepared so.
@@ -111,7 +115,7 @@ def _step(sql: bytes, raw: Mapping[str, object], functions: tuple[str, ...]) -> 
     does = Does.WRITE if writes else Does.READ
     # SET TRANSACTION and SET SESSION CHARACTERISTICS (VAR_SET_MULTI) change no meaning.
     sets = (name == "VariableSetStmt" and body.get("kind") != "VAR_SET_MULTI") or "set_config" in facts.functions
-    return Step(does, told, "", is_alone, reads_client, hides, name == "FetchStmt", sets)
+    return Step(does, told, "", is_alone, reads_client, hides, name == "FetchStmt", sets, name == "ConstraintsSetStmt")
 
 
 def _head(sql: bytes) -> bytes:

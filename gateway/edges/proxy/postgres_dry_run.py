@@ -283,7 +283,7 @@ class _Judge:
         self.agreed = ledger.agreed
 
     def read(self, sql: bytes) -> Text:
-        text = text_of(sql, self._reader.tree(sql), self._functions)
+        text = text_of(sql, self._reader.tree(sql), self._functions)._replace(era=self._ledger.era)
         self._settings.add(text.settings)
         return text
 
@@ -308,7 +308,8 @@ class _Judge:
         if not told:
             return text
         steps = tuple(step._replace(sql=step.sql + f"  -- {told}".encode()) for step in text.steps or ())
-        return Text(sha256(f"{text.digest}\n{told}".encode()).hexdigest(), steps if text.steps is not None else None)
+        digest = sha256(f"{text.digest}\n{told}".encode()).hexdigest()
+        return text._replace(digest=digest, steps=steps if text.steps is not None else None)
 
     def query(self, text: Text) -> Said:
         return self._said(self._ledger.query(text), (text,))

@@ -105,6 +105,9 @@ def of_held(level: Level, session: str, held: Asking, told: Told) -> Report:
             _listed(held),
             "COMMIT again later, or ROLLBACK.",
         )
+    if told.may_pass:  # there is a yes, but not to what else came up to the same Sync
+        why = "COMMIT comes first behind a Sync: what else is in its pipeline may change settings"
+        return Report("ERROR", PREREQUISITE, f"Held by the gateway: {what}. {why}.", _listed(held), "COMMIT again.")
     by, whose = ("you", "your") if held.confirm is Confirm.SELF else ("an approver", "an approver's")
     return Report(
         "ERROR",

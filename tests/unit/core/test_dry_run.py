@@ -257,7 +257,7 @@ class Session:
         return step._replace(sql=str(self.count).encode())
 
     def _query(self, told: Sequence[tuple[Step, bool]]) -> bool:
-        ruling = self.ledger.query(a_text([step for step, _ in told]))
+        ruling = self.ledger.query(a_text([step for step, _ in told])._replace(era=self.ledger.era))
         if ruling.verdict is Verdict.REFUSE:
             self.server.is_failed = self.server.is_open
             return True
@@ -268,7 +268,7 @@ class Session:
     def _pipeline(self, told: Sequence[tuple[list[Step], bool]]) -> bool:
         has_failed = False
         for alternatives, fails in told:
-            texts = frozenset(a_text([step]) for step in alternatives)
+            texts = frozenset(a_text([step])._replace(era=self.ledger.era) for step in alternatives)
             ruling = self.ledger.run(texts)
             if ruling.verdict is Verdict.REFUSE:
                 self.server.is_failed |= self.server.is_open and not has_failed
@@ -440,7 +440,9 @@ def test_the_model_commits_at_all() -> None:
     session.round("query", [(commit, False)])
     assert session.server.committed == []
     session.confirm()
-    session.round("pipeline", [([Step(Does.READ)], False), ([commit], False)])
+    session.round("pipeline", [([Step(Does.READ)], False), ([commit], False)])  # which may have set something
+    assert session.server.committed == []
+    session.round("pipeline", [([commit], False), ([Step(Does.READ)], False)])
     assert session.server.committed == [("1", "1")]
     assert session.ledger.has_committed
 
