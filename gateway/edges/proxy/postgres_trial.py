@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from gateway.app.doctor_ports import Finding
 from gateway.app.ports import DatabaseLogin
 from gateway.core.errors import Refusal, Unavailable
+from gateway.core.session_settings import Asked
 from gateway.core.target import Level, Target
 from gateway.edges.proxy.postgres_ask import AskFailed, ask
 from gateway.edges.proxy.postgres_known import MasksUnsure, learn
@@ -60,6 +61,8 @@ class PostgresTrial:
         account = await _ask(leg, _ACCOUNT)
         if level.account.encode() not in account:
             raise _unavailable(f"A role made for level {level.name} does not act as {level.account}.")
+        if level.dry_run is not None:
+            await _ask(leg, Asked().question().decode())  # sessions fail their transactions where this does
         await _ask(leg, _OWNED)
         if level.masks:
             try:

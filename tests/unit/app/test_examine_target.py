@@ -14,6 +14,7 @@ from gateway.adapters.credentials.postgres_doctor import PostgresDoctor
 from gateway.app.context import Context
 from gateway.app.doctor_ports import Finding
 from gateway.app.examine_target import TRIAL_PREFIX, Examination, examine_due, examine_target
+from gateway.core.dry_run import Confirm, DryRun
 from gateway.core.errors import Conflict, Denied, NotFound
 from gateway.core.masking import ColumnName, Mask
 from gateway.core.target import Target
@@ -247,3 +248,14 @@ def test_masks_that_the_database_cannot_keep_are_found_before_somebody_stands_at
     finally:
         with psycopg.connect(clinic.server.url(clinic.target.database), autocommit=True) as there:
             there.execute("DROP TABLE masked_people")
+
+
+def test_a_role_that_may_not_read_settings_is_found_before_a_dry_run_needs_them(clinic: Clinic) -> None:
+    read = replace(clinic.target.levels["read"], dry_run=DryRun(Confirm.SELF))
+    clinic.declare(replace(clinic.target, levels={"read": read}))
+    assert clinic.wrong() == []
+    with psycopg.connect(clinic.server.url(clinic.target.database), autocommit=True) as there:
+        there.execute("REVOKE SELECT ON pg_catalog.pg_settings FROM PUBLIC")
+    (found,) = clinic.wrong()
+    assert (found.what, found.of) == ("use", "read")
+    assert "permission denied for view pg_settings" in found.problem
