@@ -3,7 +3,7 @@
 import json
 import logging
 import queue
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from threading import Event, Lock, Thread
@@ -27,11 +27,13 @@ from gateway.adapters.recordings.spool import (
 from gateway.adapters.recordings.writer import SpoolLimits, SpoolWriter
 from gateway.app.ports import RecordingFailed
 from gateway.app.replay_session import RecordingLocked
-from gateway.audit.recording import MAX_PAYLOAD, BrokenRecordingError, MalformedRecordingError, unix_ns, verified
+from gateway.audit.recording import MAX_PAYLOAD, BrokenRecordingError, Frame, MalformedRecordingError, unix_ns, verified
 from gateway.core.obligation import Record
 from gateway.core.session import Session
 
 log = logging.getLogger(__name__)
+GATHER = 0.05  # seconds in which sessions end that are sealed together
+MOST_AT_ONCE = 64
 RETRY = 5.0  # seconds until sealing is tried again, for example on a full disk
 Evidence = Callable[[str, int, str, dict[str, int]], None]
 Gaps = Callable[[str, dict[str, object]], None]
@@ -307,38 +309,60 @@ class FileRecorder(RecordingFiles):
 
     def _seal_for_ever(self) -> None:
         again: list[Lane] = []
-        while True:
-            try:
-                lane = self._to_seal.get(timeout=RETRY)
-            except queue.Empty:
-                retry, again = again, []
-            else:
-                if lane is None:
-                    return
-                retry = [lane]
-            again += [each for each in retry if not self._is_sealed(each)]
+        is_closing = False
+        while not is_closing:
+            lanes, is_closing = self._next_over()
+            if not lanes and not is_closing:
+                lanes, again = again, []
+            again += self._unsealed(lanes)
 
-    def _is_sealed(self, lane: Lane) -> bool:
-        """Make the session's own file; False when it has to be tried again."""
-        self._report(lane)
-        if not self._tell_gaps(lane):
-            return False
-        stretches = list(lane.stretches)
-        frames = frames_of(lane.session_id, stretches, self._keys)
-        expected = (lane.durable_count, lane.durable_digest.hex())
-        is_behind = self._is_behind(lane.session_id)
-        try:
-            self.sealed.write(lane.key, verified(lane.session_id, frames, *expected))
-        except (OSError, MalformedRecordingError, BrokenRecordingError):
-            log.exception("the recording of %s could not be sealed; its spool is kept", lane.session_id)
-            return False
+    def _next_over(self) -> tuple[list[Lane], bool]:
+        """Those whose sessions ended within a moment: they share what sealing costs. True when no more will come.
+
+        None of either after a while.
+        """
+        lanes: list[Lane] = []
+        while len(lanes) < MOST_AT_ONCE:
+            try:
+                lane = self._to_seal.get(timeout=0 if lanes else RETRY)
+            except queue.Empty:
+                break
+            if lane is None:
+                return lanes, True
+            if not lanes:
+                self._stopping.wait(GATHER)
+            lanes.append(lane)
+        return lanes, False
+
+    def _unsealed(self, lanes: Sequence[Lane]) -> list[Lane]:
+        """Make each session's own file; those for which that has to be tried again."""
+        for lane in lanes:
+            self._report(lane)
+        told = [lane for lane in lanes if self._tell_gaps(lane)]
+        behind = [lane.session_id for lane in told if self._is_behind(lane.session_id)]
+        made = self.sealed.write_all([(lane.key, self._whole(lane)) for lane in told])
+        sealed = []
+        for lane, result in zip(told, made, strict=True):
+            if isinstance(result, Exception):
+                text = "the recording of %s could not be sealed; its spool is kept"
+                log.error(text, lane.session_id, exc_info=result)
+            else:
+                sealed.append(lane)
         writer = self._running()
         with writer.lock:
-            self._lanes.pop(lane.session_id, None)
+            for lane in sealed:
+                self._lanes.pop(lane.session_id, None)
             self._remove_empty_segments(below=writer.current_number())
-        if is_behind and self._late_index is not None:
-            self._late_index.add(lane.session_id)
-        return True
+        late, done = self._late_index, {lane.session_id for lane in sealed}
+        for session_id in behind:
+            if session_id in done and late is not None:
+                late.add(session_id)
+        return [lane for lane in lanes if lane not in sealed]
+
+    def _whole(self, lane: Lane) -> Iterator[Frame]:
+        """Every frame, checked against what was acknowledged."""
+        frames = frames_of(lane.session_id, list(lane.stretches), self._keys)
+        return verified(lane.session_id, frames, lane.durable_count, lane.durable_digest.hex())
 
     def _is_behind(self, session_id: str) -> bool:
         """True when the index lacks some of it; that is noted before it is sealed, for what is not is recovered."""

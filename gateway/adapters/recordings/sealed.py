@@ -4,7 +4,7 @@ import gzip
 import itertools
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -28,6 +28,7 @@ CHUNK = 256 * 1024
 SUFFIX = ".gwrec"
 MAGIC = b"GWREC\x00\x02\n"
 SALT = 16
+Made = tuple[int, str] | OSError | MalformedRecordingError | BrokenRecordingError  # count and hex digest, or why not
 _GZIP = 31  # window bits that make zlib write a gzip wrapping (zlib manual, deflateInit2)
 
 
@@ -83,6 +84,34 @@ class SealedFiles:
 
     def write(self, key: SessionKey, frames: Iterable[Frame]) -> tuple[int, str]:
         """Make the file, durable before it has its name; (count, hex digest). OSError leaves no half file behind."""
+        (made,) = self.write_all([(key, frames)])
+        if isinstance(made, Exception):
+            raise made
+        return made
+
+    def write_all(self, recordings: Sequence[tuple[SessionKey, Iterable[Frame]]]) -> list[Made]:
+        """The same for several, each with what came of it: a sync of a directory is one for all that lie there."""
+        results: dict[int, Made] = {}
+        changed: dict[Path, list[int]] = {}
+        for n, (key, _) in enumerate(recordings):
+            try:
+                changed.setdefault(self._store_key(key), []).append(n)
+            except OSError as error:
+                results[n] = error
+        _sync_each(changed, results)  # keys are durable before there is a file that needs one
+        changed = {}
+        for n, (key, frames) in enumerate(recordings):
+            if n not in results:
+                try:
+                    directory, results[n] = self._write(key, frames)
+                    changed.setdefault(directory, []).append(n)
+                except (OSError, MalformedRecordingError, BrokenRecordingError) as error:
+                    results[n] = error
+        _sync_each(changed, results)
+        return [results[n] for n in range(len(recordings))]
+
+    def _write(self, key: SessionKey, frames: Iterable[Frame]) -> tuple[Path, tuple[int, str]]:
+        """The directory, to be synced, and (count, hex digest)."""
         session_id = require_session_id(key.session_id)
         chain = Chain(session_id)
         iterator = iter(frames)
@@ -91,15 +120,8 @@ class SealedFiles:
         month = first.at() if first else datetime.fromtimestamp(0, UTC)
         directory = private_directory(self._directory / f"{month.year:04d}" / f"{month.month:02d}")
         path = directory / (session_id + SUFFIX)
-        draft = directory / f".{session_id}.draft"
-        try:
-            self._store_key(key)
-            _write(draft, _encrypted_bytes(key, _sealed_bytes(session_id, chain, again)))
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
-        sync_directory(directory)
-        return chain.count, chain.digest.hex()
+        _write(path, _encrypted_bytes(key, _sealed_bytes(session_id, chain, again)))
+        return directory, (chain.count, chain.digest.hex())
 
     def _decrypted(self, session_id: str, file: BinaryIO) -> BinaryIO:
         head = MAGIC + bytes([len(session_id)]) + session_id.encode("ascii")
@@ -119,24 +141,35 @@ class SealedFiles:
     def _key_file(self, session_id: str) -> Path:
         return self._key_directory / f"{require_session_id(session_id)}.key"
 
-    def _store_key(self, key: SessionKey) -> None:
-        """Durable before there is a file that needs it."""
-        path = self._key_file(key.session_id)
-        draft = private_directory(self._key_directory) / f".{path.name}.draft"
-        try:
-            _write(draft, [key.wrapped])
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
-        sync_directory(self._key_directory)
+    def _store_key(self, key: SessionKey) -> Path:
+        """The directory, to be synced before there is a file that needs the key."""
+        directory = private_directory(self._key_directory)
+        _write(self._key_file(key.session_id), [key.wrapped])
+        return directory
 
 
 def _write(path: Path, content: Iterable[bytes]) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb", buffering=CHUNK) as file:
-        file.writelines(content)
-        file.flush()
-        os.fsync(file.fileno())
+    """A file that is whole on disk before it has its name; the name is durable once the directory is synced."""
+    draft = path.with_name(f".{path.name.removesuffix(SUFFIX)}.draft")
+    try:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb", buffering=CHUNK) as file:
+            file.writelines(content)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def _sync_each(changed: Mapping[Path, Iterable[int]], results: dict[int, Made]) -> None:
+    """Sync directories; what lies in one that cannot be synced has failed."""
+    for directory, numbers in changed.items():
+        try:
+            sync_directory(directory)
+        except OSError as error:
+            results.update(dict.fromkeys(numbers, error))
 
 
 def _encrypted_bytes(key: SessionKey, content: Iterable[bytes]) -> Iterator[bytes]:
