@@ -13,9 +13,9 @@ from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from threading import Condition, Lock, Thread
-from typing import Any, Final
+from typing import Final
 
-from sqlalchemy import Connection, Engine, Row, bindparam, insert, select, update
+from sqlalchemy import Connection, Engine, bindparam, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from gateway.adapters.event_log.tree import (
@@ -33,6 +33,7 @@ from gateway.adapters.signer import Signer
 from gateway.adapters.store.engine import writing_engine
 from gateway.adapters.store.failures import outages_as_unavailable
 from gateway.adapters.store.log_tables import unix_microseconds
+from gateway.adapters.store.prepared import Found, Prepared
 from gateway.adapters.store.readonly import ReadOnlyDatabase
 from gateway.audit.checkpoint import BadNoteError, Checkpoint, open_checkpoint
 from gateway.audit.merkle import EMPTY_ROOT, leaf_hash
@@ -210,19 +211,19 @@ class Sequencer:
         until = at + length
         # An end that is too far away was written before a clock was set back.
         told = {"of": self._owner, "at": at, "too_far": until + length, "until": until}
-        return connection.execute(_TAKE_LEASE, told).rowcount == 1
+        return _TAKE_LEASE.run(connection, told) == 1
 
     def _grow(self, connection: Connection) -> tuple[Head | None, Sequence[str]]:
-        waiting = _unsequenced(connection)
+        waiting = _WAITING.find(connection)
         if not waiting:
             return None, ()
         tree = self._checked_tree(connection)
         _give_positions(connection, waiting, tree.size)
         for row in waiting:
-            tree.append(leaf_hash(stored_bytes(row.leaf)))
+            tree.append(leaf_hash(stored_bytes(row[EVENTS.c.leaf])))
         store_tiles(connection, tree.changed)
         head = self._sign(connection, Checkpoint(self._key.name, tree.size, tree.root()))
-        return head, [row.id for row in waiting]
+        return head, [row[EVENTS.c.id] for row in waiting]
 
     def _sign(self, connection: Connection, checkpoint: Checkpoint) -> Head:
         head = Head(checkpoint.size, checkpoint.root, self._signer.sign(checkpoint))
@@ -282,17 +283,13 @@ class Sequencer:
             raise TreeMismatchError(f"the database went back from {signed.size} events to {checkpoint.size}")
 
 
-def _unsequenced(connection: Connection) -> Sequence[Row[Any, Any, Any]]:
-    return connection.execute(_WAITING).all()
-
-
-def _give_positions(connection: Connection, rows: Sequence[Row[Any, Any, Any]], first: int) -> None:
-    connection.execute(_GIVE_POSITION, [{"of": row.ordinal, "to": first + i} for i, row in enumerate(rows)])
+def _give_positions(connection: Connection, rows: Sequence[Found], first: int) -> None:
+    _GIVE_POSITION.run(connection, *({"of": row[EVENTS.c.ordinal], "to": first + i} for i, row in enumerate(rows)))
 
 
 # Made once: building a statement anew costs more than running it, and these run in every batch.
 _ANY_WAITS: Final = select(EVENTS.c.id).where(EVENTS.c.position.is_(None)).limit(1)
-_WAITING: Final = (
+_WAITING: Final = Prepared(
     select(EVENTS.c.ordinal, EVENTS.c.id, EVENTS.c.leaf)
     .where(EVENTS.c.position.is_(None))
     .order_by(EVENTS.c.ordinal)
@@ -303,7 +300,9 @@ _IS_FREE: Final = (
     | (HEAD.c.expires_at <= bindparam("at"))
     | (HEAD.c.expires_at > bindparam("too_far"))
 )
-_TAKE_LEASE: Final = (
+_TAKE_LEASE: Final = Prepared(
     update(HEAD).where(HEAD.c.id == 1, _IS_FREE).values(owner=bindparam("of"), expires_at=bindparam("until"))
 )
-_GIVE_POSITION: Final = update(EVENTS).where(EVENTS.c.ordinal == bindparam("of")).values(position=bindparam("to"))
+_GIVE_POSITION: Final = Prepared(
+    update(EVENTS).where(EVENTS.c.ordinal == bindparam("of")).values(position=bindparam("to"))
+)

@@ -7,6 +7,7 @@ from sqlalchemy import Connection, Table, bindparam, insert, select, update
 from sqlmodel import SQLModel
 
 from gateway.adapters.store.log_tables import EventRow, LogCheckpointRow, LogHeadRow, LogTileRow
+from gateway.adapters.store.prepared import Prepared
 from gateway.audit.leaf import MAX_LEAF
 from gateway.audit.tiles import WIDTH, Load, Tile, encode_bundle, width_of
 
@@ -15,14 +16,14 @@ TILES: Final[Table] = SQLModel.metadata.tables[str(LogTileRow.__tablename__)]
 CHECKPOINTS: Final[Table] = SQLModel.metadata.tables[str(LogCheckpointRow.__tablename__)]
 HEAD: Final[Table] = SQLModel.metadata.tables[str(LogHeadRow.__tablename__)]
 # Made once: building a statement anew costs more than running it, and these run in every batch.
-_NEWEST: Final = (
+_NEWEST: Final = Prepared(
     select(CHECKPOINTS.c.size, CHECKPOINTS.c.root, CHECKPOINTS.c.note).order_by(CHECKPOINTS.c.size.desc()).limit(1)
 )
 _AT: Final = (TILES.c.level == bindparam("of_level")) & (TILES.c.number == bindparam("of_number"))
-_TILE: Final = select(TILES.c.hashes).where(_AT)
-_WIDEN: Final = update(TILES).where(_AT).values(hashes=bindparam("grown"))
-_ADD_TILE: Final = insert(TILES)
-_ADD_CHECKPOINT: Final = insert(CHECKPOINTS)
+_TILE: Final = Prepared(select(TILES.c.hashes).where(_AT))
+_WIDEN: Final = Prepared(update(TILES).where(_AT).values(hashes=bindparam("grown")))
+_ADD_TILE: Final = Prepared(insert(TILES))
+_ADD_CHECKPOINT: Final = Prepared(insert(CHECKPOINTS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +44,9 @@ def stored_bytes(value: object) -> bytes:
 
 def newest_head(connection: Connection) -> Head | None:
     """None before the log was begun."""
-    row = connection.execute(_NEWEST).first()
-    return None if row is None else Head(row.size, stored_bytes(row.root), row.note)
+    c = CHECKPOINTS.c
+    found = _NEWEST.find(connection)
+    return Head(found[0][c.size], stored_bytes(found[0][c.root]), found[0][c.note]) if found else None
 
 
 def root_at(connection: Connection, size: int) -> bytes | None:
@@ -56,14 +58,15 @@ def root_at(connection: Connection, size: int) -> bytes | None:
 def add_checkpoint(connection: Connection, head: Head, signed_at: int) -> None:
     """The primary key forbids a second checkpoint of one size."""
     values = {"size": head.size, "root": head.root, "note": head.note, "signed_at": signed_at}
-    connection.execute(_ADD_CHECKPOINT, values)
+    _ADD_CHECKPOINT.run(connection, values)
 
 
 def tile_loader(connection: Connection) -> Load:
     """(level, number) → hashes, b"" for a tile that is not stored."""
 
     def load(level: int, number: int) -> bytes:
-        return stored_bytes(connection.execute(_TILE, {"of_level": level, "of_number": number}).scalar())
+        found = _TILE.find(connection, of_level=level, of_number=number)
+        return stored_bytes(found[0][TILES.c.hashes]) if found else b""
 
     return load
 
@@ -72,8 +75,8 @@ def store_tiles(connection: Connection, changed: dict[tuple[int, int], bytes]) -
     """Put tiles in the place of their narrower selves."""
     for (level, number), hashes in changed.items():
         of = {"of_level": level, "of_number": number, "grown": hashes}
-        if not connection.execute(_WIDEN, of).rowcount:
-            connection.execute(_ADD_TILE, {"level": level, "number": number, "hashes": hashes})
+        if not _WIDEN.run(connection, of):
+            _ADD_TILE.run(connection, {"level": level, "number": number, "hashes": hashes})
 
 
 def tile_bytes(connection: Connection, tile: Tile) -> bytes | None:

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
-from sqlalchemy import RowMapping, insert, select, update
+from sqlalchemy import insert, select, update
 
 from gateway.adapters.store.deploy_tables import LOCKS, PLACEMENTS, RUNS, STEPS
+from gateway.adapters.store.prepared import Found
 from gateway.adapters.store.transaction import Transaction
 from gateway.core.rollout import Lock, Placement, Run, RunState, Step, StepState
 
@@ -115,7 +116,7 @@ class SqlDeploys:
             self._tx.insert(insert(PLACEMENTS), [columns])
 
 
-def _named(row: RowMapping, table: Any) -> dict[str, Any]:
+def _named(row: Found, table: Any) -> dict[str, Any]:
     return {column.name: row[column] for column in table.columns}
 
 
@@ -131,7 +132,7 @@ def _run_columns(run: Run) -> dict[str, Any]:
     }
 
 
-def _run_of(row: RowMapping) -> Run:
+def _run_of(row: Found) -> Run:
     named = _named(row, RUNS)
     names = {name: tuple(named[name]) for name in ("targets", "goes_back_on")}
     return Run(**{**named, **names, "state": RunState(named["state"])})
@@ -141,6 +142,6 @@ def _step_columns(step: Step) -> dict[str, Any]:
     return {**{each.name: getattr(step, each.name) for each in fields(step)}, "state": step.state.value}
 
 
-def _step_of(row: RowMapping) -> Step:
+def _step_of(row: Found) -> Step:
     named = _named(row, STEPS)
     return Step(**{**named, "state": StepState(named["state"])})

@@ -7,12 +7,14 @@ from sqlalchemy import Table, insert
 from sqlmodel import SQLModel
 
 from gateway.adapters.store.log_tables import EventRow, event_columns
+from gateway.adapters.store.prepared import Prepared
 from gateway.adapters.store.transaction import Transaction
 from gateway.core.event import Event
 
 EVENTS: Final[Table] = SQLModel.metadata.tables[str(EventRow.__tablename__)]
 
-_APPEND: Final = insert(EVENTS)  # made once: putting a statement together costs more than running it
+_KEYS: Final = tuple(c.name for c in EVENTS.columns if c.name not in ("ordinal", "position"))
+_APPEND: Final = Prepared(insert(EVENTS), _KEYS)  # made once: putting a statement together costs more than running it
 
 
 class SqlEvents:

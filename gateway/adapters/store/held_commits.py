@@ -1,7 +1,8 @@
 """COMMITs that are held, in the store: what was written is sealed."""
 
-from sqlalchemy import RowMapping, delete, insert, select, update
+from sqlalchemy import delete, insert, select, update
 
+from gateway.adapters.store.prepared import Found
 from gateway.adapters.store.rows import Columns, columns_of
 from gateway.adapters.store.tables import HELD_COMMITS
 from gateway.adapters.store.transaction import Transaction
@@ -45,7 +46,7 @@ def _columns(held: HeldCommit) -> Columns:
     }
 
 
-def _held_of(row: RowMapping) -> HeldCommit:
+def _held_of(row: Found) -> HeldCommit:
     return HeldCommit(
         session=row[_C.session],
         tx=row[_C.tx],

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import RowMapping, delete, insert, select, update
+from sqlalchemy import delete, insert, select, update
 
+from gateway.adapters.store.prepared import Found
 from gateway.adapters.store.rows import Columns, columns_of
 from gateway.adapters.store.tables import PASSKEYS
 from gateway.adapters.store.transaction import Transaction
@@ -49,7 +50,7 @@ def _columns(passkey: Passkey) -> Columns:
     }
 
 
-def _passkey_of(row: RowMapping) -> Passkey:
+def _passkey_of(row: Found) -> Passkey:
     return Passkey(
         id=row[_C.id],
         user=row[_C.user],

@@ -5,9 +5,10 @@ from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import RowMapping, Table, delete, insert, or_, select, update
+from sqlalchemy import Table, delete, insert, or_, select, update
 
 from gateway.adapters.store.people_tables import API_TOKENS, PROVIDER_SESSIONS, PROVISIONED_GROUPS, PROVISIONED_USERS
+from gateway.adapters.store.prepared import Found
 from gateway.adapters.store.transaction import Transaction, in_parts
 from gateway.app.ports_people import ApiToken, ProviderSession, ProvisionedGroup, ProvisionedUser
 from gateway.core.errors import Conflict, Refusal
@@ -156,21 +157,21 @@ class SqlProvisioning:
             self._tx.insert(insert(table), [columns])
 
 
-def _session_of(row: RowMapping) -> ProviderSession:
+def _session_of(row: Found) -> ProviderSession:
     return ProviderSession(**{column.name: row[column] for column in PROVIDER_SESSIONS.columns})
 
 
-def _token_of(row: RowMapping) -> ApiToken:
+def _token_of(row: Found) -> ApiToken:
     values = {column.name: row[column] for column in API_TOKENS.columns}
     return ApiToken(**{**values, "scopes": frozenset(values["scopes"])})
 
 
-def _user_of(row: RowMapping) -> ProvisionedUser:
+def _user_of(row: Found) -> ProvisionedUser:
     values = {column.name: row[column] for column in PROVISIONED_USERS.columns}
     del values["user_name_folded"]
     return ProvisionedUser(**values)
 
 
-def _group_of(row: RowMapping) -> ProvisionedGroup:
+def _group_of(row: Found) -> ProvisionedGroup:
     values = {column.name: row[column] for column in PROVISIONED_GROUPS.columns}
     return ProvisionedGroup(**{**values, "members": frozenset(values["members"])})

@@ -13,6 +13,7 @@ from sqlalchemy import BindParameter, Select, bindparam, exists, insert, or_, se
 from sqlalchemy.types import NullType
 
 from gateway.adapters.store import rows
+from gateway.adapters.store.prepared import Prepared
 from gateway.adapters.store.tables import APPROVALS, GRANTS, REQUESTS, REVIEWS, SESSIONS, USERS
 from gateway.adapters.store.transaction import Transaction, in_parts
 from gateway.app.ports import GrantInUse, LiveView
@@ -24,22 +25,22 @@ from gateway.core.session import Cancel, Running, Session
 
 # Made once: putting a statement together costs more than running it, and each connection runs these.
 _OF: BindParameter[str] = bindparam("of")
-_USER = select(USERS).where(USERS.c.id == _OF)
+_USER = Prepared(select(USERS).where(USERS.c.id == _OF))
 _REQUEST = select(REQUESTS).where(REQUESTS.c.id == _OF)
 _APPROVALS = select(APPROVALS).where(APPROVALS.c.request == _OF).order_by(APPROVALS.c.place)
-_GRANT = select(GRANTS).where(GRANTS.c.id == _OF)
-_IN_USE = (
+_GRANT = Prepared(select(GRANTS).where(GRANTS.c.id == _OF))
+_IN_USE = Prepared(
     select(GRANTS, USERS, REQUESTS.c.facts, REQUESTS.c.created_at)
     .select_from(GRANTS.join(USERS, USERS.c.id == GRANTS.c.holder).join(REQUESTS, REQUESTS.c.id == GRANTS.c.request))
     .where(GRANTS.c.id == _OF)
 )
-_SESSION = select(SESSIONS).where(SESSIONS.c.id == _OF)
-_ADD_SESSION = insert(SESSIONS)
+_SESSION = Prepared(select(SESSIONS).where(SESSIONS.c.id == _OF))
+_ADD_SESSION = Prepared(insert(SESSIONS))
 _TOUCH = update(SESSIONS).where(SESSIONS.c.id == _OF).values(active_at=bindparam("now"))
 _SHOW_RUNNING = (
     update(SESSIONS).where(SESSIONS.c.id == _OF, SESSIONS.c.ended_at.is_(None)).values(running=bindparam("now"))
 )
-_END = (
+_END = Prepared(
     update(SESSIONS)
     .where(SESSIONS.c.id == _OF, SESSIONS.c.ended_at.is_(None))
     .values({name: bindparam(f"new_{name}") for name in rows.END})

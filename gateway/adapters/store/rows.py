@@ -1,6 +1,6 @@
 """Values of `core` to columns and back, one explicit pair of functions for each.
 
-Reading takes a `RowMapping` keyed by the columns themselves, so that a row of a join serves as well.
+Reading takes what is keyed by the columns themselves, so that a row of a join serves as well.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,8 +9,9 @@ from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
-from sqlalchemy import RowMapping, Table
+from sqlalchemy import Table
 
+from gateway.adapters.store.prepared import Found
 from gateway.adapters.store.tables import (
     APPROVALS,
     GRANTS,
@@ -88,7 +89,7 @@ def user_columns(user: User) -> Columns:
     }
 
 
-def user_of(row: RowMapping) -> User:
+def user_of(row: Found) -> User:
     c = _USERS
     return User(
         id=row[c.id],
@@ -122,7 +123,7 @@ def request_columns(request: Request) -> Columns:
     }
 
 
-def request_of(row: RowMapping, approvals: Sequence[Approval]) -> Request:
+def request_of(row: Found, approvals: Sequence[Approval]) -> Request:
     c = _REQUESTS
     return Request(
         id=row[c.id],
@@ -157,7 +158,7 @@ def approval_columns(approval: Approval, place: int) -> Columns:
     }
 
 
-def approval_of(row: RowMapping) -> Approval:
+def approval_of(row: Found) -> Approval:
     c = _APPROVALS
     return Approval(
         id=row[c.id],
@@ -192,7 +193,7 @@ def revocation_columns(grant: Grant) -> Columns:
     return {"revoked_at": grant.revoked_at, "revoked_by": grant.revoked_by, "revoke_reason": grant.revoke_reason}
 
 
-def grant_of(row: RowMapping) -> Grant:
+def grant_of(row: Found) -> Grant:
     c = _GRANTS
     return Grant(
         id=row[c.id],
@@ -232,7 +233,7 @@ def signature_columns(review: Review) -> Columns:
     }
 
 
-def review_of(row: RowMapping) -> Review:
+def review_of(row: Found) -> Review:
     c = _REVIEWS
     return Review(
         id=row[c.id],
@@ -291,7 +292,7 @@ def _running_of(told: Columns | None) -> Running | None:
     return Running(**{**told, "since": datetime.fromisoformat(told["since"])}) if told else None
 
 
-def session_of(row: RowMapping) -> Session:
+def session_of(row: Found) -> Session:
     c = _SESSIONS
     reason = row[c.end_reason]
     return Session(

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import bindparam, delete, func, insert, select, update
 
 from gateway.adapters.store import short_lived_rows as rows
+from gateway.adapters.store.prepared import Prepared
 from gateway.adapters.store.tables import CREDENTIALS, GATEWAYS, INCIDENTS, LEASES, SHIFTS, USERS
 from gateway.adapters.store.transaction import Transaction
 from gateway.app.ports import Credential, Lease
@@ -15,14 +16,16 @@ from gateway.core.rota import Shift
 from gateway.core.window import Window
 
 # Made once: putting a statement together costs more than running it.
-_ADD = insert(CREDENTIALS)
-_FIND = select(CREDENTIALS).where(
-    CREDENTIALS.c.digest == bindparam("digest"), CREDENTIALS.c.purpose == bindparam("purpose")
+_ADD = Prepared(insert(CREDENTIALS))
+_FIND = Prepared(
+    select(CREDENTIALS).where(
+        CREDENTIALS.c.digest == bindparam("digest"), CREDENTIALS.c.purpose == bindparam("purpose")
+    )
 )
 _COUNT_FOR = select(func.count().label("n")).where(
     CREDENTIALS.c.subject == bindparam("subject"), CREDENTIALS.c.purpose == bindparam("purpose")
 )
-_CLAIM = (
+_CLAIM = Prepared(
     update(CREDENTIALS)
     .where(
         CREDENTIALS.c.digest == bindparam("of"),
@@ -32,7 +35,7 @@ _CLAIM = (
     )
     .values(used_at=bindparam("now"))
 )
-_COVERING = (
+_COVERING = Prepared(
     select(SHIFTS)
     .where(
         SHIFTS.c.service == bindparam("service"),
@@ -41,7 +44,7 @@ _COVERING = (
     )
     .order_by(SHIFTS.c.level, SHIFTS.c.not_before, SHIFTS.c.id)
 )
-_INCIDENT = (
+_INCIDENT = Prepared(
     select(INCIDENTS)
     .where(INCIDENTS.c.id == bindparam("of"))
     .order_by(INCIDENTS.c.fetched_at.desc(), INCIDENTS.c.source)

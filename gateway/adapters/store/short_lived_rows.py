@@ -1,7 +1,6 @@
 """As `rows`, for what comes and goes."""
 
-from sqlalchemy import RowMapping
-
+from gateway.adapters.store.prepared import Found
 from gateway.adapters.store.rows import Columns, columns_of
 from gateway.adapters.store.tables import CREDENTIALS, INCIDENTS, LEASES, SHIFTS
 from gateway.app.ports import Credential, Lease
@@ -33,7 +32,7 @@ def lease_columns(lease: Lease) -> Columns:
     }
 
 
-def lease_of(row: RowMapping) -> Lease:
+def lease_of(row: Found) -> Lease:
     c = _LEASES
     return Lease(
         id=row[c.id],
@@ -65,7 +64,7 @@ def credential_columns(credential: Credential) -> Columns:
     }
 
 
-def credential_of(row: RowMapping) -> Credential:
+def credential_of(row: Found) -> Credential:
     c = _CREDENTIALS
     return Credential(
         digest=row[c.digest],
@@ -92,7 +91,7 @@ def shift_columns(shift: Shift) -> Columns:
     }
 
 
-def shift_of(row: RowMapping) -> Shift:
+def shift_of(row: Found) -> Shift:
     c = _SHIFTS
     return Shift(
         service=row[c.service],
@@ -117,7 +116,7 @@ def incident_columns(incident: Incident) -> Columns:
     }
 
 
-def incident_of(row: RowMapping) -> Incident:
+def incident_of(row: Found) -> Incident:
     c = _INCIDENTS
     return Incident(
         id=row[c.id],

@@ -1,12 +1,14 @@
 """One transaction on one connection, as the repositories see it."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Self
 
-from sqlalchemy import Connection, CursorResult, Delete, Executable, Insert, Row, RowMapping, Update
+from sqlalchemy import Connection, CursorResult, Delete, Executable, Insert, Row, Update
 from sqlalchemy.exc import IntegrityError
 
 from gateway.adapters.store.failures import outages_as_unavailable
+from gateway.adapters.store.prepared import Prepared
 
 _MOST_VALUES = 500  # in one IN (…): every database takes that many
 
@@ -37,20 +39,28 @@ class Transaction:
         self._read_only = read_only
         self.has_failed = False
 
-    def rows(self, statement: Executable, **values: object) -> Sequence[RowMapping]:
+    def rows(self, statement: Executable | Prepared, **values: object) -> Sequence[Mapping[Any, Any]]:
         """All rows, keyed by column; `values` as of `first`."""
+        if isinstance(statement, Prepared):
+            with self._guarded():
+                return statement.find(self._connection, **values)
         return self._run(statement, values).mappings().all()
 
     def tuples(self, statement: Executable) -> Sequence[Row[Any]]:
         """All rows, as they come: the fastest."""
         return self._run(statement).all()
 
-    def first(self, statement: Executable, **values: object) -> RowMapping | None:
+    def first(self, statement: Executable | Prepared, **values: object) -> Mapping[Any, Any] | None:
         """The first row, or None; `values` are those of bind parameters in a statement that is made once."""
+        if isinstance(statement, Prepared):
+            return next(iter(self.rows(statement, **values)), None)
         return self._run(statement, values).mappings().first()
 
-    def change(self, statement: Update | Delete, **values: object) -> int:
+    def change(self, statement: Update | Delete | Prepared, **values: object) -> int:
         """Run an update or a delete; the number of rows that it matched. `values` as of `first`."""
+        if isinstance(statement, Prepared):
+            with self._guarded():
+                return statement.run(self._connection, values)
         return self._run(statement, values).rowcount
 
     def change_each(self, statement: Update, rows: Sequence[dict[str, Any]]) -> None:
@@ -58,17 +68,25 @@ class Transaction:
         if rows:
             self._run(statement, rows)
 
-    def insert(self, statement: Insert, rows: Sequence[dict[str, Any]]) -> None:
+    def insert(self, statement: Insert | Prepared, rows: Sequence[dict[str, Any]]) -> None:
         """Insert any number of rows."""
-        if rows:
+        if rows and isinstance(statement, Prepared):
+            with self._guarded():
+                statement.run(self._connection, *rows)
+        elif rows and not isinstance(statement, Prepared):
             self._run(statement, rows)
 
     def _run(
         self, statement: Executable, parameters: Sequence[dict[str, Any]] | dict[str, Any] | None = None
     ) -> CursorResult[Any]:
+        with self._guarded():
+            return self._connection.execute(statement, parameters)
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
         try:
             with outages_as_unavailable(read_only=self._read_only):
-                return self._connection.execute(statement, parameters)
+                yield
         except IntegrityError as error:
             self.has_failed = True
             raise InconsistentError.without_values(error) from None
