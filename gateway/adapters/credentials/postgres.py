@@ -7,6 +7,7 @@ GRANT works. Names go through `psycopg.sql.Identifier`, never through string for
 import re
 import secrets
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -48,10 +49,11 @@ class PostgresRoles:
     def create(self, target: Target, level: Level, role: str, until: datetime) -> DatabaseLogin:
         """A fresh login role; the server sees the verifier of its password only, so its log cannot give it away."""
         login = DatabaseLogin(_checked(role), secrets.token_urlsafe(32))
-        secret = verifier(login.password, secrets.token_bytes(_SALT_BYTES))
-        with self._admin(target) as admin:
-            # One message, thus one transaction: a role is there with its limits or not at all.
-            admin.execute(sql.SQL("; ").join(_creation(role, level, secret, until)))
+        with ThreadPoolExecutor(1) as beside:  # thousands of hashes, while the server greets
+            secret = beside.submit(verifier, login.password, secrets.token_bytes(_SALT_BYTES))
+            with self._admin(target) as admin:
+                # One message, thus one transaction: a role is there with its limits or not at all.
+                admin.execute(sql.SQL("; ").join(_creation(role, level, secret.result(), until)))
         return login
 
     def extend(self, target: Target, role: str, until: datetime) -> None:

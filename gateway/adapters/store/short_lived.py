@@ -16,6 +16,12 @@ from gateway.core.rota import Shift
 from gateway.core.window import Window
 
 # Made once: putting a statement together costs more than running it.
+_ADD_LEASE = Prepared(insert(LEASES))
+_SAVE_LEASE = Prepared(
+    update(LEASES)
+    .where(LEASES.c.id == bindparam("of"))
+    .values({column.name: bindparam(f"new_{column.name}") for column in LEASES.columns})
+)
 _ADD = Prepared(insert(CREDENTIALS))
 _FIND = Prepared(
     select(CREDENTIALS).where(
@@ -57,10 +63,11 @@ class SqlLeases:
         self._tx = transaction
 
     def add(self, lease: Lease) -> None:
-        self._tx.insert(insert(LEASES), [rows.lease_columns(lease)])
+        self._tx.insert(_ADD_LEASE, [rows.lease_columns(lease)])
 
     def save(self, lease: Lease) -> None:
-        if not self._tx.change(update(LEASES).where(LEASES.c.id == lease.id).values(rows.lease_columns(lease))):
+        new = {f"new_{name}": value for name, value in rows.lease_columns(lease).items()}
+        if not self._tx.change(_SAVE_LEASE, of=lease.id, **new):
             raise LookupError(f"lease {lease.id} was never added")
 
     def by_grant(self, grant_id: str) -> Sequence[Lease]:
