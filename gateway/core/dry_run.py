@@ -72,7 +72,7 @@ _OUTSIDE = Broken(
 )
 _ALONE_HERE = Broken(
     "dry-run",
-    "What runs in no transaction cannot be held, so it does not run at this level.",
+    "What runs in no transaction, or what no ROLLBACK takes back, cannot be held: it does not run at this level.",
     "Ask for another level.",
 )
 _TWO_PHASE = Broken(
@@ -292,9 +292,9 @@ def _joined(parts: Collection[Written]) -> Written:
 def _broken_one(state: State, step: Step) -> Broken | None:
     if step.does is Does.TWO_PHASE:
         return _TWO_PHASE
-    if step.does is Does.WRITE and step.is_alone:
+    if step.is_alone:
         return _ALONE_HERE
-    if step.sets and (state.is_untold or step.does is Does.WRITE):
+    if step.sets and (state.is_untold or step.does is Does.WRITE or step.prepares):
         return _SETS
     return _OUTSIDE if step.does is Does.WRITE and not state.is_open else None
 

@@ -20,6 +20,12 @@ WRITING_FUNCTIONS = (
     "ts_stat", "ts_rewrite", "query_to_xml*", "cursor_to_xml*", "crosstab*", "connectby", "xpath_table",
 )  # fmt: skip
 
+# What no ROLLBACK takes back. (Not nextval, which serial columns call anyway, nor signals, which change no data.)
+LASTING_FUNCTIONS = (
+    "setval", "dblink*", "pg_logical_emit_message", "lo_export", "pg_file_*", "pg_stat_reset*", "pg_create_*slot",
+    "pg_drop_replication_slot", "pg_copy_*_replication_slot", "pg_replication_*", "pg_logical_slot_get_*",
+)  # fmt: skip
+
 
 class Does(StrEnum):
     """What a statement does to the transaction that it runs in."""
@@ -36,7 +42,8 @@ class Does(StrEnum):
 
 
 class Step(NamedTuple):
-    """One statement of a text. `prepares` is the name that PREPARE gives; `is_alone`: it runs in no transaction;
+    """One statement of a text. `prepares` is the name that PREPARE gives; `is_alone`: it runs in no transaction, or
+    no ROLLBACK takes it back;
     `reads_client`: COPY … FROM STDIN. `hides`: code that nobody reads here, or a cursor that writes when it is read.
     """
 
@@ -105,10 +112,16 @@ def _step(sql: bytes, raw: Mapping[str, object], functions: tuple[str, ...]) -> 
     if name == "TransactionStmt":
         turn = _TURNS.get(str(body.get("kind")), Does.TWO_PHASE)
         return Step(_CHAINED.get(turn, turn) if body.get("chain") else turn, told)
-    if name == "PrepareStmt":
-        return Step(Does.READ, told, str(body.get("name", "")))
     facts = facts_of({"version": 0, "stmts": [raw]})
-    is_alone = name in _ALONE or body.get("concurrent") is True
+    if name == "PrepareStmt":
+        # Judged here, as EXECUTE says no more than the name.
+        lasts, sets = _calls(facts, LASTING_FUNCTIONS), "set_config" in facts.functions
+        return Step(Does.READ, told, str(body.get("name", "")), is_alone=lasts, sets=sets)
+    # A COPY of a file that only reads it is the other kind.
+    lasts = _calls(facts, LASTING_FUNCTIONS) or (
+        bool(facts.copies) and bool(body.get("is_program") or not body.get("is_from"))
+    )
+    is_alone = name in _ALONE or body.get("concurrent") is True or lasts
     reads_client = name == "CopyStmt" and bool(body.get("is_from")) and not facts.copies
     writes = _writes(name, facts, functions)
     hides = name in _CODE or (name == "DeclareCursorStmt" and writes)
@@ -133,4 +146,8 @@ def _writes(name: str, facts: StatementFacts, functions: tuple[str, ...]) -> boo
         return False
     if name == "NotifyStmt" or facts.kind not in _READS or facts.copies:
         return True
-    return any(fnmatchcase(each, pattern) for each in facts.functions for pattern in (*WRITING_FUNCTIONS, *functions))
+    return _calls(facts, (*WRITING_FUNCTIONS, *functions))
+
+
+def _calls(facts: StatementFacts, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(each, pattern) for each in facts.functions for pattern in patterns)

@@ -86,6 +86,17 @@ def test_what_was_prepared_under_other_settings_is_told_so(stage: DryStage) -> N
         assert rows(stage, "SELECT d FROM dates") == ["2026-02-01"]
 
 
+def test_what_no_rollback_takes_back_does_not_run(stage: DryStage, postgres_server: PostgresServer) -> None:
+    postgres_server.execute("CREATE SEQUENCE counter; GRANT ALL ON counter TO PUBLIC", stage.target.database)
+    with stage.connect() as session:
+        for sql in ("SELECT setval('counter', 77)", "PREPARE p AS SELECT setval('counter', 77)"):
+            session.execute("BEGIN")
+            with pytest.raises(Outside, match="no ROLLBACK takes back"):
+                session.execute(sql.encode())
+            session.execute("ROLLBACK")
+    assert rows(stage, "SELECT last_value FROM counter") == ["1"]
+
+
 @pytest.mark.parametrize("sql", [
     "SELECT * FROM ts_stat('SELECT to_tsvector(lo_creat(-1)::text)')",
     "SELECT ts_rewrite('a', 'SELECT ''b''::tsquery, lo_creat(-1)::text::tsquery')",

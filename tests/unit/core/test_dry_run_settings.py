@@ -75,3 +75,39 @@ def test_other_settings_than_were_told_before_are_others_for_what_was_parsed() -
         ledger.ready(b"I", has_failed=False)
         eras.append(ledger.era)
     assert eras[0] == eras[1] != eras[2]
+
+
+def test_what_sets_is_not_prepared_by_sql() -> None:
+    """EXECUTE says no more than a name."""
+    for sql in (
+        "PREPARE p AS SELECT set_config('a.b', 'c', false)",
+        "BEGIN; PREPARE p AS SELECT set_config('a.b', 'c', true)",
+    ):
+        assert Ledger().query(text(sql)).verdict is Verdict.REFUSE
+    assert Ledger().query(text("PREPARE p AS SELECT 1")).verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT setval('s', 1)",
+        "SELECT pg_logical_emit_message(false, 'a', 'b')",
+        "SELECT * FROM dblink('x', 'DELETE FROM t') AS d(i int)",
+        "SELECT lo_export(1, '/tmp/x')",
+        "SELECT pg_drop_replication_slot('s')",
+        "PREPARE p AS SELECT setval('s', 1); EXECUTE p",
+        "DECLARE c CURSOR FOR SELECT setval('s', 1)",
+        "COPY t TO '/tmp/x'",
+        "COPY t TO PROGRAM 'x'",
+        "COPY t FROM PROGRAM 'x'",
+    ],
+)
+def test_what_no_rollback_takes_back_is_refused_in_a_transaction(sql: str) -> None:
+    broken = Ledger().query(text(f"BEGIN; {sql}")).broken
+    assert broken is not None
+    assert "no ROLLBACK takes back" in broken.sentence
+
+
+@pytest.mark.parametrize("sql", ["COPY t FROM '/tmp/x'", "COPY t TO STDOUT", "SELECT nextval('s')"])
+def test_what_a_rollback_takes_back_or_harms_nobody_passes_in_a_transaction(sql: str) -> None:
+    assert Ledger().query(text(f"BEGIN; {sql}")).verdict is Verdict.PASS
