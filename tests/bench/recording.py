@@ -1,12 +1,18 @@
-"""What recording costs: processor time and speed of the recorder alone, `python -m tests.bench.recording`."""
+"""What recording costs: processor time and speed of the recorder, and of the search index, each alone.
 
+`python -m tests.bench.recording`
+"""
+
+import json
 import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import monotonic, process_time
 
-from gateway.adapters.recordings import FileRecorder, Keyring, SpoolRecording
+from gateway.adapters.postgres_parser import PostgresParser
+from gateway.adapters.recordings import FileRecorder, Keyring, SpoolRecording, StatementIndex, index
+from gateway.audit.recording import BATCH, batch_of, encode
 from gateway.core.obligation import Record
 from gateway.core.session import Protocol, Session
 
@@ -39,7 +45,28 @@ def measured(what: str, count: int, size: int, work: Callable[[], None]) -> None
     print(f"{what:32} {rate}, {count / wall:9,.0f} records/s, {count * size / wall / 1e6:7,.1f} MB/s")
 
 
+def indexed(count: int, sql: str) -> None:
+    """Statements with their results, 16 records a batch; of `sql` the text for each number."""
+    records = [
+        (kind, number, json.dumps({"n": number, **told}).encode())
+        for number in range(count)
+        for kind, told in (
+            ("statement", {"sql": sql.format(number), "protocol": "simple"}),
+            ("result", {"tag": "SELECT 1", "rows": 1, "bytes": 9, "ms": 0.2, "sqlstate": ""}),
+        )
+    ]
+    batches = (batch_of(records[start : start + 16]) for start in range(0, len(records), 16))
+    with tempfile.TemporaryDirectory() as directory:
+        made = StatementIndex(Path(directory) / "index.sqlite", PostgresParser())
+        made.feed(("ses_1", BATCH, encode(0, 0, BATCH, batch)) for batch in batches)
+        measured(f"index, {sql}", count, 1, made.store_fed)
+        made.close()
+
+
 def main() -> None:
+    index.FEED_SECONDS = 60
+    for sql in ("SELECT abalance FROM accounts WHERE aid = {}", "SELECT abalance FROM accounts WHERE aid = $1"):
+        indexed(20_000, sql)
     for size, count in ((200, 200_000), (32_768, 20_000)):
         with tempfile.TemporaryDirectory() as directory:
             recorder = FileRecorder(Path(directory), "bench", Keyring(Path(directory) / "key"))
