@@ -1,12 +1,14 @@
 """A session's account kept beside its bytes: at once where somebody waits for it, else many chunks together."""
 
 import asyncio
+import logging
 import secrets
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 from time import monotonic
+from traceback import extract_tb
 
 from gateway.app.ports import Recording
 from gateway.audit.recording import unix_ns
@@ -18,6 +20,7 @@ from gateway.wire.postgres_rounds import RoundAccount
 from gateway.wire.postgres_values import TELL_ALL, Telling
 from gateway.wire.postgres_walk import ClientWalk, ServerWalk
 
+LOG = logging.getLogger(__name__)
 _SOON_S = 0.005
 _AT_ONCE_S = 0.002  # how long the loop's other work waits for accounts
 
@@ -96,6 +99,8 @@ class Backlog:
                 release, seq, ok = self._news.popleft()
                 release(seq, ok)
         finally:
+            if self._news:  # one session's fault is not the others'
+                asyncio.get_running_loop().call_soon(self._tell)
             if self._ahead and not self._is_gathering:
                 self._gather()
 
@@ -156,8 +161,8 @@ class Books:
                     self.account.entries.append(unread(chunk))
                 else:
                     self.asks.feed(chunk, at)
-            except ProtocolViolation as why:
-                first = first or why
+            except Exception as fault:  # noqa: BLE001 - see `_violation`
+                first = first or _violation(fault)
                 if is_asking:
                     self.is_unreadable = True
                     self.account.entries.append(unread(chunk))
@@ -196,6 +201,8 @@ class Books:
         at = monotonic()
         try:
             walk.feed(chunk, at)
+        except Exception as fault:
+            raise _violation(fault) from fault
         finally:
             if self.account.entries:
                 self._collect(at, self._origin())
@@ -210,6 +217,15 @@ class Books:
             at_ns = origin + int(at * 1e9)
             self.records += [(kind, at_ns, data) for kind, data in entries]
             entries.clear()
+
+
+def _violation(fault: Exception) -> ProtocolViolation:
+    """A mistake of ours ends the session as one of the peer's does: nothing passes that is not accounted for."""
+    if isinstance(fault, ProtocolViolation):
+        return fault
+    where = extract_tb(fault.__traceback__)[-1]  # and not its text, which may hold what somebody sent
+    LOG.error("a message could not be accounted for: %s in %s, line %s", type(fault).__name__, where.name, where.lineno)
+    return ProtocolViolation("the gateway could not account for it")
 
 
 def telling(policy: BindParameters) -> Telling:

@@ -75,6 +75,29 @@ def test_accounting_later_tells_the_same(chunks: list[list[tuple[bool, bytes]]],
         assert late.is_unreadable is is_asking is (told(late)[-1:] != [] and told(late)[-1][0] == "unread")
 
 
+@pytest.mark.parametrize("is_late", [True, False])
+def test_a_mistake_of_ours_ends_it_and_what_went_on_is_recorded(
+    is_late: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    books = Books(lambda: AT)
+
+    def mistaken(*_: object) -> None:
+        raise IndexError("hunter2")
+
+    monkeypatch.setattr(books.asks, "feed", mistaken)
+    monkeypatch.setattr(books, "_trip", mistaken)
+    if is_late:
+        books.later(QUERY, is_asking=True)
+        books.later(READY, is_asking=False)
+        assert str(books.catch_up()) == "the gateway could not account for it"
+        assert told(books)[0][0] == "unread"
+    else:
+        with pytest.raises(ProtocolViolation, match="the gateway could not account for it"):
+            books.ask(QUERY)
+    assert "IndexError" in caplog.text
+    assert "hunter2" not in caplog.text
+
+
 def test_what_went_on_behind_a_violation_is_recorded_unread() -> None:
     books = Books(lambda: AT)
     odd, behind = b"Q" + bytes(9), message(b"Q", b"DROP TABLE t\0")
