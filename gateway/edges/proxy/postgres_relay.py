@@ -223,9 +223,13 @@ class PostgresSession:
 
     def _take_in(self) -> None:
         come, self._come = self._come, []
-        for chunk in come:
-            self._held_bytes -= len(chunk)
-            self._from_client(chunk)
+        try:
+            for chunk in come:
+                self._held_bytes -= len(chunk)
+                self._from_client(chunk)
+        except BaseException:  # a mistake of ours: the rest must not pass for all that was sent
+            self._client.abort()
+            raise
         if self._held_bytes <= _HELD_HIGH:
             self._client.resume(Pause.NOT_DURABLE)
 

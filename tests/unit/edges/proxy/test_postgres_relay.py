@@ -235,6 +235,17 @@ async def test_a_client_that_leaves_at_once_has_asked_all_the_same() -> None:
 
 
 @on_a_loop
+async def test_a_mistake_in_what_waited_ends_its_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Relay(is_strict=True) as relay:
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        monkeypatch.setattr(relay.session, "_from_client", lambda chunk: chunk.no_such_thing)
+        relay.to_client.write(ONE)
+        reason, _ = await asyncio.wait_for(relay.session.wait_over(), PATIENCE)
+        assert reason is EndReason.CLIENT_CLOSED
+        assert await relay.target.read() == b""
+
+
+@on_a_loop
 async def test_an_answer_does_not_wait_for_the_disk_and_is_recorded_before_the_next_question() -> None:
     async with Relay(is_strict=True) as relay:
         asked, answer = message(b"Q", b"DELETE\0"), message(b"C", b"DELETE 7\0") + message(b"Z", b"I")
