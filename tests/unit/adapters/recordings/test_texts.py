@@ -28,6 +28,7 @@ TEXTS = (
     "select xmlserialize(content '{}' as varchar({})), time({}) '{}', a::bit({})",
     "select {} union all select {} fetch first {} rows only",
     "select a, '{}", "select '{}\\' , {} ;", "select 'x'\n'{}', {}", "select {} /* {} */", "fetch {} from c",
+    "select E'!{}', 'b{}'", "select 'a!''b!{}', 'c{}'", "select * from \U0001f600{} where a = {}",
 )  # fmt: skip
 
 
@@ -35,7 +36,9 @@ TEXTS = (
 @given(
     text=st.sampled_from(TEXTS),
     numbers=st.lists(
-        st.sampled_from(["0", "7", "42", "999999999", "2147483648", "99999999999", "00", "1' , '2"]),
+        st.sampled_from(
+            ["0", "7", "42", "999999999", "2147483648", "99999999999", "00", "1' , '2", "'; drop table t; select '"]
+        ),
         min_size=16,
         max_size=16,
     ),
@@ -55,7 +58,7 @@ def _filled(text: str, numbers: list[str]) -> str:
 @pytest.mark.parametrize(
     "sql",
     ["fetch 5 from c", 'select 1 from "t 1"', "select $a$1$a$", "select 1 -- 2", "select 1; select 2", "select '1\\'",
-     "select /* 1 */ 2", "select " + "1," * 2000 + "1"],
+     "select /* 1 */ 2", "select E'!' , 'b'", "select 'a!''b!', 'c'", "select a from \U0001f6001", "select " + "1," * 2000 + "1"],
 )  # fmt: skip
 def test_what_is_not_plain_has_no_shape(sql: str):
     assert shape_of(sql) == ""
@@ -78,3 +81,9 @@ def test_texts_of_one_shape_are_read_once():
     facts.of("FETCH 1 FROM c")
     facts.of("FETCH 2 FROM c")
     assert reader.reads == 4
+
+
+def test_one_that_cannot_be_read_says_nothing_of_the_next():
+    facts = Facts(PARSER)
+    assert [facts.of(f"DELETE FROM t WHERE a::float({n}) > 1")[0] for n in (99, 3)] == ["unknown", "write"]
+    assert [facts.of(f"DELETE FROM t WHERE a = '{each}'")[0] for each in ("\ud800", "a")] == ["unknown", "write"]
