@@ -161,8 +161,8 @@ class Books:
                     self.account.entries.append(unread(chunk))
                 else:
                     self.asks.feed(chunk, at)
-            except Exception as fault:  # noqa: BLE001 - see `_violation`
-                first = first or _violation(fault)
+            except Exception as fault:  # noqa: BLE001 - see `violation`
+                first = first or violation(fault)
                 if is_asking:
                     self.is_unreadable = True
                     self.account.entries.append(unread(chunk))
@@ -202,7 +202,7 @@ class Books:
         try:
             walk.feed(chunk, at)
         except Exception as fault:
-            raise _violation(fault) from fault
+            raise violation(fault) from fault
         finally:
             if self.account.entries:
                 self._collect(at, self._origin())
@@ -219,7 +219,7 @@ class Books:
             entries.clear()
 
 
-def _violation(fault: Exception) -> ProtocolViolation:
+def violation(fault: Exception) -> ProtocolViolation:
     """A mistake of ours ends the session as one of the peer's does: nothing passes that is not accounted for."""
     if isinstance(fault, ProtocolViolation):
         return fault

@@ -14,7 +14,7 @@ from gateway.app.statement_ports import Statement
 from gateway.core.bind_parameters import BindParameters
 from gateway.core.errors import Conflict, Refusal
 from gateway.core.session import EndReason
-from gateway.edges.proxy.postgres_books import Backlog, Books, telling
+from gateway.edges.proxy.postgres_books import Backlog, Books, telling, violation
 from gateway.edges.proxy.postgres_leg import Leg, Pause
 from gateway.edges.proxy.postgres_refusals import of_end, of_long_statement
 from gateway.wire.buffer import ProtocolViolation
@@ -223,13 +223,13 @@ class PostgresSession:
 
     def _take_in(self) -> None:
         come, self._come = self._come, []
-        try:
-            for chunk in come:
-                self._held_bytes -= len(chunk)
+        for chunk in come:
+            self._held_bytes -= len(chunk)
+            try:
                 self._from_client(chunk)
-        except BaseException:  # a mistake of ours: the rest must not pass for all that was sent
-            self._client.abort()
-            raise
+            except Exception as fault:  # noqa: BLE001 - see `violation`; the client may be gone, so nobody else ends it
+                self._books.is_unreadable = True
+                self._break(violation(fault))
         if self._held_bytes <= _HELD_HIGH:
             self._client.resume(Pause.NOT_DURABLE)
 

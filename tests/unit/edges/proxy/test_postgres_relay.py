@@ -18,6 +18,7 @@ from gateway.wire.postgres_messages import message
 AT = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 ROOM = 1 << 20  # bytes: a recorder blocks its caller beyond some such amount
 PATIENCE = 20.0
+UNTOLD = "the gateway could not account for it"
 
 
 def on_a_loop(test: Callable[..., Coroutine[None, None, None]]) -> Callable[..., None]:
@@ -237,12 +238,27 @@ async def test_a_client_that_leaves_at_once_has_asked_all_the_same() -> None:
 @on_a_loop
 async def test_a_mistake_in_what_waited_ends_its_session(monkeypatch: pytest.MonkeyPatch) -> None:
     async with Relay(is_strict=True) as relay:
-        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
         monkeypatch.setattr(relay.session, "_from_client", lambda chunk: chunk.no_such_thing)
         relay.to_client.write(ONE)
-        reason, _ = await asyncio.wait_for(relay.session.wait_over(), PATIENCE)
-        assert reason is EndReason.CLIENT_CLOSED
+        assert await asyncio.wait_for(relay.session.wait_over(), PATIENCE) == (EndReason.PROTOCOL_VIOLATION, UNTOLD)
+        assert UNTOLD.encode() in await relay.client.read()
         assert await relay.target.read() == b""
+
+
+@on_a_loop
+async def test_a_mistake_in_what_waited_ends_the_session_of_a_client_that_has_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    backlog = Backlog()
+    async with Relay(is_strict=True, backlog=backlog) as one, Relay(is_strict=True, backlog=backlog) as other:
+        one.to_client.write(ONE)
+        await one.until(lambda: len(one.spool.records) == 1)
+        monkeypatch.setattr(other.session, "_from_client", lambda chunk: chunk.no_such_thing)
+        other.to_client.write(ONE)
+        other.to_client.close()
+        reason, _ = await asyncio.wait_for(other.session.wait_over(), PATIENCE)
+        assert reason is EndReason.PROTOCOL_VIOLATION
+        assert await other.target.read() == b""
 
 
 @on_a_loop
