@@ -44,29 +44,31 @@ def grants(ctx: Context, user: User | Machine, *, all: bool = False) -> Sequence
     """One's own grants, or also others' where one may watch; to a machine, everybody's."""
     with ctx.store.read() as uow:
         found = uow.grants.list(holder="" if all or _is_reader(user) else user.id)
-    watched = _watched(ctx, user, {grant.target for grant in found if grant.holder != user.id})
-    return [grant for grant in found if grant.holder == user.id or grant.target in watched]
+    watched = _watched(ctx, user, {(grant.target, grant.level) for grant in found if grant.holder != user.id})
+    return [grant for grant in found if grant.holder == user.id or (grant.target, grant.level) in watched]
 
 
 def requests(ctx: Context, user: User | Machine, *, all: bool = False) -> Sequence[Request]:
     """One's own requests, or also others' where one may watch; to a machine, everybody's."""
     with ctx.store.read() as uow:
         found = uow.requests.list(requester="" if all or _is_reader(user) else user.id)
-    watched = _watched(ctx, user, {request.target for request in found if request.requester != user.id})
-    return [request for request in found if request.requester == user.id or request.target in watched]
+    watched = _watched(
+        ctx, user, {(request.target, request.level) for request in found if request.requester != user.id}
+    )
+    return [request for request in found if request.requester == user.id or (request.target, request.level) in watched]
 
 
 def sessions(ctx: Context, user: User | Machine, *, all: bool = False, live: bool | None = None) -> Sequence[Session]:
     """One's own sessions, or also others' where one may watch; to a machine, everybody's."""
     with ctx.store.read() as uow:
         found = uow.sessions.list(holder="" if all or _is_reader(user) else user.id, live=live)
-    watched = _watched(ctx, user, {session.target for session in found if session.holder != user.id})
-    return [session for session in found if session.holder == user.id or session.target in watched]
+    watched = _watched(ctx, user, {(session.target, session.level) for session in found if session.holder != user.id})
+    return [session for session in found if session.holder == user.id or (session.target, session.level) in watched]
 
 
-def sees(ctx: Context, user: User, holder: str, target: str) -> bool:
-    """True for one's own, and for whoever may watch sessions on that target."""
-    return holder == user.id or target in _watched(ctx, user, {target})
+def sees(ctx: Context, user: User, holder: str, target: str, level: str) -> bool:
+    """True for one's own, and for whoever may watch sessions on that target at that level."""
+    return holder == user.id or bool(_watched(ctx, user, {(target, level)}))
 
 
 def _is_reader(user: User | Machine) -> bool:
@@ -77,15 +79,16 @@ def _is_reader(user: User | Machine) -> bool:
     return True
 
 
-def _watched(ctx: Context, user: User | Machine, targets: set[str]) -> frozenset[str]:
+def _watched(ctx: Context, user: User | Machine, places: set[tuple[str, str]]) -> frozenset[tuple[str, str]]:
+    """Those targets and levels where one may watch others: policy hears the same of them as for a single session."""
     if isinstance(user, Machine):
-        return frozenset(targets)
+        return frozenset(places)
     known, at = ctx.catalogue.current().targets, ctx.clock.now()
-    return frozenset(name for name in targets if _may_watch(ctx, user, known.get(name), at))
+    return frozenset(of for of in places if _may_watch(ctx, user, known.get(of[0]), of[1], at))
 
 
-def _may_watch(ctx: Context, user: User, target: Target | None, at: datetime) -> bool:
-    decision = ctx.policy.decide(Query(user, Action.WATCH, target, Facts(at)))
+def _may_watch(ctx: Context, user: User, target: Target | None, level: str, at: datetime) -> bool:
+    decision = ctx.policy.decide(Query(user, Action.WATCH, target, Facts(at, level=level)))
     return isinstance(decision, Permit) and missing_proof(ctx, user, decision.obligations, at) is None
 
 

@@ -15,7 +15,7 @@ def show_request(ctx: Context, user: User, request_id: str) -> Request:
     with ctx.store.read() as uow:
         request = uow.requests.get(request_id)
     if request is None or not (
-        sees(ctx, user, request.requester, request.target)
+        sees(ctx, user, request.requester, request.target, request.level)
         or any(a.approver == user.id for a in request.approvals)
         or any(r.id == request_id for r in pending_for(ctx, user))
     ):
@@ -27,7 +27,7 @@ def show_grant(ctx: Context, user: User, grant_id: str) -> Grant:
     """One's own grant, or any where one may watch; else NotFound."""
     with ctx.store.read() as uow:
         grant = uow.grants.get(grant_id)
-    if grant is None or not sees(ctx, user, grant.holder, grant.target):
+    if grant is None or not sees(ctx, user, grant.holder, grant.target, grant.level):
         raise NotFound(Refusal("unknown-grant", "There is no such grant.", (), ("gw grants lists yours.",)))
     return grant
 
@@ -36,7 +36,7 @@ def show_session(ctx: Context, user: User, session_id: str) -> Session:
     """One's own session, or any where one may watch; else NotFound."""
     with ctx.store.read() as uow:
         session = uow.sessions.get(session_id)
-    if session is None or not sees(ctx, user, session.holder, session.target):
+    if session is None or not sees(ctx, user, session.holder, session.target, session.level):
         raise NotFound(Refusal("unknown-session", "There is no such session.", (), ("gw sessions lists yours.",)))
     return session
 

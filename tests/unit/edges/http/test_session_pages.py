@@ -71,6 +71,23 @@ def test_ones_own_are_shown_and_others_only_where_one_may_watch(client: TestClie
     assert client.get("/sessions").status_code == 200
 
 
+def test_policy_that_forbids_to_watch_a_level_hides_what_runs_there(
+    client: TestClient, stage: Stage, as_: People
+) -> None:
+    """Whoever may not watch the one session sees neither it nor its statement in the lists or by its id."""
+    session = running(client, stage, as_)
+    with stage.ctx.store.begin() as uow:
+        uow.sessions.add(replace(session, id="ses_admin", level="admin"))
+    stage.policy.permits = lambda query: query.action is not Action.WATCH or query.facts.level != "read"
+    assert client.get("/api/sessions/ses_1/watch", headers=as_("lead")).status_code == 403
+    page = shown(client, as_, "lead")
+    assert ("ses_1" in page, "ses_admin" in page) == (False, True)
+    listed = client.get("/api/sessions?all=true", headers=as_("lead")).json()
+    assert [each["id"] for each in listed] == ["ses_admin"]
+    assert client.get("/api/sessions/ses_1", headers=as_("lead")).status_code == 404
+    assert ("statement:shown", "ok") not in stage.events()
+
+
 def test_a_text_that_cannot_be_unsealed_is_said_to_be_so(client: TestClient, stage: Stage, as_: People) -> None:
     running(client, stage, as_, sealed_for=8)
     assert "(its text cannot be shown here)" in shown(client, as_, "oncall")
