@@ -35,7 +35,7 @@ def answer(ctx: Context, user: User, request_id: str, verdict: Verdict, note: st
         kind = Conflict if wrong.code in ("already-decided", "answered-already", "request-lapsed") else None
         raise journal.refuse(ctx, "approval:denied", wrong, **about) if kind is None else kind(wrong)
     authorise(ctx, user, Action.APPROVE, target, Facts(at, level=request.level, requester=request.requester))
-    today = _as_of_now(ctx, requester, request) if verdict is Verdict.APPROVE else request
+    today = _as_of_now(ctx, user, requester, request) if verdict is Verdict.APPROVE else request
     grant: Grant | None = None
     with ctx.store.begin() as uow:
         fresh = uow.requests.get(request_id)
@@ -75,21 +75,25 @@ def pending_for(ctx: Context, user: User) -> Sequence[Request]:
     ]
 
 
-def _as_of_now(ctx: Context, requester: User, request: Request) -> Request:
-    """The request under today's facts and duties: the incident may have closed, the shift ended, policy changed."""
+def _as_of_now(ctx: Context, user: User, requester: User, request: Request) -> Request:
+    """The request under today's facts and duties: the incident may have closed, the shift ended, policy changed.
+
+    A no to the requester is told of `user`, who tried to answer.
+    """
     at = ctx.clock.now()
-    about: journal.About = {"principal": requester.name, "target": request.target, "request": request.id}
+    about: journal.About = {"principal": user.name, "target": request.target, "request": request.id}
+    data = {"requester": requester.name}
     if not requester.is_enabled():
         gone = Refusal("user-disabled", f"{requester.name} is disabled, so there is nothing to approve.")
-        raise journal.refuse(ctx, "approval:denied", gone, **about)
-    target = find_target(ctx, requester, request.target, "approval:denied")
+        raise journal.refuse(ctx, "approval:denied", gone, data=data, **about)
+    target = find_target(ctx, user, request.target, "approval:denied")
     is_break_glass = request.kind is RequestKind.BREAK_GLASS
     facts = gather(ctx, requester, target, request.level, request.incident, is_break_glass, 0, at)
     decision = ctx.policy.decide(Query(requester, Action.CONNECT, target, facts))
     if isinstance(decision, Deny):
-        raise journal.refuse(ctx, "approval:denied", decision.refusal, **about)
+        raise journal.refuse(ctx, "approval:denied", decision.refusal, data=data, **about)
     if unmet(decision.obligations, proof_of(request.facts.get("authentication")), request.created_at) is not None:
-        raise journal.refuse(ctx, "approval:denied", _unproven(request), **about)
+        raise journal.refuse(ctx, "approval:denied", _unproven(request), data=data, **about)
     return replace(
         request,
         duration=within_duty(request.duration, facts, at),

@@ -104,6 +104,17 @@ def test_policy_shortens_what_was_asked_for(house: House):
 # ---------------------------------------------------------------- approving
 
 
+def test_a_no_to_an_approval_is_told_of_whoever_tried_to_give_it(house: House):
+    """And counts as theirs: how many are told of a person is bounded, so nobody uses up another's."""
+    asked = request_access(house.ctx, house.people["oncall"], ADMIN)
+    with house.ctx.store.begin() as uow:
+        uow.users.upsert(replace(house.people["oncall"], disabled_at=house.clock.now()))
+    with pytest.raises(Denied, match="disabled"):
+        answer(house.ctx, house.people["lead"], asked.request.id, Verdict.APPROVE)
+    told = house.events("approval:denied")[-1]
+    assert (told.principal, told.request, told.data["requester"]) == ("lead", asked.request.id, "oncall")
+
+
 def test_an_approval_by_somebody_else_starts_the_clock(house: House):
     asked = request_access(house.ctx, house.people["oncall"], ADMIN)
     assert asked.grant is None
