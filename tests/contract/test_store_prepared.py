@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import bindparam, insert, select, update
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from gateway.adapters.store import SqlStore
 from gateway.adapters.store.prepared import Prepared
@@ -45,6 +45,19 @@ def test_a_broken_rule_of_the_database_is_an_integrity_error_without_the_values(
 def test_a_parameter_that_is_missing_is_never_null(store: SqlStore):
     with pytest.raises(KeyError), store.writing.begin() as connection:
         RENAME.run(connection, {"of": "usr_1"})
+
+
+def test_a_connection_that_is_known_to_be_lost_is_not_used_again(store: SqlStore):
+    with store.writing.connect() as connection:
+        connection.begin()
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        driver.close()
+        with pytest.raises(DBAPIError) as lost:
+            FIND.find(connection, of="usr_1")
+        assert (lost.value.connection_invalidated, connection.invalidated) == (True, True)
+    with store.writing.begin() as connection:
+        assert FIND.find(connection, of="usr_1") == []
 
 
 def test_a_server_that_cut_the_connection_is_unavailable_once(postgres_store_url: str, postgres_server: PostgresServer):

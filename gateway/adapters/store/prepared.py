@@ -5,6 +5,7 @@ answer, and each connection through a door takes some twenty of them. The types'
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,12 +97,12 @@ def _out(type_: TypeEngine[Any], dialect: Dialect) -> _Convert | None:
 def _run(connection: Connection, text: str, bound: Any, read: Callable[[DBAPICursor], Any]) -> Any:
     """Closes its cursor, whatever happens: see `engine._begin_immediate` for what garbage does to SQLite."""
     dialect, driver = connection.dialect, connection.connection
-    cursor = driver.cursor()
     try:
-        (cursor.executemany if isinstance(bound, list) else cursor.execute)(text, bound)
-        return read(cursor)
+        with closing(driver.cursor()) as cursor:  # a connection that is known to be lost gives none
+            (cursor.executemany if isinstance(bound, list) else cursor.execute)(text, bound)
+            return read(cursor)
     except dialect.loaded_dbapi.Error as error:
-        is_lost = dialect.is_disconnect(error, driver, cursor)
+        is_lost = dialect.is_disconnect(error, driver, None)
         if is_lost:
             connection.invalidate(error)
         raise DBAPIError.instance(
@@ -113,5 +114,3 @@ def _run(connection: Connection, text: str, bound: Any, read: Callable[[DBAPICur
             connection_invalidated=is_lost,
             dialect=dialect,
         ) from error
-    finally:
-        cursor.close()
