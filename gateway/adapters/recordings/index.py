@@ -26,8 +26,8 @@ from gateway.app.statement_ports import ReadsNothing, StatementReader
 from gateway.audit.recording import BATCH, Frame, frame_of, is_piece, joined, unix_ns, unpacked
 
 log = logging.getLogger(__name__)
-# What a database says, and what it cannot hold: lone surrogates, numbers beyond 64 bits.
-NOT_INDEXED = (sqlite3.Error, ValueError, OverflowError)
+# What a database and its directory say, and what it cannot hold: lone surrogates, numbers beyond 64 bits.
+NOT_INDEXED = (sqlite3.Error, OSError, ValueError, OverflowError)
 FEED_BYTES = 16 * 1024 * 1024  # waiting for the next second
 FEED_SECONDS = 0.05  # of processor time per second, so that a busy session does not starve the proxy of this processor
 FEED_CHUNK = 128 * 1024  # of one transaction, and at most a batch more

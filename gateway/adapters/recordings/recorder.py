@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from threading import Event, Lock, Thread
+from time import monotonic
 
 from gateway.adapters.recordings import recovery
 from gateway.adapters.recordings.files import RecordingFiles
@@ -15,6 +16,7 @@ from gateway.adapters.recordings.index import NOT_INDEXED, StatementIndex
 from gateway.adapters.recordings.keys import Keyring
 from gateway.adapters.recordings.lane import Batch, Lane
 from gateway.adapters.recordings.late_index import LateIndex, Paced
+from gateway.adapters.recordings.sealed import UNSEALED
 from gateway.adapters.recordings.spool import (
     Disk,
     Stretch,
@@ -26,8 +28,7 @@ from gateway.adapters.recordings.spool import (
 )
 from gateway.adapters.recordings.writer import SpoolLimits, SpoolWriter
 from gateway.app.ports import RecordingFailed
-from gateway.app.replay_session import RecordingLocked
-from gateway.audit.recording import MAX_PAYLOAD, BrokenRecordingError, Frame, MalformedRecordingError, unix_ns, verified
+from gateway.audit.recording import MAX_PAYLOAD, Frame, unix_ns, verified
 from gateway.core.obligation import Record
 from gateway.core.session import Session
 
@@ -309,12 +310,15 @@ class FileRecorder(RecordingFiles):
 
     def _seal_for_ever(self) -> None:
         again: list[Lane] = []
+        due = monotonic()
         is_closing = False
         while not is_closing:
             lanes, is_closing = self._next_over()
-            if not lanes and not is_closing:
-                lanes, again = again, []
-            again += self._unsealed(lanes)
+            if again and monotonic() >= due:  # however many others end
+                lanes, again = [*lanes, *again], []
+            if failed := self._unsealed(lanes):
+                again += failed
+                due = monotonic() + RETRY
 
     def _next_over(self) -> tuple[list[Lane], bool]:
         """Those whose sessions ended within a moment: they share what sealing costs. True when no more will come.
@@ -428,7 +432,7 @@ class FileRecorder(RecordingFiles):
         for session_id in session_ids:
             try:
                 self._index.rebuild_session(session_id, paced(self.read(session_id)))
-            except (LookupError, OSError, RecordingLocked, MalformedRecordingError, BrokenRecordingError, *NOT_INDEXED):
+            except (LookupError, *UNSEALED, *NOT_INDEXED):
                 log.exception("the statements of %s could not be indexed", session_id)
 
     def rebuild_index(self) -> int:

@@ -28,7 +28,9 @@ CHUNK = 256 * 1024
 SUFFIX = ".gwrec"
 MAGIC = b"GWREC\x00\x02\n"
 SALT = 16
-Made = tuple[int, str] | OSError | MalformedRecordingError | BrokenRecordingError  # count and hex digest, or why not
+# What keeps one from being sealed. A damaged block may well name a key that nobody has.
+UNSEALED = (OSError, MalformedRecordingError, BrokenRecordingError, RecordingLocked)
+Made = tuple[int, str] | Exception  # count and hex digest, or which of these
 _GZIP = 31  # window bits that make zlib write a gzip wrapping (zlib manual, deflateInit2)
 
 
@@ -105,7 +107,7 @@ class SealedFiles:
                 try:
                     directory, results[n] = self._write(key, frames)
                     changed.setdefault(directory, []).append(n)
-                except (OSError, MalformedRecordingError, BrokenRecordingError) as error:
+                except UNSEALED as error:
                     results[n] = error
         _sync_each(changed, results)
         return [results[n] for n in range(len(recordings))]

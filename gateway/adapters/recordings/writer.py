@@ -226,7 +226,7 @@ class SpoolWriter:
         while batch := self._next_batch():
             try:
                 self._write(batch)
-            except OSError as error:
+            except Exception as error:  # noqa: BLE001 - the thread must live: without it every session would wait for ever
                 self._fail(batch, error)
         if self._segment is not None:
             self._segment.retire()
@@ -287,12 +287,13 @@ class SpoolWriter:
                 lane.news.notify_all()
         return done
 
-    def _fail(self, batch: Batch, error: OSError) -> None:
+    def _fail(self, batch: Batch, error: Exception) -> None:
         """Nothing of the batch or the queue is kept; every session that had something there is told once.
 
         A tolerant one is not told: it is in a gap from here on.
         """
-        log.error("recordings cannot be written: %s", error.strerror)
+        why = error.strerror if isinstance(error, OSError) else type(error).__name__
+        log.error("recordings cannot be written: %s", why)
         if self._segment is not None:
             self._segment.retire()
             self._segment = None
@@ -306,9 +307,9 @@ class SpoolWriter:
             for lane, entries in parts.items():
                 if lane.tolerant:
                     if not lane.frozen:
-                        lane.lose(entries, f"the recording cannot be written: {error.strerror}")
+                        lane.lose(entries, f"the recording cannot be written: {why}")
                     continue
-                lane.failure = lane.failure or f"the recording cannot be written: {error.strerror}"
+                lane.failure = lane.failure or f"the recording cannot be written: {why}"
                 refused += self._freeze(lane)
                 if lane.on_failure is not None:
                     told.append(lane.on_failure)

@@ -172,6 +172,22 @@ def test_a_broken_index_does_not_stop_a_recording(tmp_path: Path):
     made.close()
 
 
+def test_an_index_that_has_no_place_does_not_stop_a_recording(tmp_path: Path):
+    (tmp_path / "index").write_text("in the way")
+    told: list[str] = []
+    made = StatementIndex(tmp_path / "index" / "statements.sqlite")
+    recorder = FileRecorder(
+        tmp_path, "gw1", keyring(tmp_path), index=made, evidence=lambda session_id, *_: told.append(session_id),
+        evidence_every=timedelta(milliseconds=5),
+    )  # fmt: skip
+    recording = recorder.open(session(), Record.REQUIRE, nothing)
+    recording.append("statement", AT, b'{"n": 1, "sql": "select 1"}')
+    eventually(lambda: bool(told) and made.behind() == {"ses_1"})
+    recording.seal()
+    eventually(is_sealed(recorder, "ses_1"))
+    recorder.close()
+
+
 def test_what_texts_do_can_be_asked_for(tmp_path: Path):
     made = StatementIndex(tmp_path / "statements.sqlite", PostgresParser())
     sqls = [

@@ -1,4 +1,5 @@
 import errno
+import itertools
 import stat
 from collections import defaultdict
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from threading import Event, Thread, current_thread
 
 import pytest
 
-from gateway.adapters.recordings import FileRecorder, SpoolLimits
+from gateway.adapters.recordings import Disk, FileRecorder, SpoolLimits
 from gateway.app.ports import RecordingFailed
 from gateway.audit.recording import MAX_PAYLOAD, BrokenRecordingError, joined, unix_ns, verify_chain
 from gateway.core.obligation import Record
@@ -413,3 +414,64 @@ def test_two_hundred_sessions_at_once(tmp_path: Path):
         verify_chain(name, recorder.read(name), count, digest)
     recorder.close()
     assert list(tmp_path.glob("spool/*.gwspool")) == []
+
+
+def test_a_damaged_block_keeps_no_other_from_being_sealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("gateway.adapters.recordings.recorder.GATHER", 0.3)
+    recorder = FileRecorder(tmp_path, "gw1", keyring(tmp_path))
+    one, two = [recorder.open(session(f"ses_{n}"), Record.REQUIRE, nothing) for n in (1, 2)]
+    [spool] = tmp_path.glob("spool/*.gwspool")
+    with spool.open("r+b") as file:
+        file.seek(spool.read_bytes().index(b"ses_1") + len(b"ses_1"))
+        file.write(bytes(8))  # the name of its key, which is now nobody's
+    one.seal()
+    two.seal()
+    eventually(is_sealed(recorder, "ses_2"))
+    recorder.open(session("ses_3"), Record.REQUIRE, nothing).seal()
+    eventually(is_sealed(recorder, "ses_3"))
+    assert not is_sealed(recorder, "ses_1")()
+    assert spool.exists()
+    recorder.close()
+
+
+def test_sealing_is_tried_again_while_others_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr("gateway.adapters.recordings.recorder.RETRY", 0.5)
+    monkeypatch.setattr("gateway.adapters.recordings.recorder.GATHER", 0)
+    (tmp_path / "sealed").write_text("in the way")
+    recorder = FileRecorder(tmp_path, "gw1", keyring(tmp_path))
+    recorder.open(session("ses_0"), Record.SPOOL, nothing).seal()
+    eventually(lambda: "ses_0 could not be sealed" in caplog.text)
+    (tmp_path / "sealed").unlink()
+    more = itertools.count(1)
+
+    def is_sealed_while_others_end() -> bool:
+        recorder.open(session(f"ses_{next(more)}"), Record.SPOOL, nothing).seal()
+        return is_sealed(recorder, "ses_0")()
+
+    eventually(is_sealed_while_others_end)
+    recorder.close()
+
+
+@pytest.mark.parametrize("mode", [Record.REQUIRE, Record.BEST_EFFORT])
+def test_a_mistake_of_the_writer_ends_the_sessions_it_concerns_and_no_others(tmp_path: Path, mode: Record):
+    class Forgetful(Disk):
+        is_so = False
+
+        def write(self, descriptor: int, content: bytes) -> None:
+            if self.is_so:
+                raise MemoryError
+            super().write(descriptor, content)
+
+    disk, told, failed = Forgetful(), [], Event()
+    recorder = FileRecorder(tmp_path, "gw1", keyring(tmp_path), disk=disk)
+    recording = recorder.open(session(), mode, failed.set)
+    disk.is_so = True
+    recording.on_durable(recording.append("input", AT, b"lost"), told.append)
+    recording.seal() if mode is Record.BEST_EFFORT else eventually(failed.is_set)
+    assert told == [mode is Record.BEST_EFFORT]
+    disk.is_so = False
+    recorder.open(session("ses_2"), Record.REQUIRE, nothing).seal()
+    eventually(is_sealed(recorder, "ses_2"))
+    recorder.close()
