@@ -21,7 +21,7 @@ from gateway.core.dry_run import Confirm, DryRun
 from gateway.core.errors import Refusal, Unavailable
 from gateway.core.masking import ColumnName, Mask
 from gateway.core.obligation import Record
-from gateway.core.session import Session
+from gateway.core.session import EndReason, Session
 from gateway.core.session_settings import Asked
 from gateway.core.statement_rules import StatementRules
 from gateway.core.target import Target
@@ -265,6 +265,24 @@ def test_what_is_held_when_the_session_ends_is_lost(stage: DryStage) -> None:
     session.close()
     stage.wait_ended((1, "lost"))
     assert stage.kept() == []
+
+
+def test_what_is_asked_while_the_session_ends_is_stored_before_its_end(stage: DryStage) -> None:
+    """Else nothing would ever take away what is held, with its statements."""
+    reached, release = threading.Event(), threading.Event()
+    stage.fails = lambda: (reached.set(), release.wait(WITHIN))
+    session = stage.connect()
+    session.execute("BEGIN; INSERT INTO things VALUES (1)")
+    session.pgconn.send_query(b"COMMIT")
+    session.pgconn.flush()
+    assert reached.wait(WITHIN)
+    stage.live.terminate(stage.opened[-1].session.id, EndReason.KILLED)
+    assert stage.end_of() is EndReason.KILLED
+    assert (stage.asked, stage.ended) == ([], [])
+    session.close()
+    release.set()
+    stage.wait_ended((1, "lost"))
+    assert len(stage.asked) == 1
 
 
 @pytest.mark.parametrize("stage", [{"idle_in_transaction_timeout": timedelta(seconds=1)}], indirect=True)

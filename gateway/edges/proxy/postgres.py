@@ -260,11 +260,20 @@ class PostgresDoor:
         return GuardedSession(*of_all, is_strict=is_strict)
 
     def _commits(self, session: Session) -> Commits:
-        return Commits(
-            session.id,
-            partial(self._call, self._keeper.ask_commit, session),
-            lambda tx, outcome: self._keep(self._ended(session, tx, outcome)),
-        )
+        asked: set[asyncio.Task[Told]] = set()  # a worker goes on with it, also when nobody waits any more
+
+        async def ask(asking: Asking) -> Told:
+            told = asyncio.create_task(self._call(self._keeper.ask_commit, session, asking))
+            asked.add(told)
+            told.add_done_callback(asked.discard)
+            return await asyncio.shield(told)
+
+        async def ended(tx: int, outcome: str) -> None:
+            if asked:  # else it would be held once more behind its end, and for ever
+                await asyncio.wait(asked, timeout=_TELL_S)
+            await self._ended(session, tx, outcome)
+
+        return Commits(session.id, ask, lambda tx, outcome: self._keep(ended(tx, outcome)))
 
     async def _ended(self, session: Session, tx: int, outcome: str) -> None:
         """It has happened, so the event is tried again while the store is away."""
