@@ -285,8 +285,14 @@ class StatementIndex:
 
     def behind(self) -> frozenset[str]:
         """Sessions whose statements are not all there yet."""
+        waiting = self.waiting()
         with self._fed_lock:
-            return frozenset(self._behind | {session_id for session_id, _ in self._fed})
+            return waiting | self._behind
+
+    def waiting(self) -> frozenset[str]:
+        """Sessions of which something was fed and is not stored."""
+        with self._fed_lock:
+            return frozenset(session_id for session_id, _ in self._fed)
 
     def _can_look_up(self, text: str) -> bool:
         with self._transaction():

@@ -213,6 +213,8 @@ class FileRecorder(RecordingFiles):
                     return
                 with self._writer.lock:
                     self._remove_empty_segments(below=self._writer.current_number() + 1)
+                for session_id in self._index.waiting() if self._index is not None else ():
+                    self._note_behind(session_id)  # so that it is indexed after the next start
                 self._writer = None
             if self._lock is not None:
                 self._lock.release()
@@ -372,11 +374,15 @@ class FileRecorder(RecordingFiles):
         """True when the index lacks some of it; that is noted before it is sealed, for what is not is recovered."""
         if self._index is None or not self._index.is_behind(session_id):
             return False
+        self._note_behind(session_id)
+        return True
+
+    def _note_behind(self, session_id: str) -> None:
         try:
-            self._index.note_behind(session_id)
+            if self._index is not None:
+                self._index.note_behind(session_id)
         except NOT_INDEXED:
             log.exception("it could not be noted that the statements of %s are not all indexed", session_id)
-        return True
 
     def _left_behind(self) -> Sequence[str]:
         try:

@@ -132,6 +132,24 @@ def test_what_was_not_indexed_before_a_restart_is_told_and_indexed_after_it(
     reborn.close()
 
 
+def test_what_was_not_indexed_when_the_gateway_stopped_is_indexed_after_its_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(index, "FEED_SECONDS", 0)
+    monkeypatch.setattr(index, "FEED_CHUNK", 1)
+    for session_id in ("ses_1", "ses_2"):
+        with closing(StatementIndex(tmp_path / "statements.sqlite")) as made:
+            recorder = FileRecorder(tmp_path, "gw1", keyring(tmp_path), index=made)
+            recording = recorder.open(session(session_id), Record.REQUIRE, nothing)
+            for n in range(20):
+                recording.append("statement", AT, b'{"n": %d, "sql": "select %d"}' % (n, n))
+            recording.seal()
+            if session_id == "ses_2":
+                eventually(lambda made=made: len(told(made, session="ses_1")) == 20)  # type: ignore[misc]
+            eventually(is_sealed(recorder, session_id))
+            recorder.close()
+
+
 def test_it_can_be_thrown_away(tmp_path: Path):
     path = tmp_path / "statements.sqlite"
     made = StatementIndex(path)
