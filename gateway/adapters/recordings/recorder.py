@@ -4,6 +4,7 @@ import json
 import logging
 import queue
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from threading import Event, Lock, Thread
@@ -396,7 +397,8 @@ class FileRecorder(RecordingFiles):
         held = {stretch.path for lane in self._lanes.values() for stretch in lane.stretches}
         for name in segments(self.spool_directory, self._gateway):
             if self._first <= name.number < below and name.path not in held:
-                name.path.unlink(missing_ok=True)
+                with suppress(OSError):  # it is tried again when the next are sealed
+                    name.path.unlink(missing_ok=True)
 
     def _running(self) -> SpoolWriter:
         assert self._writer is not None, "only called between start and close"

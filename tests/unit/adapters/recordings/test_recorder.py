@@ -434,6 +434,26 @@ def test_a_damaged_block_keeps_no_other_from_being_sealed(tmp_path: Path, monkey
     recorder.close()
 
 
+def test_a_spool_that_cannot_be_removed_does_not_stop_sealing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    unlink = Path.unlink
+    refused = Event()
+
+    def refuse(path: Path, *, missing_ok: bool = False) -> None:
+        if path.suffix == ".gwspool" and not refused.is_set():
+            refused.set()
+            raise OSError(errno.EIO, "bad disk in this test")
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    recorder = FileRecorder(tmp_path, "gw1", keyring(tmp_path), limits=SpoolLimits(segment_bytes=1))
+    for name in ("ses_1", "ses_2", "ses_3"):
+        recorder.open(session(name), Record.REQUIRE, nothing).seal()
+        eventually(is_sealed(recorder, name))
+    assert refused.is_set()
+    recorder.close()
+    assert list(tmp_path.glob("spool/*.gwspool")) == []
+
+
 def test_sealing_is_tried_again_while_others_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
