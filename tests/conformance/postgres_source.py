@@ -108,7 +108,9 @@ def _make(tree: Path) -> None:
 
 
 def _run(*argv: str, cwd: Path | None = None) -> str:
-    done = subprocess.run(argv, cwd=cwd, capture_output=True, text=True, timeout=_BUILD_S, check=False)
+    # Whoever is not the outermost make builds no generated headers, and `make conformance` is one around this.
+    env = {name: value for name, value in os.environ.items() if name not in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS")}
+    done = subprocess.run(argv, cwd=cwd, env=env, capture_output=True, text=True, timeout=_BUILD_S, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(argv)} failed: {(done.stderr or done.stdout)[-2000:]}")
     return done.stdout
