@@ -30,6 +30,7 @@ class Backlog:
 
     def __init__(self) -> None:
         self.bytes = 0
+        self.owing: set[Callable[[], None]] = set()  # of each session with such bytes: has the recorder kept them?
         self._due: deque[Callable[[], None]] = deque()
         self._is_set = False
         self._ahead: deque[Callable[[], None]] = deque()

@@ -168,8 +168,7 @@ class PostgresSession:
     def close_account(self) -> None:
         """Nothing is answered any more. Idempotent; the last records are `record_rest`'s."""
         self._books.close()
-        self._backlog.bytes -= self._unkept
-        self._unkept = 0
+        self._owe(0)
 
     def record_rest(self) -> None:
         """The last records. To be called once, off the loop, when the session is over: this may block."""
@@ -418,17 +417,32 @@ class PostgresSession:
         if count:
             self._newest = self._recording.append_all(records[:count])
             del records[:count]
-        self._backlog.bytes += size - self._unkept
-        self._unkept = size
-        if size > _SPOOL_HIGH // 2 or (size and self._backlog.bytes > _SPOOL_ALL):
+        self._owe(size)
+        if size > _SPOOL_HIGH // 2:
+            self._ask_for_room()
+        elif size and self._backlog.bytes > _SPOOL_ALL:
+            for ask in tuple(self._backlog.owing):  # what others wrote, who are idle now, has long been on disk
+                ask()
             self._ask_for_room()
         return self._newest if count else None
 
-    def _ask_for_room(self) -> None:
+    def _owe(self, size: int) -> None:
+        """So many bytes of records may not be on disk yet."""
+        self._backlog.bytes += size - self._unkept
+        self._unkept = size
+        if size:
+            self._backlog.owing.add(self._ask_kept)
+        else:
+            self._backlog.owing.discard(self._ask_kept)
+
+    def _ask_kept(self) -> None:
         if not self._is_asking:
             self._is_asking = True
             asked = self._unkept
             self._recording.on_durable(self._newest, lambda ok: self._tell_kept(asked, ok=ok))
+
+    def _ask_for_room(self) -> None:
+        self._ask_kept()
         if self._unkept > _SPOOL_HIGH or self._backlog.bytes > _SPOOL_ALL:
             self._client.pause(Pause.SPOOL)
             if self._target is not None:
@@ -446,8 +460,7 @@ class PostgresSession:
         if not ok:
             self.end(EndReason.RECORDING_FAILED)
             return
-        self._unkept -= asked
-        self._backlog.bytes -= asked
+        self._owe(self._unkept - asked)
         waits_for = self._record()
         if self._books.records or self._ending is not None:
             return

@@ -12,7 +12,7 @@ from gateway.app.ports import RecordingFailed
 from gateway.core.session import EndReason
 from gateway.edges.proxy.postgres_books import Backlog
 from gateway.edges.proxy.postgres_leg import SCRATCH, Leg
-from gateway.edges.proxy.postgres_relay import _CANCEL_AGAIN_S, PostgresSession
+from gateway.edges.proxy.postgres_relay import _CANCEL_AGAIN_S, _SPOOL_ALL, PostgresSession
 from gateway.wire.postgres_messages import message
 
 AT = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
@@ -219,6 +219,18 @@ async def test_a_disk_that_fails_ends_every_session_that_waits_for_it() -> None:
             reason, _ = await asyncio.wait_for(relay.session.wait_over(), PATIENCE)
             assert reason is EndReason.RECORDING_FAILED
             assert await relay.target.read() == b""
+
+
+@on_a_loop
+async def test_what_idle_sessions_wrote_long_ago_takes_no_room() -> None:
+    backlog = Backlog()
+    async with Relay(is_strict=False, backlog=backlog) as idle, Relay(is_strict=False, backlog=backlog) as busy:
+        idle.to_client.write(ONE)
+        await idle.until(lambda: len(idle.spool.records) == 1)
+        backlog.bytes += _SPOOL_ALL - 50  # of others
+        busy.to_client.write(ONE)
+        await busy.until(lambda: idle.spool.sync() or busy.spool.sync() or backlog.bytes == _SPOOL_ALL - 50)
+        assert backlog.owing == set()
 
 
 @on_a_loop
