@@ -81,6 +81,13 @@ def _question(chance: random.Random) -> Query:
     return Query(who, action, where, Facts(AT, **known))
 
 
+class KeepsNothing(dict[tuple[str, str, str], object]):
+    """Answers are kept for the very same question; here each is to be asked."""
+
+    def __setitem__(self, question: tuple[str, str, str], answer: object) -> None:
+        pass
+
+
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[dict[str, Any], Any]]:
     """Whatever is put to cedarpy, with its answer; entities as JSON, as cedarpy got them."""
@@ -98,6 +105,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[dict[str, Any], Any]]:
         noted.append(({**request, "entities": [gateway, *entities[-1]]}, answer))
         return answer
 
+    monkeypatch.setattr(POLICY, "_answers", KeepsNothing())
     monkeypatch.setattr(cedar, "_entities", _made)
     monkeypatch.setattr(cedarpy, "is_authorized", _authorized)
     return noted
