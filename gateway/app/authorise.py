@@ -17,15 +17,21 @@ def authorise(
 
     `spends`: a proof that is good for one action is used up; not by a look at what the action is about.
     """
-    decision = ctx.policy.decide(Query(user, action, target, facts))
-    if isinstance(decision, Deny):
-        raise _denied(ctx, user, action, target, decision, decision.refusal)
+    decision = still_permitted(ctx, user, action, target, facts)
     unproven = missing_proof(ctx, user, decision.obligations, facts.at)
     if unproven is not None:
         raise _denied(ctx, user, action, target, decision, unproven)
     if spends and decision.obligations.step_up is StepUp.EACH:
         with ctx.store.begin() as uow:
             spend_proof(uow, user, decision.obligations, facts.at)
+    return decision
+
+
+def still_permitted(ctx: Context, user: User, action: Action, target: Target | None, facts: Facts) -> Permit:
+    """As `authorise`, for an action under way: what policy demands as proof was given when it began."""
+    decision = ctx.policy.decide(Query(user, action, target, facts))
+    if isinstance(decision, Deny):
+        raise _denied(ctx, user, action, target, decision, decision.refusal)
     return decision
 
 

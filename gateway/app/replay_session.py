@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Protocol, runtime_checkable
 
 from gateway.app import journal
-from gateway.app.authorise import authorise
+from gateway.app.authorise import authorise, still_permitted
 from gateway.app.context import Context
 from gateway.app.deploy_session import session_of
 from gateway.app.ports import EventFilter
@@ -16,6 +16,7 @@ from gateway.core.decision import Action, Facts
 from gateway.core.errors import Conflict, NotFound, Refusal, Unavailable
 from gateway.core.principal import User
 from gateway.core.session import Session
+from gateway.core.target import Target
 
 MOST_EVIDENCE = 1000
 ASK_AGAIN = timedelta(seconds=3)  # whether somebody who watches still may
@@ -109,7 +110,7 @@ def watch(
 
     def ask_again() -> None:
         still_signed_in()
-        _require_right(ctx, _as_now(ctx, user), session, Action.WATCH)
+        still_permitted(ctx, _as_now(ctx, user), Action.WATCH, *_about(ctx, session))
 
     return _while_allowed(ctx, session, frames, ask_again)
 
@@ -146,13 +147,14 @@ def _session(ctx: Context, user: User, session_id: str, action: Action) -> Sessi
         session = session_of(*step)  # a step of a deploy is a session too
     if session is None:
         raise NotFound(_UNKNOWN)
-    _require_right(ctx, user, session, action)
+    authorise(ctx, user, action, *_about(ctx, session))
     return session
 
 
-def _require_right(ctx: Context, user: User, session: Session, action: Action) -> None:
-    target = ctx.catalogue.current().targets.get(session.target)  # None: it has left the catalogue meanwhile
-    authorise(ctx, user, action, target, Facts(ctx.clock.now(), level=session.level, requester=session.holder))
+def _about(ctx: Context, session: Session) -> tuple[Target | None, Facts]:
+    """What policy is asked about; no target when it has left the catalogue meanwhile."""
+    target = ctx.catalogue.current().targets.get(session.target)
+    return target, Facts(ctx.clock.now(), level=session.level, requester=session.holder)
 
 
 def _note(ctx: Context, user: User, session: Session, type: str) -> None:

@@ -13,6 +13,7 @@ from gateway.app.inspect_log import search_events
 from gateway.app.open_session import open_session
 from gateway.app.ports import EventFilter
 from gateway.app.reevaluate import Reevaluation
+from gateway.app.replay_session import watch
 from gateway.app.request_access import request_access
 from gateway.app.review_grant import sign
 from gateway.core.authentication import REQUIRED, Proof
@@ -152,6 +153,20 @@ def test_reviewing_and_reading_the_log(house: House, tmp_path: Path):
         search_events(house.ctx, house.people["auditor"], EventFilter())
     assert no.value.refusal.code == REQUIRED
     assert search_events(house.ctx, house.proved("auditor"), EventFilter())
+
+
+def test_whoever_watches_has_proved_when_they_began(house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    demand(house, tmp_path, "audit.cedar", '@id("auditors-and-leads-watch")', '@step_up("webauthn-each")')
+    monkeypatch.setattr("gateway.app.replay_session.ASK_AGAIN", timedelta(milliseconds=10))
+    session = opened(house, granted(house))[0].session.id
+    with pytest.raises(Denied):
+        watch(house.ctx, house.people["auditor"], session)
+    person = house.proved("auditor")
+    seen = watch(house.ctx, person, session)
+    house.later(HOUR / 2)
+    assert [next(seen) for _ in range(5)][-2:] == [None, None], "asked again, and there is nothing new"
+    with pytest.raises(Denied):
+        watch(house.ctx, person, session)
 
 
 def test_one_proof_for_each_where_policy_says_so(house: House, tmp_path: Path):
