@@ -70,12 +70,23 @@ def answer_held(ctx: Context, user: User, session_id: str, mark: str, state: Hel
     answer = partial(decide, mark=mark, state=state, by=user.name, at=ctx.clock.now(), reason=why)
     decided = answer(held)
     if isinstance(decided, HeldCommit) and state is HeldState.CONFIRMED:
-        journal.confirm_logged(ctx, journal.record(ctx, _EVENTS[state], "attempt", data, **about))
+        _log_first(ctx, data, about)
     if isinstance(decided, HeldCommit):
         decided = _store(ctx, held, answer, data, about)
     if isinstance(decided, Refusal):
         raise journal.refuse(ctx, _EVENTS[state], decided, Conflict, data, **about)
     return HeldView(session, decided, *shown)
+
+
+def _log_first(ctx: Context, data: journal.Facts, about: journal.About) -> None:
+    """A yes that the log does not confirm is none, and is told so; Unavailable."""
+    event = _EVENTS[HeldState.CONFIRMED]
+    try:
+        journal.confirm_logged(ctx, journal.record(ctx, event, "attempt", data, **about))
+    except Unavailable as no:
+        failed = {**data, "code": no.refusal.code, "message": no.refusal.message}
+        journal.record(ctx, event, "failed", failed, **about)
+        raise
 
 
 def _store(

@@ -121,8 +121,10 @@ def cast(ctx: Ctx, user: Viewer, session_id: str) -> StreamingResponse:
 @pages.get("/sessions", include_in_schema=False)
 def live_sessions(request: Request, ctx: Ctx, user: Viewer) -> Response:
     """The live sessions in a page, as `list_sessions` tells them."""
-    found = list_access.sessions(ctx, user, all=True, live=True)[:MOST_SESSIONS]
-    return session_pages.sessions_page(request, user, ctx.clock.now(), found, shown_statements(ctx, user, found))
+    live = list_access.sessions(ctx, user, all=True, live=True)
+    found = live[:MOST_SESSIONS]
+    shown = shown_statements(ctx, user, found)
+    return session_pages.sessions_page(request, user, ctx.clock.now(), found, shown, is_cut=len(live) > len(found))
 
 
 @pages.get("/sessions/{session_id}/replay", include_in_schema=False)

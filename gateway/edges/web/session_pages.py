@@ -13,7 +13,13 @@ from gateway.edges.web.views import render
 
 
 def sessions_page(
-    request: Request, user: User, now: datetime, sessions: Sequence[Session], shown: Mapping[str, Shown]
+    request: Request,
+    user: User,
+    now: datetime,
+    sessions: Sequence[Session],
+    shown: Mapping[str, Shown],
+    *,
+    is_cut: bool,
 ) -> Response:
     """What is in a statement is somebody's: it is escaped, and so is what would draw elsewhere than where it stands."""
     rows = []
@@ -22,7 +28,7 @@ def sessions_page(
         seconds = max(0, int((now - running.since).total_seconds())) if running else 0
         sql = _lines(running.sql) if running else ""
         rows.append({"session": session, "running": running, "seconds": seconds, "sql": sql})
-    return render(request, "sessions.html", {"user": user, "now": now, "sessions": rows})
+    return render(request, "sessions.html", {"user": user, "now": now, "sessions": rows, "is_cut": is_cut})
 
 
 def _lines(sql: str) -> str:

@@ -269,6 +269,7 @@ def test_a_yes_that_the_log_does_not_confirm_is_none(sealed: House, monkeypatch:
         assert ask_commit(house.ctx, session, ASKING) == Told(
             False, state is NO, *(("oncall", "") if state is NO else ())
         )
+    assert [each.outcome for each in house.events("transaction:confirmed")] == ["attempt", "failed"]
 
 
 def test_a_lead_who_wrote_does_not_confirm_their_own(sealed: House):

@@ -71,6 +71,15 @@ def test_ones_own_are_shown_and_others_only_where_one_may_watch(client: TestClie
     assert client.get("/sessions").status_code == 200
 
 
+def test_a_page_says_that_there_are_more(
+    client: TestClient, stage: Stage, as_: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running(client, stage, as_)
+    assert "These are the newest" not in shown(client, as_, "lead")
+    monkeypatch.setattr("gateway.edges.http.routes_sessions.MOST_SESSIONS", 1)
+    assert "These are the newest" in shown(client, as_, "lead")
+
+
 def test_policy_that_forbids_to_watch_a_level_hides_what_runs_there(
     client: TestClient, stage: Stage, as_: People
 ) -> None:
