@@ -164,6 +164,11 @@ class DryRunGate(Generic[M]):
         """True while there is a question of our own, or its answer has not come."""
         return self._is_question_open
 
+    @property
+    def is_within(self) -> bool:
+        """True while a message of the client has been given in part."""
+        return bool(self._left)
+
     def answer(self, *, may_pass: bool) -> None:
         """Of what was asked about: `take` goes on with it."""
         self._answer = may_pass

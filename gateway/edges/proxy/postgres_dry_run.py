@@ -124,6 +124,11 @@ class DryRunSession(GuardedSession):
 
     def _send_on(self, chunk: bytes, waits_for: int | None) -> None:
         super()._send_on(self._turns.edited(chunk), waits_for)
+        self._put_question()
+
+    def _release(self, seq: int, ok: bool) -> None:
+        super()._release(seq, ok)
+        self._put_question()
 
     def _refuse(self, broken: Broken) -> bytes:
         hint = broken.hint.replace("gw session commit", f"gw session commit {self._commits.session}")
@@ -148,9 +153,13 @@ class DryRunSession(GuardedSession):
             self._go_on_with_client()
 
     def _put_question(self) -> None:
-        """No cancel request that is on its way may hit it: the transaction would fail."""
+        """No cancel request that is on its way may hit it: the transaction would fail. Nor does it go into the middle
+        of a message (COPY data that nobody asked for): the target would take it for that one's body, and what is left
+        of that body for messages, which nobody has judged.
+        """
         is_cancelling = self._cancelling is not None or self._cancel_asked is not None
-        if self._turns.question and not is_cancelling and self._target is not None and not self._is_over():
+        is_within = self._turns.is_within or self._stalled or self._held
+        if self._turns.question and not (is_cancelling or is_within or self._target is None or self._is_over()):
             self._target.write(self._turns.take_question())
             self._answer_timer = self._loop.call_later(ANSWER_S, self._unanswered)
 

@@ -1,0 +1,37 @@
+# ruff: noqa: F811 - fixtures are named as they are
+"""A level with a dry-run, and somebody who sets out to commit what nobody has seen."""
+
+import pytest
+
+from gateway.core.obligation import Record
+from gateway.core.session_settings import Asked
+from gateway.wire.postgres_messages import message
+from gateway.wire.postgres_question import question
+from tests.e2e.postgres_wire import signed_in
+from tests.e2e.test_postgres_dry_run import DryStage, stage, target  # noqa: F401
+
+
+def query(sql: bytes) -> bytes:
+    return message(b"Q", sql + b"\0")
+
+
+@pytest.mark.parametrize("stage", [{"record": Record.SPOOL}, {"record": Record.REQUIRE}], indirect=True)
+def test_the_question_does_not_go_into_a_message_of_the_client(stage: DryStage) -> None:
+    """The server would take it for the rest of that message, and the true rest for messages of the client."""
+    asked = len(question(b"gw_" + bytes(16), Asked().question()))
+    hidden = query(b"COMMIT") + query(b"SELECT 'hidden'")
+    body = bytes(100)
+    last = bytes(asked) + hidden + bytes(asked - len(hidden))
+    copy_data = message(b"d", body + last)
+    with signed_in(stage) as client:
+        client.sendall(query(b"BEGIN; INSERT INTO things VALUES (1)") + copy_data[: -len(last)])
+        said = b""
+        while b"INSERT 0 1\0" not in said:
+            said += client.recv(65536)
+        client.sendall(last + query(b"SELECT 'next'"))
+        while b"next" not in said:
+            got = client.recv(65536)
+            assert got, said
+            said += got
+    assert b"hidden" not in said
+    assert stage.kept() == []
