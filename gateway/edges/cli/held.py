@@ -1,12 +1,17 @@
 """`gw session commit`: what a session wants to commit at a level with a dry-run, and the answer to it."""
 
 import re
+from itertools import groupby
 from typing import Any
 
 import click
 
+from gateway.core.exact_text import escaped_spaces, exact_lines, quoted
+from gateway.core.session_settings import OTHERS
 from gateway.edges.cli import client, output
 from gateway.edges.cli.output import moment, safe, say
+
+_SEVERAL = re.compile(r"(?<=[^ ] ) +(?=[^ ])")  # spaces inside a line: nobody can count them where a terminal folds it
 
 
 @click.command()
@@ -67,7 +72,7 @@ def _show_settings(held: Any) -> None:
         now, first = under["settings"], under["first"]
         since = f"{first:,}" if first <= held["statements"] else "COMMIT"
         names = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
-        rows += [(since, name, " ".join(now.get(name, "(unset)").split())) for name in names]
+        rows += [(since, name, _value(name, now.get(name))) for name in names]
         before = now
     output.table(("from", "setting", "value"), rows, empty="No setting is known.")
     left = held["settings_changes"] - len(held["under"])
@@ -75,13 +80,28 @@ def _show_settings(held: Any) -> None:
         say(f"… and they changed {_counted(left, 'more time')}, which is in the recording.")
 
 
+def _value(name: str, value: str | None) -> str:
+    """A value is quoted; words of our own are not."""
+    if value is None:
+        return "unset"
+    return value if name == OTHERS else _countable(quoted(value))
+
+
+def _countable(line: str) -> str:
+    return _SEVERAL.sub(escaped_spaces, line)
+
+
 def _rows(write: Any) -> list[tuple[str, str]]:
     """Each line of SQL stays one: where a comment ends decides what was written. Those behind the first are marked, so
-    that no long one that a terminal folds can look like two.
+    that no long one that a terminal folds can look like two. Many empty ones take one row: they would push what is
+    before them out of sight.
     """
-    lines = [" ".join(line.split()) for line in re.split(r"[\r\n]", write["sql"])]  # those that end a comment in SQL
-    first, *others = [line for line in lines if line] or [""]
-    return [(write["tag"] or "?", first), *(("|", line) for line in others)]
+    first, *others = (_countable(line) for line in exact_lines(write["sql"].strip(" \t\r\n")))
+    rows = [(write["tag"] or "?", first)]
+    for is_empty, lines in groupby(others, lambda line: not line):
+        alike = list(lines)
+        rows += [(f"| {len(alike)} times", "")] if is_empty and len(alike) > 1 else [("|", line) for line in alike]
+    return rows
 
 
 def _demand_waiting(held: Any) -> None:

@@ -7,6 +7,7 @@ from fastapi import Request
 from starlette.responses import Response
 
 from gateway.app.running_statements import Shown
+from gateway.core.exact_text import exact_lines
 from gateway.core.principal import User
 from gateway.core.session import Session
 from gateway.edges.web.views import render
@@ -21,16 +22,13 @@ def sessions_page(
     *,
     is_cut: bool,
 ) -> Response:
-    """What is in a statement is somebody's: it is escaped, and so is what would draw elsewhere than where it stands."""
+    """What is in a statement is somebody's: it is escaped, and so is what would draw elsewhere than where it stands, so
+    that no two texts look the same.
+    """
     rows = []
     for session in sessions:
         running = shown.get(session.id)
         seconds = max(0, int((now - running.since).total_seconds())) if running else 0
-        sql = _lines(running.sql) if running else ""
+        sql = "\n".join(exact_lines(running.sql)) if running else ""
         rows.append({"session": session, "running": running, "seconds": seconds, "sql": sql})
     return render(request, "sessions.html", {"user": user, "now": now, "sessions": rows, "is_cut": is_cut})
-
-
-def _lines(sql: str) -> str:
-    """Line breaks stay; other control characters and those that turn the direction of text are escapes."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii") for c in sql)

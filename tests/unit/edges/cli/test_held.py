@@ -9,16 +9,19 @@ from gateway.app.commit_ports import Asking
 from gateway.app.hold_commit import ask_commit
 from gateway.core.dry_run import Confirm
 from gateway.core.session import Protocol, Session
+from gateway.core.session_settings import OTHERS
 from gateway.core.written import Under, Write
 from gateway.edges.cli.main import make_cli
 from tests.unit.edges.cli.conftest import Gw
 
-SQL = "UPDATE orders -- all\x0b\n\n  SET note = '\x1b[2J'"
+SQL = "UPDATE orders -- all\x0b\r\n\n\n\n  SET note = 'a  b\x1b[2J \n\n\\x1b'\rWHERE x"
 WRITES = (Write(SQL, "d1", "UPDATE 7"), Write("SELECT f()", "d2", ""))
 UNDER = (
     Under(1, (("current_user", "orders_write"), ("search_path", "public"))),
     Under(3, (("current_user", "orders_write"), ("search_path", "a\x1b[2J,\n b"))),
-    Under(4, (("search_path", "public"),)),
+    Under(
+        4, (("app.tenant", "(unset)"), ("app.who", " it's\\n  "), ("search_path", "unset"), (OTHERS, "are not known"))
+    ),
 )
 ASKING = Asking(1, "m1", Confirm.APPROVER, 3, 7, WRITES, UNDER, 5)
 
@@ -54,10 +57,24 @@ def test_it_is_shown_and_then_asked(held: Gw) -> None:
     assert yes.exit_code == 0, yes.output
     assert "ses_1, oncall on orders-db (read)" in yes.stdout
     assert "3 statements, 7 rows" in yes.stdout
-    assert "UPDATE 7\tUPDATE orders -- all\n|\tSET note = '\\x1b[2J'" in yes.stdout
+    assert (
+        "UPDATE 7\tUPDATE orders -- all\\x0b\\r\\n\n"
+        "| 3 times\t\n"
+        "|\t  SET note = 'a \\x20b\\x1b[2J\\x20\n"
+        "|\t\n"
+        "|\t\\\\x1b'\\r\n"
+        "|\tWHERE x\n"
+    ) in yes.stdout
     assert "?\tSELECT f()" in yes.stdout
-    assert "1\tcurrent_user\torders_write\n1\tsearch_path\tpublic\n3\tsearch_path\ta\\x1b[2J, b\n" in yes.stdout
-    assert "COMMIT\tcurrent_user\t(unset)\nCOMMIT\tsearch_path\tpublic\n" in yes.stdout
+    assert "1\tcurrent_user\t'orders_write'\n1\tsearch_path\t'public'\n" in yes.stdout
+    assert "3\tsearch_path\t'a\\x1b[2J,\\n b'\n" in yes.stdout
+    assert (
+        "COMMIT\t(others)\tare not known\n"
+        "COMMIT\tapp.tenant\t'(unset)'\n"
+        "COMMIT\tapp.who\t' it\\'s\\\\n\\x20\\x20'\n"
+        "COMMIT\tcurrent_user\tunset\n"
+        "COMMIT\tsearch_path\t'unset'\n"
+    ) in yes.stdout
     assert "they changed 2 more times, which is in the recording" in yes.stdout
     assert "and 1 more" in yes.stdout
     assert "the next COMMIT in the session goes through" in yes.stdout

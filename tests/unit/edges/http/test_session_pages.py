@@ -14,7 +14,7 @@ from tests.unit.edges.http.test_access import ASK, People
 from tests.unit.edges.http.test_login import sign_in
 from tests.unit.edges.stage import Stage
 
-SQL = "SELECT '<script>alert(1)</script>'\n FROM orders -- \u202e\x1b[2J"
+SQL = "SELECT '<script>alert(1)</script>'\n FROM orders -- \\x1b \u202e\x1b[2J"
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_whoever_may_watch_sees_what_runs_and_that_is_in_the_log(client: TestCli
     page = shown(client, as_, "lead")
     assert "orders-db (read), postgres" in page
     assert "read 7, for 9 s" in page
-    assert "SELECT &#39;&lt;script&gt;alert(1)&lt;/script&gt;&#39;\n FROM orders -- \\u202e\\x1b[2J" in page
+    assert "SELECT &#39;&lt;script&gt;alert(1)&lt;/script&gt;&#39;\n FROM orders -- \\\\x1b \\u202e\\x1b[2J" in page
     assert "ses_idle" in page
     assert stage.events().count(("statement:shown", "ok")) == 1
 
