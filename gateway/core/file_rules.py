@@ -4,7 +4,8 @@ Rules
 1. No rules at all let everything through. Otherwise the first rule that matches decides, and nothing matching is a no.
 2. `*` and `?` stay within a component, `**` goes across any number of components, none included: `/var/log/**` is also
    `/var/log` itself. Everything else is literal.
-3. Names are absolute and normalised by `resolve` before they are compared. What cannot be resolved matches nothing.
+3. Names are absolute and normalised by `resolve` before they are compared. What cannot be resolved matches nothing;
+   a name with `..` cannot: behind a symbolic link it leads elsewhere than its text says (`/var/run/..` is `/`).
 4. A rename, a link or a symbolic link may give nobody a right to content that its old name did not give (`may_alias`),
    not even below it: whoever may not read /etc/shadow may not read it as /tmp/etc/shadow either.
 
@@ -25,9 +26,9 @@ _Pattern = tuple[str, ...]
 
 
 def resolve(path: bytes, base: bytes | None) -> str | None:
-    """An absolute name without `.`, `..` and doubled slashes; None when that cannot be said.
+    """An absolute name without `.` and doubled slashes; None when that cannot be said.
 
-    `base` is where relative names start, as the target told it; None when it has not. `..` is resolved lexically.
+    `base` is where relative names start, as the target told it; None when it has not.
     """
     if b"\0" in path or len(path) > LONGEST_PATH:  # a server in C would see a shorter name than we do
         return None
@@ -38,8 +39,8 @@ def resolve(path: bytes, base: bytes | None) -> str | None:
     components: list[bytes] = []
     for component in path.split(b"/"):
         if component == b"..":
-            del components[-1:]
-        elif component not in (b"", b"."):
+            return None
+        if component not in (b"", b"."):
             components.append(component)
     return "/" + b"/".join(components).decode("utf-8", "surrogateescape")
 

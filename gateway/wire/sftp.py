@@ -9,6 +9,8 @@ INVARIANTS
    Anything else is SftpError: whoever walks ends the subsystem.
 3. What a server sends passes unchanged. Answers of our own are put between two of its packets.
 4. What is held is bounded: `MOST_REQUESTS`, `MOST_HANDLES`, `MOST_ANSWERS`, one head of each side.
+5. A handle is of no use from the request on that closes it: the server gives it to the next file that is opened, which
+   may have been asked for already.
 """
 
 from collections.abc import Callable
@@ -24,6 +26,7 @@ from gateway.wire.sftp_packets import (
     FAILURE,
     FOR_CHANGES,
     FOR_READING,
+    FOR_WRITING,
     FREE_EXTENDED,
     FSETSTAT,
     FSTAT,
@@ -169,7 +172,9 @@ class SftpWalker:
         for file in self._handles.values():
             self._transferred(file, at, "interrupted")
         for waiting in self._pending.values():
-            if waiting.asked is not None:
+            if waiting.type_ == CLOSE and waiting.file is not None:
+                self._transferred(waiting.file, at, "interrupted")
+            elif waiting.asked is not None:
                 self._finish(waiting.asked, waiting.at, at, "interrupted")
         self._handles.clear()
         self._pending.clear()
@@ -258,7 +263,8 @@ class SftpWalker:
     def _open(self, number: int, reader: Reader, at: float) -> bool:
         path, flags = reader.string(), reader.u32()
         changes = bool(flags & FOR_CHANGES)
-        asked = Asked("open", (path,), reads=bool(flags & FOR_READING) or not changes, changes=changes)
+        # Who asks for neither reading nor writing (CREAT alone) may read: servers open such a file for that.
+        asked = Asked("open", (path,), reads=bool(flags & FOR_READING) or not flags & FOR_WRITING, changes=changes)
         return self._judged(OPEN, number, asked, at)
 
     def _named(self, type_: int, shape: tuple[int, str], number: int, reader: Reader, at: float) -> bool:
@@ -291,6 +297,8 @@ class SftpWalker:
             waiting.offset, waiting.length = reader.u64(), reader.u32()
         if type_ == FSETSTAT:
             return self._judged(type_, number, Asked("setstat", file.asked.paths), at)
+        if type_ == CLOSE:  # INVARIANT 5
+            del self._handles[handle]
         self._expect(number, waiting)
         return True
 
@@ -407,8 +415,7 @@ class SftpWalker:
     def _status(self, waiting: _Pending, code: int, at: float) -> None:
         file = waiting.file
         if waiting.type_ == CLOSE and file is not None:
-            if self._handles.pop(waiting.handle, None) is file:
-                self._transferred(file, at, outcome_word(file.failed or code))
+            self._transferred(file, at, outcome_word(file.failed or code))
         elif waiting.type_ in (READ, WRITE) and file is not None:
             if code not in (OK, EOF) and not file.failed:
                 file.failed = code

@@ -14,7 +14,7 @@ REALPATH, STAT, RENAME, READLINK, SYMLINK = range(16, 21)
 STATUS, HANDLE, DATA, NAME, ATTRS = range(101, 106)
 EXTENDED, EXTENDED_REPLY = 200, 201
 OK, EOF, NO_SUCH_FILE, PERMISSION_DENIED, FAILURE, OP_UNSUPPORTED = 0, 1, 2, 3, 4, 8
-FOR_READING, FOR_CHANGES = 0x01, 0x02 | 0x04 | 0x08 | 0x10  # §6.3: WRITE, APPEND, CREAT, TRUNC
+FOR_READING, FOR_WRITING, FOR_CHANGES = 0x01, 0x02, 0x02 | 0x04 | 0x08 | 0x10  # §6.3: WRITE, APPEND, CREAT, TRUNC
 
 OUTCOMES = ("ok", "eof", "no-such-file", "permission-denied", "failure", "bad-message", "no-connection",
              "connection-lost", "unsupported")  # fmt: skip  # §7

@@ -173,6 +173,7 @@ def test_rules_by_path_and_direction(stage: Stage, mine: Path, tmp_path: Path) -
     # get looks with stat first, then opens: each refusal is one record.
     assert set(refused) == {
         ("open", "/secret"),
+        ("open", "/logs/../secret"),
         ("open", "/logs/fake"),
         ("remove", "/logs/a.log"),
         ("rename", "/secret"),

@@ -231,7 +231,7 @@ class SftpGate(_Walked):
 
     def _sentence(self, direction: str, path: str | None) -> str:
         if path is None:
-            return "This level has rules about files: give the name in full, from / on."
+            return "This level has rules about files: give the name in full, from / on and without '..'."
         rule = file_rules.matching_rule(self._rules, direction, path)
         why = "none of its rules allows it" if rule is None else f"its rule for {rule.path} says no"
         done = "downloaded" if direction == DOWNLOAD else "uploaded or changed"
@@ -240,7 +240,7 @@ class SftpGate(_Walked):
 
 def _no_rename(names: Sequence[str | None]) -> str:
     if None in names:
-        return "This level has rules about files: give both names in full, from / on."
+        return "This level has rules about files: give both names in full, from / on and without '..'."
     return "This level's rules about files do not let the one name take the other's place."
 
 
