@@ -8,7 +8,7 @@ INVARIANTS
 1. What the source sends is read only as far as the sink has answered (`ScpWalker.from_source` says how far): else
    nobody could know whether a sink takes the next octets for data or for a command.
 2. Lines are bounded (`LONGEST_LINE`), of file data nothing is kept, directories are bounded (`DEEPEST`).
-3. A line that is none of these is ScpError: whoever walks ends the transfer.
+3. A line that is none of these is ScpError: whoever walks ends the transfer. Sentences are told in full (`error`).
 """
 
 import re
@@ -24,6 +24,12 @@ _FILE_OR_DIRECTORY = re.compile(rb"([CD])([0-7]{4}) ([0-9]{1,19}) (.+)", re.DOTA
 _TIMES = re.compile(rb"T[0-9]{1,20} [0-9]{1,6} [0-9]{1,20} [0-9]{1,6}")
 _COMMAND, _DATA, _STATUS = range(3)
 _SUDO = frozenset({"sudo", "doas"})
+_PROGRAMS = frozenset({"scp", "rsync", "sftp-server", "internal-sftp"})
+# scp.c's options; those of the second set take a word, or the rest of their own.
+_SCP_FLAGS = frozenset("346ABCTOdfpqRrstv")
+_SCP_WITH_WORD = frozenset("DFJMPSXcilo")
+# One command to a shell: what would begin a second one stands in quotes.
+_ONE_COMMAND = re.compile(r"""(?:[^'"\\`;|&()<>\n\r]|\\.|'[^']*'|"(?:[^"\\`$]|\\.|\$(?!\())*")*""", re.DOTALL)
 
 
 class ScpError(Exception):
@@ -46,13 +52,10 @@ def transfer_command(command: bytes) -> TransferCommand | None:
     Only the command line tells: whoever may run any command can also move files by other means.
     """
     text = command.decode("utf-8", "surrogateescape")
-    try:
-        words = shlex.split(text)
-    except ValueError:
-        words = text.split()
+    words = _words(text)
     if len(words) > 1 and words[0] in _SUDO:
         words = [word for word in words[1:] if not word.startswith("-") or word in ("-t", "-f", "--server")]
-    if not words:
+    if not words or not _ONE_COMMAND.fullmatch(text):  # what else runs there speaks another language
         return None
     program, arguments = words[0].rpartition("/")[2], tuple(words[1:])
     if program in ("sftp-server", "internal-sftp"):
@@ -60,12 +63,46 @@ def transfer_command(command: bytes) -> TransferCommand | None:
     if program == "rsync" and "--server" in arguments:
         direction = "download" if "--sender" in arguments else "upload"
         return TransferCommand("rsync", direction, arguments, _operands(arguments))
-    if program == "scp":
-        letters = "".join(word[1:] for word in arguments if re.fullmatch(r"-[a-zA-Z]+", word))
-        if "t" in letters or "f" in letters:
-            direction = "upload" if "t" in letters else "download"
-            return TransferCommand("scp", direction, arguments, _operands(arguments))
+    found = _scp_options(arguments) if program == "scp" else None
+    if found is not None and ("t" in found[0]) != ("f" in found[0]):
+        return TransferCommand("scp", "upload" if "t" in found[0] else "download", arguments, found[1])
     return None
+
+
+def may_move_files(command: bytes) -> bool:
+    """True when a command line names a program that moves files, however it is called; False says nothing."""
+    words = _words(command.decode("utf-8", "surrogateescape"))
+    named = words if words and words[0] in _SUDO else words[:1]
+    return any(word.rpartition("/")[2] in _PROGRAMS for word in named)
+
+
+def _words(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError:
+        return text.split()
+
+
+def _scp_options(arguments: tuple[str, ...]) -> tuple[str, tuple[str, ...]] | None:
+    """The letters without a word of their own, and the operands; None for what scp does not know."""
+    letters, operands, rest = "", list[str](), list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if word == "--":
+            operands += rest
+            break
+        if not word.startswith("-") or word == "-":
+            operands.append(word)
+            continue
+        for at, letter in enumerate(word[1:], 2):
+            if letter in _SCP_WITH_WORD:
+                if at == len(word):
+                    del rest[:1]
+                break
+            if letter not in _SCP_FLAGS:
+                return None
+            letters += letter
+    return letters, tuple(operands)
 
 
 def _operands(arguments: tuple[str, ...]) -> tuple[str, ...]:
@@ -78,7 +115,7 @@ def _operands(arguments: tuple[str, ...]) -> tuple[str, ...]:
 class Moved:
     """One file, or directory that was made. `path` as the operand and the names in the stream give it."""
 
-    op: str  # open, mkdir
+    op: str  # open, mkdir; error, whose `path` is the sentence
     path: bytes
     mode: str
     size: int
@@ -95,7 +132,8 @@ class ScpWalker:
         self._upload = command.direction == "upload"
         operands = command.paths or ("",)
         self._operand = operands[-1].encode("utf-8", "surrogateescape").rstrip(b"/") if len(operands) == 1 else b""
-        self._into_directory = "d" in "".join(word[1:] for word in command.arguments if re.fullmatch("-[a-z]+", word))
+        options = _scp_options(command.arguments)
+        self._into_directory = options is not None and "d" in options[0]
         self._directories: list[bytes] = []
         self._owed = 1  # answers that the source must wait for; the sink speaks first
         self._state = _COMMAND
@@ -149,14 +187,15 @@ class ScpWalker:
         line = bytes(self._line[:-1])
         self._line.clear()
         if line[:1] in (b"\1", b"\2"):
-            self._source_failed()
+            self._source_failed(line[1:], at)
         elif self._state == _STATUS:
             raise ScpError("no end after a file's data")
         else:
             self._command(line, at)
 
-    def _source_failed(self) -> None:
+    def _source_failed(self, sentence: bytes, at: float) -> None:
         """A sentence instead of a file, which nobody answers; or after its data, which is answered like data."""
+        self.done.append(Moved("error", sentence, "", 0, at, at, "source-failed"))
         if self._state == _STATUS and self._moving is not None:
             self._moving.outcome = "source-failed"
             self._data_ended()
@@ -204,6 +243,7 @@ class ScpWalker:
             if len(self._answer) > LONGEST_LINE:
                 raise ScpError("an answer that is too long")
             if octet == 0x0A:
+                self.done.append(Moved("error", bytes(self._answer).strip(b"\1\2\n"), "", 0, at, at, "sink-failed"))
                 self._answer.clear()
                 self._answered(at, "sink-failed")
 

@@ -34,6 +34,8 @@ class FileTotals:
 
     def add(self, op: str, direction: str, octets: int, outcome: str) -> None:
         """One record of kind `file`."""
+        if op == "error":  # a sentence, which belongs to another record
+            return
         if direction and op != "mkdir":
             self.octets[direction] += octets
         if outcome not in ("ok", "not-parsed"):
@@ -154,15 +156,18 @@ class ChannelRecord:
         """A pty was asked for; it is recorded with what is started on it."""
         self._term = {"term": term, "columns": columns, "rows": rows}
 
-    def begin(self, type_: str, command: bytes) -> None:
-        """A shell, command or subsystem is about to start. Returns when it may; RecordingFailed when it may not."""
-        transfer = transfer_command(command) if type_ == "exec" else None
-        if type_ == "subsystem" or transfer is not None:
-            self._keep = 0
-            self._digest = transfer is not None and transfer.program == "rsync"  # else each file has its own
-        text = command.decode("utf-8", "backslashreplace")
-        sequence = self._record.fact("channel", channel=self._channel, type=type_, command=text, **self._term)
-        self._record.begun(sequence)
+    def begin(self, type_: str, command: bytes, runs: tuple[str, bytes] | None = None) -> None:
+        """A shell, command or subsystem is about to start. Returns when it may; RecordingFailed when it may not.
+
+        `runs` is the same for what really starts, where the level forces a command.
+        """
+        kind, line = runs or (type_, command)
+        transfer = transfer_command(line) if kind == "exec" else None
+        if kind == "subsystem" or (transfer is not None and transfer.program != "rsync"):  # each file has its digest
+            self._keep, self._digest = 0, False
+        text, forced = (each.decode("utf-8", "backslashreplace") for each in (command, line))
+        about = {"type": type_, "command": text, **({"runs": forced} if line != command else {}), **self._term}
+        self._record.begun(self._record.fact("channel", channel=self._channel, **about))
 
     def stream(self, kind: str, data: Octets) -> None:
         """`out`, `err` or `in`. What is typed on a terminal is kept only once the terminal has shown it."""

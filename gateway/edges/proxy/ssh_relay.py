@@ -6,6 +6,7 @@ Requests that the gateway answers itself must not overtake the target's answers:
 (RFC 4254 §4: answers carry no number).
 """
 
+import re
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -44,6 +45,7 @@ SIGNALS = frozenset(
     {"ABRT", "ALRM", "FPE", "HUP", "ILL", "INT", "KILL", "PIPE", "QUIT", "SEGV", "TERM", "USR1", "USR2"}
 )  # RFC 4254 §6.10
 SUBSYSTEMS = frozenset({"sftp"})
+_TERM = re.compile(rb"[!-~]{0,100}")
 _STARTS = frozenset({"shell", "exec", "subsystem"})
 _TO_PERSON = frozenset({"auth-agent-req@openssh.com", "x11-req"})  # ask for channels from the target to the person
 _FROM_TARGET = frozenset({"exit-status", "exit-signal", "xon-xoff", "eow@openssh.com"})
@@ -222,7 +224,7 @@ class Relay:
             self.record.resized(fields.u32(), fields.u32())
             return True
         if item.name == "env":
-            return not self._started and self._gate.may_set(fields.text(), fields.string())
+            return self._environment(fields.text(), fields.string())
         if item.name == "signal":
             return self._signal(fields.text())
         if item.name in ("break", "eow@openssh.com"):
@@ -246,12 +248,13 @@ class Relay:
             self._turn_away(why_not)
             return False
         rules, poke = self._gate.level.ssh.files, partial(self.target.note, b"")
+        runs = self._gate.runs(name, command)
         try:
-            self._files = open_gate(name, command, rules, self.record, poke, self.person.is_over)
+            self._files = open_gate(*runs, rules, self.record, poke, self.person.is_over)
         except ChannelRefusedError as no:
             self._turn_away(str(no))
             return False
-        self.record.begin(name, command)
+        self.record.begin(name, command, runs)
         self._started = True
         poke()
         return True
@@ -259,9 +262,19 @@ class Relay:
     def _terminal(self, fields: Fields) -> bool:
         if self._started or self.record.is_terminal or not self._gate.may_terminal():
             return False
-        self.record.terminal(fields.string()[:100].decode("utf-8", "replace"), fields.u32(), fields.u32())
+        term, columns, rows = fields.string(), fields.u32(), fields.u32()
+        if not _TERM.fullmatch(term):  # it becomes a variable there, so all of it is recorded
+            self.record.fact("refused", what=f"a terminal {term[:100].decode('utf-8', 'backslashreplace')}")
+            return False
+        self.record.terminal(term.decode(), columns, rows)
         self.person.be_prompt()
         self.target.be_prompt()
+        return True
+
+    def _environment(self, name: str, value: bytes) -> bool:
+        if self._started or not self._gate.may_set(name, value):
+            return False
+        self.record.fact("env", name=name, value=value.decode("utf-8", "backslashreplace"))
         return True
 
     def _signal(self, name: str) -> bool:

@@ -51,15 +51,23 @@ def test_a_tree_with_failures() -> None:
         ("open", b"/var/log/empty", "ok", sha(b"")),
         ("mkdir", b"/var/log/sub", "ok", sha(b"")),
         ("open", b"/var/log/sub/\xff\x1b[2J", "ok", sha(b"x")),
+        ("error", b"scp: disk full", "sink-failed", sha(b"")),
         ("open", b"/var/log/no", "sink-failed", sha(b"")),
+        ("error", b"scp: gone: No such file", "source-failed", sha(b"")),
     ]
 
 
 def test_the_source_may_fail_after_the_data_and_the_sink_too() -> None:
     steps = [*FILE[:3], ("o", b"hello\1scp: read error\n"), ("k", OK)]
-    assert facts(walked(UP, steps))[0][2] == "source-failed"
+    assert [one[:3] for one in facts(walked(UP, steps))] == [
+        ("error", b"scp: read error", "source-failed"),
+        ("open", b"/in", "source-failed"),
+    ]
     steps = [*FILE[:3], ("o", b"hello\0"), ("k", b"\1scp: disk full\n")]
-    assert facts(walked(UP, steps))[0][2] == "sink-failed"
+    assert [one[:3] for one in facts(walked(UP, steps))] == [
+        ("error", b"scp: disk full", "sink-failed"),
+        ("open", b"/in", "sink-failed"),
+    ]
 
 
 def test_the_source_is_read_no_further_than_the_sink_has_answered() -> None:
@@ -125,6 +133,9 @@ def test_answers_are_bounded_and_only_to_what_was_asked() -> None:
         (b"/usr/bin/scp -v -r -p -f -- '/tmp/a b' c", "scp", "download", ("/tmp/a b", "c")),
         (b"scp -qrt .", "scp", "upload", (".",)),
         (b"sudo -n scp -f /etc/x", "scp", "download", ("/etc/x",)),
+        (b"scp -4f -o t /x", "scp", "download", ("/x",)),
+        (b"scp -Ft -P f -t -- -y", "scp", "upload", ("-y",)),
+        (b"scp -t '/a;b' \"(c) $HOME\" d\\;e", "scp", "upload", ("/a;b", "(c) $HOME", "d;e")),
         (b"rsync --server --sender -logDtpre.iLsfxC . /data/", "rsync", "download", (".", "/data/")),
         (b"rsync --server -e.iLsfxC . x", "rsync", "upload", (".", "x")),
         (b"/usr/lib/openssh/sftp-server -e", "sftp", "", ()),
@@ -139,7 +150,12 @@ def test_transfers_are_known_by_their_command(
     assert (found.program, found.direction, found.paths) == (program, direction, paths)
 
 
-@pytest.mark.parametrize("line", [b"", b"cat x", b"scp a host:b", b"rsync a b", b"sudo", b"git-upload-pack 'x'"])
+@pytest.mark.parametrize("line", [
+    b"", b"cat x", b"scp a host:b", b"rsync a b", b"sudo", b"git-upload-pack 'x'",
+    b"scp -tf x", b"scp -{f,q} x", b"scp -t x -f", b"scp -\xc3\xa9f x",  # which no client sends
+    b"scp -f x; sh", b"rsync --server . x & sh", b"scp -t x\nsh", b'scp -t "$(sh)"', b"scp -t `sh`", b"sftp-server|sh",
+    b"scp -t x >y", b"scp -t 'x",
+])  # fmt: skip
 def test_other_commands_are_not_transfers(line: bytes) -> None:
     assert transfer_command(line) is None
 
