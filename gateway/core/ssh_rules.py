@@ -7,7 +7,8 @@ RULES
 3. Where the shell is closed or commands are listed, files move only by file rules: who may write any file may run
    any command (~/.bashrc, ~/.ssh).
 4. A forward never reaches the target's own sshd: it would open a connection that nobody records. On sshd's ports a
-   rule must name the host in full, and a name or address of the target itself is refused whatever the rule.
+   rule must name the host in full, and a name or address of the target itself is refused whatever the rule. So are the
+   sockets on which systemd starts an sshd.
 5. Variables with which other programs are started or loaded never pass, whatever the glob.
 """
 
@@ -26,12 +27,15 @@ _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _NEVER_ENV = (
     "LD_*", "DYLD_*", "BASH_FUNC_*", "PATH", "ENV", "BASH_ENV", "SHELLOPTS", "BASHOPTS", "IFS", "PS4",
     "PROMPT_COMMAND", "PYTHON*", "PERL5*", "RUBY*", "NODE_*", "JAVA_*", "GIT_*", "GCONV_PATH", "LOCPATH", "HOME",
-    "SHELL", "*PAGER", "LESSOPEN", "LESSCLOSE", "*EDITOR", "VISUAL", "SSH_*", "TERMINFO*", "TERMCAP",
+    "SHELL", "*PAGER", "LESS*", "*EDITOR", "VISUAL", "SSH_*", "TERMINFO*", "TERMCAP", "GLIBC_TUNABLES", "MALLOC_*",
+    "NLSPATH", "SYSTEMD_*", "VIM*", "EXINIT", "INPUTRC", "ZDOTDIR", "TAR_OPTIONS", "MAKEFLAGS", "*_RSH", "RSYNC_*",
+    "_JAVA_*", "JDK_*", "CLASSPATH", "LUA_*", "OPENSSL_*", "XDG_CONFIG_*", "XDG_DATA_*", "BROWSER",
 )  # fmt: skip
 _SSH_PORT = 22
 _WILD = re.compile(r"[*?\[]")
 # What getaddrinfo takes for an address although it is none in full (inet_aton): 127.1, 0x7f.1, 2130706433.
 _SHORT_ADDRESS = re.compile(r"(0[xX][0-9a-fA-F]*|[0-9]+)(\.(0[xX][0-9a-fA-F]*|[0-9]+)){0,3}")
+_SSHD_SOCKETS = re.compile(r"(/var)?/run/ssh-unix-local(/.*)?", re.DOTALL)  # systemd-ssh-generator(8)
 _OWN_NAMES = ("localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback", "localhost4", "localhost6")
 
 
@@ -106,7 +110,7 @@ def may_forward(rules: SshRules, place: Place, sshd_port: int, own: Sequence[str
     `sshd_port` is where the target's sshd listens; `own` are names and addresses that are known to be the target.
     """
     if isinstance(place, Socket):
-        return _path_allowed(rules.forwards, place.path)
+        return _path_allowed(rules.forwards, place.path) and not _SSHD_SOCKETS.fullmatch(place.path)
     host = _canonical(place.host)
     if host is None or not 1 <= place.port <= 0xFFFF:
         return False

@@ -1,9 +1,12 @@
 """What somebody with a grant tries to get around its level or out of the recording."""
 
 import json
+import queue
 import socket
 import struct
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +14,16 @@ from typing import Any
 import paramiko
 import pytest
 
+from gateway.adapters.credentials.ssh_ca import SshAuthorities
 from gateway.core.target import FileRule, SshRules
 from gateway.edges.proxy.ssh_fields import string, u32
+from gateway.edges.proxy.ssh_forwards import MOST_LISTENERS
 from gateway.wire.sftp_packets import CLOSE, DATA, HANDLE, OPEN, READ, STATUS, SYMLINK
-from tests.e2e.ssh_stage import Stage
+from tests.e2e.ssh_stage import Stage, make_stage
 from tests.e2e.ssh_stage import authorities as authorities
 from tests.e2e.ssh_stage import sshd as sshd
 from tests.e2e.ssh_stage import stage as stage
+from tests.sshd import Sshd
 
 pytestmark = pytest.mark.servers
 CREATE = 8
@@ -33,14 +39,19 @@ def facts(stage: Stage, kind: str) -> list[dict[str, Any]]:
     return [json.loads(r) for recording in stage.recordings for r in recording.of(kind)]
 
 
-@pytest.fixture
-def client(stage: Stage) -> Iterator[paramiko.Transport]:
+def connect(stage: Stage) -> paramiko.Transport:
     assert stage.door is not None
     key = paramiko.Ed25519Key.from_private_key_file(str(stage.directory / "me"))
     key.load_certificate(str(stage.directory / "me-cert.pub"))
     transport = paramiko.Transport(socket.create_connection(("127.0.0.1", stage.door.port), timeout=10))
     transport.start_client(timeout=10)
     transport.auth_publickey("web-1", key)
+    return transport
+
+
+@pytest.fixture
+def client(stage: Stage) -> Iterator[paramiko.Transport]:
+    transport = connect(stage)
     yield transport
     transport.close()
     transport.join(10)
@@ -257,3 +268,97 @@ def test_a_terminals_name_is_recorded_or_refused(stage: Stage, client: paramiko.
     other.exec_command("echo $TERM")
     assert other.recv(1000) == b"$(x;y)" + b"x" * 94 + b"\r\n"
     assert [f["term"] for f in facts(stage, "channel")] == ["$(x;y)" + "x" * 94]
+
+
+# ---------------------------------------------------------------- forwards
+
+
+@contextmanager
+def met() -> Iterator[tuple[int, queue.Queue[bytes]]]:
+    """A port, and what is sent to it."""
+    heard: queue.Queue[bytes] = queue.Queue()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    with listener.accept()[0] as sock:
+                        heard.put(b"met")
+                        while data := sock.recv(1000):
+                            heard.put(data)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield int(listener.getsockname()[1]), heard
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(10)
+
+
+def test_while_a_session_is_locked_no_forward_begins(stage: Stage, client: paramiko.Transport) -> None:
+    with met() as (port, heard):
+        allow(stage, forwards=(f"127.0.0.1:{port}",), remote_forwards=("127.0.0.1:*",))
+        client.open_channel("direct-tcpip", ("127.0.0.1", port), ("127.0.0.1", 1), timeout=10).close()
+        assert heard.get(timeout=10) == b"met"
+        stage.live["ses_0"].lock(locked=True)
+        with pytest.raises(paramiko.SSHException):
+            client.open_channel("direct-tcpip", ("127.0.0.1", port), ("127.0.0.1", 1), timeout=2)
+        client.send_ignore(1)
+        asked = threading.Thread(target=lambda: client.request_port_forward("127.0.0.1", 0), daemon=True)
+        asked.start()
+        asked.join(1)
+        assert asked.is_alive()
+        assert heard.empty()
+        assert [e["type"] for e in stage.events_of("forward:opened")] == ["direct-tcpip"]
+        stage.live["ses_0"].lock(locked=False)
+        assert heard.get(timeout=10) == b"met"
+        asked.join(10)
+        assert not asked.is_alive()
+
+
+def test_what_waits_for_an_unlock_is_not_sent_by_closing_the_channel(stage: Stage, client: paramiko.Transport) -> None:
+    with met() as (port, heard):
+        allow(stage, forwards=(f"127.0.0.1:{port}",))
+        channel = client.open_channel("direct-tcpip", ("127.0.0.1", port), ("127.0.0.1", 1), timeout=10)
+        channel.sendall(b"before")
+        assert [heard.get(timeout=10) for _ in range(2)] == [b"met", b"before"]
+        stage.live["ses_0"].lock(locked=True)
+        channel.sendall(b"after")
+        channel.close()
+        stage.wait(lambda: stage.events_of("forward:closed"))
+        assert heard.empty()
+        assert stage.events_of("forward:closed")[0]["octets_to_target"] == len(b"before")
+
+
+def test_requests_to_listen_are_bounded(stage: Stage, client: paramiko.Transport) -> None:
+    allow(stage, remote_forwards=("127.0.0.1:*",))
+    client.open_session(timeout=10).exec_command("cat")
+    stage.wait(lambda: stage.live)
+    stage.live["ses_0"].lock(locked=True)  # so that none of them is answered
+    for _ in range(200):
+        with suppress(OSError, EOFError, paramiko.SSHException):
+            client.global_request("tcpip-forward", ("127.0.0.1", 0), wait=False)
+    client.join(10)
+    assert not client.is_alive()
+    stage.wait(lambda: stage.ended)
+
+
+def test_listeners_are_counted_by_address_and_all_of_them_closed(tmp_path: Path, authorities: SshAuthorities) -> None:
+    settings = ("GatewayPorts clientspecified",)
+    with Sshd(tmp_path / "sshd", authorities.target_ca_public, settings=settings) as own:
+        stage = make_stage(tmp_path, own, authorities)
+        door = stage.open_door()
+        allow(stage, remote_forwards=("127.*:*",))
+        client = connect(stage)
+        port = client.request_port_forward("127.0.0.1", 0)
+        for number in range(2, MOST_LISTENERS + 1):
+            client.request_port_forward(f"127.0.0.{number}", port)
+        for address in ("127.0.0.1", "127.0.0.99"):  # one that is open already, one too many
+            with pytest.raises(paramiko.SSHException):
+                client.request_port_forward(address, port)
+        client.close()
+        stage.wait(lambda: stage.ended)
+        opened, closed = stage.events_of("forward:opened"), stage.events_of("forward:closed")
+        assert len(opened) == MOST_LISTENERS
+        assert {e["forward"] for e in opened} == {e["forward"] for e in closed}
+        client.join(10)
+        door.close()

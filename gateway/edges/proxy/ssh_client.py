@@ -9,12 +9,13 @@ from paramiko import Message
 from gateway.edges.proxy.ssh_channels import ChannelEnd
 from gateway.edges.proxy.ssh_fields import Fields
 from gateway.edges.proxy.ssh_openings import OpeningTransport
-from gateway.edges.proxy.ssh_transport import ALWAYS, CHANNEL_MESSAGES, KEX_MESSAGES, PROHIBITED
+from gateway.edges.proxy.ssh_transport import ALWAYS, CHANNEL_MESSAGES, KEX_MESSAGES, PROHIBITED, RESOURCE_SHORTAGE
 
 # 6 service accept · 51 failure, 52 success, 53 banner · 81/82 answers to what we asked, else a violation.
 BEFORE_LOGIN = ALWAYS | KEX_MESSAGES | {6, 7, 51, 52, 53}
 AFTER_LOGIN = ALWAYS | KEX_MESSAGES | {80, 81, 82, 90, 91, 92} | CHANNEL_MESSAGES
 
+MOST_CHANNELS = 80  # of all kinds; a few more than the person's leg may hold
 
 _CERTIFIED = (
     "ssh-ed25519-cert-v01@openssh.com", "ecdsa-sha2-nistp256-cert-v01@openssh.com",
@@ -83,6 +84,9 @@ class TargetTransport(OpeningTransport):
         kind, remote, window, packet = fields.text(), fields.u32(), fields.u32(), fields.u32()
         if not self.expects_channel(kind):  # what nobody asked the target for
             self._refuse_channel(remote, PROHIBITED, "")
+            return
+        if len(self._ends) >= MOST_CHANNELS:
+            self._refuse_channel(remote, RESOURCE_SHORTAGE, "")
             return
         self.channel_asked(kind, fields.rest(), self._expect(remote, window, packet))
 

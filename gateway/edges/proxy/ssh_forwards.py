@@ -29,6 +29,7 @@ from gateway.edges.proxy.ssh_transport import RESOURCE_SHORTAGE
 LOG = logging.getLogger("gateway.ssh")
 MOST_FORWARDS = 64  # open at once on one connection, both directions together
 MOST_LISTENERS = 16
+MOST_WAITING = 100  # requests to listen, answered or not
 OPEN_TIMEOUT = 60.0  # for the target to reach where a forward leads
 ASK_TIMEOUT = 20.0
 CLOSE_GRACE = 5.0
@@ -92,7 +93,7 @@ class Forwards:
         self._remote = Lock()  # held while the target is asked to listen, so that it is known what it may open
         self._open = 0
         self._number = 0
-        self._listeners: dict[tuple[str, str], _Forward] = {}
+        self._listeners: dict[tuple[str, Place], _Forward] = {}
         self._permitted: set[str] = set()
         self._requests: deque[tuple[str, bytes, GlobalAnswer | None]] = deque()
         self._is_working = False
@@ -110,6 +111,8 @@ class Forwards:
         """The person wants the target to listen, or to stop it. Answered in turn."""
         _listening(kind, octets)
         with self._lock:
+            if len(self._requests) >= MOST_WAITING:
+                raise ProtocolViolationError("too many requests to listen")
             self._requests.append((kind, octets, due))
             if self._is_working:
                 return
@@ -163,6 +166,11 @@ class Forwards:
             return
         except OSError:
             self._host.door().turn_down(person, "The target is gone.", CONNECT_FAILED)
+            return
+        self._host.attendance.wait_unlocked(person.is_over)
+        if self._host.attendance.is_locked():  # they left meanwhile
+            self._leave()
+            self._host.door().turn_down(person, "This session is locked.")
             return
         self._connect(person, None, kind, octets, {"destination": str(place), "originator": originator})
 
@@ -237,6 +245,8 @@ class Forwards:
         self._host.attendance.seen()
         if inward:
             self._host.attendance.wait_unlocked(source.is_over)
+            if self._host.attendance.is_locked():  # who closes a channel while it waits has not sent it
+                return
         if sink.send(octets):
             forward.to_target += len(octets) * inward
             forward.to_person += len(octets) * (not inward)
@@ -264,8 +274,12 @@ class Forwards:
     def _listen(self, kind: str, octets: bytes) -> bytes | None:
         place = _listening(kind, octets)
         opened, record = self._host.session()
-        if not may_listen(opened.level.ssh, place) or len(self._listeners) >= MOST_LISTENERS:
+        is_taken = (kind, place) in self._listeners or len(self._listeners) >= MOST_LISTENERS
+        if is_taken or not may_listen(opened.level.ssh, place):
             self._tell_refused(f"{kind} {place}", record)
+            return None
+        self._host.attendance.wait_unlocked(lambda: not self._host.door().is_active())
+        if self._host.attendance.is_locked():
             return None
         leg, record = self._host.upstream()
         forward = self._begin(record, {"type": kind, "destination": str(place), "originator": ""})
@@ -276,11 +290,11 @@ class Forwards:
                 return None
             if isinstance(place, Tcp) and place.port == 0:
                 place = Tcp(place.host, Fields(answer).u32())
-            self._listeners[_key(kind, place)] = forward
+            self._listeners[kind, place] = forward
         return answer
 
     def _cancel(self, kind: str, octets: bytes) -> bytes | None:
-        forward = self._listeners.pop(_key(CANCEL[kind], _listening(kind, octets)), None)
+        forward = self._listeners.pop((CANCEL[kind], _listening(kind, octets)), None)
         if forward is None:
             return None
         self._close(forward)
@@ -295,7 +309,7 @@ class Forwards:
         place, originator = _arrival(kind, octets)
         if kind in _FORWARDED:
             with self._remote:
-                is_expected = place is not None and _key(_FORWARDED[kind], place) in self._listeners
+                is_expected = place is not None and self._listens(_FORWARDED[kind], place)
         else:
             is_expected = kind in self._permitted
         if not is_expected or not self._enter():
@@ -303,6 +317,10 @@ class Forwards:
             return
         about: dict[str, object] = {"destination": str(place or "the person's side"), "originator": originator}
         self._connect(None, target, kind, octets, about)
+
+    def _listens(self, kind: str, place: Place) -> bool:
+        """True when a listener is what the target names when it opens a channel: it spells addresses as it likes."""
+        return any(kind == known and _spot(at) == _spot(place) for known, at in list(self._listeners))
 
     # ---------------------------------------------------------------- the record and the log
 
@@ -364,9 +382,8 @@ def _no(opened: Opened, what: str) -> str:
     return f"Level {opened.level.name} of {opened.target.name} does not allow a {what}."
 
 
-def _key(kind: str, place: Place) -> tuple[str, str]:
-    """What the target names a listener by when it opens a channel: servers spell the address as they like."""
-    return (kind, str(place.port) if isinstance(place, Tcp) else place.path)
+def _spot(place: Place) -> int | str:
+    return place.port if isinstance(place, Tcp) else place.path
 
 
 def _destination(kind: str, octets: bytes) -> tuple[Place, str]:

@@ -75,10 +75,20 @@ def test_language_passes(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["LD_PRELOAD", "ld_preload", "PATH", "BASH_ENV", "BASH_FUNC_x", "PAGER", "GIT_SSH", "A=B", "", "LC_\n", "É"]
-)
+    "name",
+    [
+        "LD_PRELOAD", "ld_preload", "PATH", "BASH_ENV", "BASH_FUNC_x", "PAGER", "GIT_SSH", "A=B", "", "LC_\n", "É",
+        "LESS", "SYSTEMD_LESS", "VIMINIT", "ZDOTDIR", "GLIBC_TUNABLES", "TAR_OPTIONS", "RSYNC_RSH", "XDG_CONFIG_HOME", "_JAVA_OPTIONS",
+    ],
+)  # fmt: skip
 def test_what_runs_code_never_passes(name: str) -> None:
     assert not may_set(SshRules(env=("*",)), name)
+
+
+@pytest.mark.parametrize("path", ["/run/ssh-unix-local/socket", "/var/run/ssh-unix-local/x\ny"])
+def test_the_socket_of_the_targets_own_sshd_is_out_of_reach(path: str) -> None:
+    assert not may_forward(SshRules(forwards=("/**", path)), Socket(path), 22, OWN)
+    assert may_forward(SshRules(forwards=("/**", path)), Socket(path.replace("ssh", "app")), 22, OWN)
 
 
 def test_forwards_are_closed_by_default() -> None:

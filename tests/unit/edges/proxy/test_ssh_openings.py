@@ -6,6 +6,7 @@ import pytest
 from paramiko import Message, SSHException
 
 from gateway.edges.proxy.ssh_channels import WINDOW, ChannelEnd
+from gateway.edges.proxy.ssh_client import MOST_CHANNELS, TargetTransport
 from gateway.edges.proxy.ssh_fields import ProtocolViolationError, string, u32
 from gateway.edges.proxy.ssh_messages import MAX_PACKET
 from gateway.edges.proxy.ssh_openings import MOST_GLOBAL_REQUESTS, OpeningTransport, RefusedByPeerError
@@ -168,3 +169,17 @@ def test_more_than_four_gigabytes_pass_a_channel() -> None:
         channel.on_window_adjust(Message(u32(len(piece))))
         assert channel.send(piece)
     assert nowhere.octets == 5 << 30
+
+
+def test_a_target_cannot_make_more_channels_than_a_person_may_hold(wire: Wire) -> None:
+    target = TargetTransport(wire.sock, [], lambda: None)
+    refused, asked = list[bytes](), list[ChannelEnd]()
+    target._answer = refused.append  # type: ignore[method-assign]
+    target.expects_channel = lambda _kind: True
+    target.channel_asked = lambda _kind, _fields, channel: asked.append(channel)
+    for number in range(MOST_CHANNELS + 5):
+        target._parse_channel_open(Message(string(b"forwarded-tcpip") + u32(number) + u32(WINDOW) + u32(MAX_PACKET)))
+    assert (len(asked), len(refused)) == (MOST_CHANNELS, 5)
+    target.turn_down(asked[0], "")
+    target._parse_channel_open(Message(string(b"forwarded-tcpip") + u32(999) + u32(WINDOW) + u32(MAX_PACKET)))
+    assert len(asked) == MOST_CHANNELS + 1
