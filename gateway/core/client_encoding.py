@@ -15,11 +15,20 @@ _RESET = re.compile(rb"\s*reset\s+client_encoding\s*;?\s*", re.IGNORECASE)
 _CALLS = re.compile(rb"set_config", re.IGNORECASE)
 _CONSTANT = re.compile(rb"set_config\s*\(\s*'(?!client_encoding)[a-z_.]+'\s*,", re.IGNORECASE)
 _ESCAPED_NAME = re.compile(rb"u&\"", re.IGNORECASE)
+# As a server spells those that a database may have; the others (SJIS, BIG5, GBK …) are for clients alone.
+_OF_DATABASES = re.compile(
+    r"SQL_ASCII|UTF8|MULE_INTERNAL|EUC_\w+|LATIN\d+|WIN(?:125\d|866|874)|KOI8[RU]|ISO_8859_\d", re.ASCII
+)
 
 
 def is_safe_encoding(name: str) -> bool:
     """True for those in which a byte of ASCII is always that character; names are compared as PostgreSQL does."""
     return "".join(c for c in name.lower() if c.isalnum()) in _SAFE
+
+
+def keeps_ascii(reported: str) -> bool:
+    """The same of the name that a server says a session's encoding has. Whatever has set it: a function, a default."""
+    return _OF_DATABASES.fullmatch(reported) is not None
 
 
 def may_change_encoding(sql: bytes, settings: frozenset[str], functions: frozenset[str]) -> bool:

@@ -24,8 +24,8 @@ LONGEST_ERROR = 1 << 20
 _UNPACK = HEADER.unpack_from
 _HEAD = HEADER.size
 _QUERY, _PARSE, _CALL, _BIND, _EXECUTE, _SYNC = b"QPFBES"
-_ERROR, _READY, _ROW, _COPY, _SUSPENDED = b"EZDds"
-_WHOLE = frozenset(b"EZ")  # read here
+_ERROR, _READY, _ROW, _COPY, _SUSPENDED, _SETTING = b"EZDdsS"
+_WHOLE = frozenset(b"EZS")  # read here
 _APART = frozenset(b"ANS")  # notifications, notices and settings belong to no statement
 
 
@@ -185,7 +185,8 @@ class Allowance:
 class TargetGate:
     """From the server. `feed` gives what the account is told and what the client sees: the same object as a rule.
 
-    `over_statement` and `over_session` say what was used up, for the edge to take and act upon.
+    `over_statement` and `over_session` say what was used up, for the edge to take and act upon; `encoding` what the
+    server has last said that the client's is.
     """
 
     def __init__(
@@ -205,6 +206,7 @@ class TargetGate:
         self._rows = self._size = self._all_rows = self._all_size = 0
         self.over_statement = ""
         self.over_session = ""
+        self.encoding = ""
         self.readies = 0  # ReadyForQuery messages so far
 
     @property
@@ -265,6 +267,8 @@ class TargetGate:
             self._is_fetched_in_parts = True
         elif kind == _READY:
             self._ready(chunk[pos + _HEAD : stop])
+        elif kind == _SETTING:
+            self._set(chunk[pos + _HEAD : stop])
         self._shows_rest = kind in _APART or self._cut is None
         out.hide_from(pos, is_hidden=not self._shows_rest)
         if kind == _ERROR:
@@ -291,6 +295,11 @@ class TargetGate:
             report = self._cut
         if report is not None:
             out.exchange(pos, stop, error_response(report))
+
+    def _set(self, body: bytes) -> None:
+        name, _, value = body.partition(b"\0")
+        if name == b"client_encoding":
+            self.encoding = value.rstrip(b"\0").decode("ascii", "replace")
 
     def _ready(self, body: bytes) -> None:
         self.readies += 1

@@ -1,6 +1,7 @@
 # ruff: noqa: F811 - fixtures are named as they are
 """A level with a dry-run, and somebody who sets out to commit what nobody has seen."""
 
+import psycopg
 import pytest
 
 from gateway.core.obligation import Record
@@ -9,6 +10,13 @@ from gateway.wire.postgres_messages import message
 from gateway.wire.postgres_question import question
 from tests.e2e.postgres_wire import signed_in
 from tests.e2e.test_postgres_dry_run import DryStage, stage, target  # noqa: F401
+
+# In UTF-8 a string that ends, a string behind it; in SJIS the first one goes on to the second, and what is in that runs.
+TWO_WAYS = b"SELECT E'\xc3\x95\\\\' || '; INSERT INTO things VALUES (1); COMMIT; --'"
+MADE = (
+    "CREATE FUNCTION pg_temp.f() RETURNS text LANGUAGE sql AS 'SELECT set_config(''client_encoding'', ''SJIS'', false)'",
+    "CREATE TEMP VIEW v AS SELECT * FROM pg_settings",
+)
 
 
 def query(sql: bytes) -> bytes:
@@ -35,3 +43,25 @@ def test_the_question_does_not_go_into_a_message_of_the_client(stage: DryStage) 
             said += got
     assert b"hidden" not in said
     assert stage.kept() == []
+
+
+@pytest.mark.parametrize("sets", ["SELECT pg_temp.f()", "UPDATE v SET setting = 'SJIS' WHERE name = 'client_encoding'"])
+def test_no_encoding_in_which_the_server_reads_another_text(stage: DryStage, sets: str) -> None:
+    with signed_in(stage) as client:
+        texts = ["SET backslash_quote = on", "BEGIN", *MADE, sets]
+        client.sendall(b"".join(query(text.encode()) for text in texts) + query(TWO_WAYS))
+        said = b""
+        while got := client.recv(65536):
+            said += got
+    assert b"The client_encoding SJIS is not accepted" in said
+    assert stage.kept() == []
+
+
+def test_a_default_encoding_in_which_the_server_reads_another_text(stage: DryStage) -> None:
+    """A role may set its own defaults."""
+    with psycopg.connect(stage.admin_url, autocommit=True) as admin:
+        admin.execute(f"ALTER ROLE {stage.login.role} SET client_encoding = 'SJIS'".encode())
+    with pytest.raises(psycopg.OperationalError, match="SJIS is not accepted"):
+        stage.connect()
+    with stage.connect(client_encoding="UTF8") as session:
+        assert session.execute("SHOW client_encoding").fetchone() == ("UTF8",)

@@ -9,6 +9,7 @@ from time import monotonic
 from gateway.app.ports import Recording
 from gateway.app.statement_ports import StatementReader
 from gateway.core.budget import Budget, Room
+from gateway.core.client_encoding import keeps_ascii
 from gateway.core.masking import Known
 from gateway.core.session import EndReason
 from gateway.core.statement_rules import Broken, judge
@@ -20,6 +21,7 @@ from gateway.edges.proxy.postgres_refusals import (
     of_broken_rule,
     of_budget,
     of_call,
+    of_encoding,
     of_session_budget,
     of_unsure_masks,
 )
@@ -88,6 +90,12 @@ class GuardedSession(PostgresSession):
         """To be called before `start` at a level with masks."""
         self._masking = Masking(known, key, self._reader)
 
+    def start(self, target: Leg, greeting: bytes, early: bytes, late: bytes) -> None:
+        """See `PostgresSession`. A role, a database or a server may have an encoding of its own as default."""
+        self._target_gate.feed(greeting)
+        self._mind_encoding()
+        super().start(target, greeting, early, late)
+
     def _may_go_on(self, chunk: bytes) -> bool:
         """Nothing goes on unjudged or uncounted."""
         del chunk
@@ -148,6 +156,7 @@ class GuardedSession(PostgresSession):
         else:
             self._relay_in_part(told, shown, is_within=within)
         self._mind_masks()
+        self._mind_encoding()
         self._act_on_budget()
         self._mind_time()
 
@@ -158,6 +167,14 @@ class GuardedSession(PostgresSession):
         trouble = self._masking.answers.trouble if self._masking is not None else ""
         if trouble and self._ending is None:
             self.end(EndReason.MASKS_UNSURE, trouble, report=of_unsure_masks(trouble, self._level))
+
+    def _mind_encoding(self) -> None:
+        """Whatever has changed it (a function, a view of settings, a default): nothing more goes on that the target
+        would read otherwise than it was judged.
+        """
+        encoding = self._target_gate.encoding
+        if encoding and is_judged(self._level) and not keeps_ascii(encoding) and self._ending is None:
+            self.end(EndReason.PROTOCOL_VIOLATION, "client_encoding", report=of_encoding(encoding, self._level))
 
     def _relay_in_part(self, told: bytes, shown: bytes, *, is_within: bool) -> None:
         """Not all that the account hears of is for the client, nor the other way round. Nothing of our own is put in

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.client_encoding import is_safe_encoding, may_change_encoding
+from gateway.core.client_encoding import is_safe_encoding, keeps_ascii, may_change_encoding
 
 SETS, CALLS, NOTHING = frozenset({"client_encoding"}), frozenset({"set_config"}), frozenset[str]()
 
@@ -17,6 +17,18 @@ def test_encodings_in_which_ascii_is_ascii(name: str) -> None:
 @pytest.mark.parametrize("name", ["SJIS", "BIG5", "GBK", "GB18030", "UHC", "JOHAB", "LATIN1", "", "utf8x", "utf16"])
 def test_every_other_one_is_refused(name: str) -> None:
     assert not is_safe_encoding(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["UTF8", "SQL_ASCII", "LATIN1", "LATIN10", "EUC_JIS_2004", "WIN1252", "ISO_8859_5", "KOI8R"]
+)
+def test_a_database_may_have_an_encoding_of_its_own(name: str) -> None:
+    assert keeps_ascii(name)
+
+
+@pytest.mark.parametrize("name", ["SJIS", "SHIFT_JIS_2004", "BIG5", "GBK", "GB18030", "UHC", "JOHAB", "", "WIN936"])
+def test_those_for_clients_alone_are_not_worked_with(name: str) -> None:
+    assert not keeps_ascii(name)
 
 
 @pytest.mark.parametrize(
