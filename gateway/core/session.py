@@ -29,6 +29,7 @@ class EndReason(StrEnum):
     USER_DISABLED = "user-disabled"
     RECORDING_FAILED = "recording-failed"
     PROTOCOL_VIOLATION = "protocol-violation"
+    GATEWAY_FAULT = "gateway-fault"
     GATEWAY_STOPPED = "gateway-stopped"
     INTERRUPTED = "interrupted"  # found open after a crash
 
@@ -53,6 +54,7 @@ _SENTENCES = {
     EndReason.USER_DISABLED: "Your account was disabled, so this session was closed.",
     EndReason.RECORDING_FAILED: "This session can no longer be recorded, so it was closed. The target is fine.",
     EndReason.PROTOCOL_VIOLATION: "The client broke the protocol, so the session was closed.",
+    EndReason.GATEWAY_FAULT: "The gateway made a mistake, so this session was closed; its log says where.",
     EndReason.GATEWAY_STOPPED: "The gateway is stopping; connect again in a moment.",
     EndReason.INTERRUPTED: "The gateway stopped unexpectedly during this session.",
 }

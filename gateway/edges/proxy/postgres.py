@@ -41,6 +41,7 @@ from gateway.edges.proxy.postgres_greeting import Manners, Shown, Visitor, greet
 from gateway.edges.proxy.postgres_guarded import GuardedSession, is_guarded, is_judged
 from gateway.edges.proxy.postgres_known import MasksUnsure, learn
 from gateway.edges.proxy.postgres_leg import SCRATCH, Leg, LegClosed
+from gateway.edges.proxy.postgres_mistakes import end_for_mistake
 from gateway.edges.proxy.postgres_refusals import Turned
 from gateway.edges.proxy.postgres_relay import PostgresSession
 from gateway.edges.proxy.postgres_upstream import TargetUnreachable, cancel, dial, log_in
@@ -233,11 +234,14 @@ class PostgresDoor:
             self._keeper.live.add(opened.session.id, session)
             if self._is_stopping:
                 session.end(EndReason.GATEWAY_STOPPED)
-            session.note("startup", _startup_record(visitor, parameters, opened.level))
-            _demand_safe_encoding(session, opened.level, parameters)
-            if isinstance(session, DryRunSession):
-                session.know([name for name, _ in settings_in(parameters)])
-            await self._run(visitor, opened, parameters, session)
+            try:
+                session.note("startup", _startup_record(visitor, parameters, opened.level))
+                _demand_safe_encoding(session, opened.level, parameters)
+                if isinstance(session, DryRunSession):
+                    session.know([name for name, _ in settings_in(parameters)])
+                await self._run(visitor, opened, parameters, session)
+            except Exception as fault:  # noqa: BLE001 - whatever it is, the person is told why the session is over
+                end_for_mistake(session, fault)
             reason, detail = await session.over
         finally:
             self._sessions.discard(session)
@@ -339,7 +343,7 @@ class PostgresDoor:
             session.end(EndReason.MASKS_UNSURE, str(why), report=refuse.of_unsure_masks(str(why), opened.level))
         except TargetRefused as no:
             session.end(EndReason.TARGET_UNREACHABLE, str(no), report=refuse.of_target(no, target, login.password))
-        except asyncio.CancelledError:
+        except BaseException:
             if leg is not None:
                 leg.abort()
             raise

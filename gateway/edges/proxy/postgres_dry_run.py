@@ -22,6 +22,7 @@ from gateway.core.written import mark_of
 from gateway.edges.proxy.postgres_books import Backlog
 from gateway.edges.proxy.postgres_guarded import GuardedSession, Tell
 from gateway.edges.proxy.postgres_leg import Leg, Pause
+from gateway.edges.proxy.postgres_mistakes import end_for_mistake, mistakes_end_it
 from gateway.edges.proxy.postgres_refusals import of_held, of_unasked
 from gateway.wire.buffer import ProtocolViolation
 from gateway.wire.postgres_dry_run import DryRunGate, Said, Word
@@ -89,6 +90,7 @@ class DryRunSession(GuardedSession):
 
     # ------------------------------------------------------------ from the client
 
+    @mistakes_end_it
     def _from_client(self, chunk: bytes) -> None:
         if not self._is_over():
             self._turns.feed(chunk)
@@ -112,16 +114,19 @@ class DryRunSession(GuardedSession):
         else:
             self._client.resume(Pause.TURN)
 
+    @mistakes_end_it
     def _cancelled(self, of: "asyncio.Task[None]") -> None:
         super()._cancelled(of)
         self._put_question()
         self._go_on_with_client()
 
+    @mistakes_end_it
     def _cancel_is_through(self, of: "asyncio.Task[None]") -> None:
         super()._cancel_is_through(of)
         self._put_question()
         self._go_on_with_client()
 
+    @mistakes_end_it
     def _send_on(self, chunk: bytes, waits_for: int | None) -> None:
         super()._send_on(self._turns.edited(chunk), waits_for)
         self._put_question()
@@ -141,6 +146,15 @@ class DryRunSession(GuardedSession):
         if self._is_late:
             self._late.append(chunk)
             return
+        if self._is_broken:
+            return
+        try:
+            self._take_turn(chunk)
+        except Exception as fault:  # noqa: BLE001 - as in `GuardedSession`
+            self._is_broken = True
+            end_for_mistake(self, fault)
+
+    def _take_turn(self, chunk: bytes) -> None:
         try:
             pieces = self._turns.answers(chunk) if not self.over.done() else []
         except ProtocolViolation as why:
@@ -200,6 +214,7 @@ class DryRunSession(GuardedSession):
         if self._target is not None:
             self._target.pause(Pause.TURN)
 
+    @mistakes_end_it
     def _report_held(self, told: Told | None) -> None:
         self._report = self._report_of(told)
         late, self._late, self._is_late = self._late, [], False
@@ -253,6 +268,7 @@ class DryRunSession(GuardedSession):
         writes, under = tuple(written.shown), tuple(written.under)
         return Asking(tx, mark, self._confirm, written.count, written.rows, writes, under, written.changes)
 
+    @mistakes_end_it
     def _answer_commit(self, told: Told | None) -> None:
         may_pass = told is not None and told.may_pass
         if not may_pass:

@@ -17,6 +17,7 @@ from gateway.core.target import Level
 from gateway.edges.proxy.postgres_books import Backlog
 from gateway.edges.proxy.postgres_leg import Leg, Pause
 from gateway.edges.proxy.postgres_masked import Masking
+from gateway.edges.proxy.postgres_mistakes import end_for_mistake, mistakes_end_it
 from gateway.edges.proxy.postgres_refusals import (
     of_broken_rule,
     of_budget,
@@ -85,6 +86,7 @@ class GuardedSession(PostgresSession):
         self._timer: asyncio.TimerHandle | None = None
         self._cancelling: asyncio.Task[None] | None = None
         self._readies = 0
+        self._is_broken = False  # what the target says cannot be read any more
 
     def mask(self, known: Known, key: bytes) -> None:
         """To be called before `start` at a level with masks."""
@@ -103,6 +105,7 @@ class GuardedSession(PostgresSession):
 
     # ------------------------------------------------------------ from the client
 
+    @mistakes_end_it
     def _send_on(self, chunk: bytes, waits_for: int | None) -> None:
         if self._client_gate is not None:
             chunk = self._client_gate.feed(chunk)
@@ -141,8 +144,15 @@ class GuardedSession(PostgresSession):
 
     def _from_target(self, chunk: bytes, *, is_shown: bool = True) -> None:
         del is_shown  # the gate decides
-        if self.over.done():
+        if self.over.done() or self._is_broken:
             return
+        try:
+            self._pass_on(chunk)
+        except Exception as fault:  # noqa: BLE001 - nothing is shown that was not masked and counted
+            self._is_broken = True
+            end_for_mistake(self, fault)
+
+    def _pass_on(self, chunk: bytes) -> None:
         within = self._target_gate.is_within_shown
         try:
             if self._level.masks:
@@ -222,6 +232,7 @@ class GuardedSession(PostgresSession):
             self._cancelling = asyncio.get_running_loop().create_task(self.cancel_request())
             self._cancelling.add_done_callback(self._cancelled)
 
+    @mistakes_end_it
     def _cancelled(self, _: "asyncio.Task[None]") -> None:
         self._cancelling = None
         if self._target_gate.is_cutting:  # it may have got lost, or have come before there was anything to cancel
@@ -249,6 +260,7 @@ class GuardedSession(PostgresSession):
         if is_working and self._timer is None and not self._target_gate.is_cutting:
             self._timer = self._loop.call_later(self._clock.start(monotonic()), self._too_late)
 
+    @mistakes_end_it
     def _too_late(self) -> None:
         self._timer = None
         self._clock.stop(monotonic())

@@ -32,6 +32,7 @@ PROGRAM_LIMIT_EXCEEDED = "54000"
 ADMIN_SHUTDOWN = "57P01"
 INSUFFICIENT_PRIVILEGE = "42501"
 LIMIT_EXCEEDED = "53400"  # configuration_limit_exceeded
+SYSTEM_ERROR = "58000"  # external to PostgreSQL itself
 
 
 class Turned(Exception):
@@ -232,6 +233,7 @@ def of_end(reason: EndReason, detail: str) -> Report:
         EndReason.BUDGET_EXCEEDED: LIMIT_EXCEEDED,
         EndReason.MASKS_UNSURE: PREREQUISITE,
         EndReason.PROTOCOL_VIOLATION: PROTOCOL_VIOLATION,
+        EndReason.GATEWAY_FAULT: SYSTEM_ERROR,
         EndReason.TARGET_CLOSED: CONNECTION_FAILURE,
         EndReason.TARGET_UNREACHABLE: CONNECTION_FAILURE,
     }
