@@ -155,7 +155,7 @@ class Ledger:
         self._due: deque[_Due] = deque()
         self._has_run = False  # anything, in this round
         self._agreed: _Due | None = None
-        self._hides = False  # something did in this transaction, so that FETCH may write
+        self._hides = False  # something did in this transaction, so that whatever reads may write
         self.has_committed = False  # the COMMIT that was agreed to; for the caller to take
         self.era = 0  # another one when settings may be others
         self._has_set = False  # something in this transaction, which its end may undo
@@ -180,6 +180,10 @@ class Ledger:
         if not text.steps:
             self._due.append(_Due())
         return _PASS
+
+    def bound(self, text: Text) -> None:
+        """A portal is made of it: its statement is planned, for which code may run, that may set something."""
+        self._has_run |= text.steps is None or any(step.does not in _ENDS for step in text.steps)
 
     def run(self, texts: Collection[Text]) -> Ruling:
         """A statement that is executed now: one of these texts, of one statement each (or none)."""
@@ -274,7 +278,7 @@ class Ledger:
 
     def _meant(self, step: Step, era: int | None = None) -> Step:
         """As it is now: what runs something that was handed over earlier writes, too."""
-        if (step.fetches and self._hides) or (step.defers and (self._worst or self._now.is_written)):
+        if (step.reads and self._hides) or (step.defers and (self._worst or self._now.is_written)):
             step = step._replace(does=Does.WRITE)
         return step._replace(sql=_EARLIER + step.sql) if era not in (None, self.era) else step
 

@@ -45,6 +45,8 @@ class Step(NamedTuple):
     """One statement of a text. `prepares` is the name that PREPARE gives; `is_alone`: it runs in no transaction, or
     no ROLLBACK takes it back;
     `reads_client`: COPY … FROM STDIN. `hides`: code that nobody reads here, or a cursor that writes when it is read.
+    `reads`: a query or a cursor, which may run what was hidden before. `defers`: it may run what is deferred, or take
+    away what a name meant.
     """
 
     does: Does
@@ -53,9 +55,9 @@ class Step(NamedTuple):
     is_alone: bool = False
     reads_client: bool = False
     hides: bool = False
-    fetches: bool = False  # from a cursor
+    reads: bool = False
     sets: bool = False  # a setting of the session
-    defers: bool = False  # SET CONSTRAINTS, which may run what is deferred
+    defers: bool = False
 
 
 class Text(NamedTuple):
@@ -69,7 +71,7 @@ class Text(NamedTuple):
 
 # A name that SQL has given with PREPARE: it is not looked up what it stands for, but COMMIT cannot be prepared so.
 PREPARED = Text("", (Step(Does.WRITE, b"(prepared by SQL)"),))
-CURSOR = Text("", (Step(Does.READ, b"(a cursor)", fetches=True),))
+CURSOR = Text("", (Step(Does.READ, b"(a cursor)", reads=True),))
 ANYTHING = frozenset({PREPARED, Text("", (Step(Does.COMMIT),))})
 
 _TURNS = {
@@ -88,6 +90,8 @@ _ALONE = frozenset({
     "CreateSubscriptionStmt", "DropSubscriptionStmt",
 })  # fmt: skip
 
+# SET CONSTRAINTS runs triggers; DISCARD TEMP takes a temporary table away, so that its name means another one.
+_DEFERS = frozenset({"ConstraintsSetStmt", "DiscardStmt"})
 # What these run may give a prepared statement's name, or a cursor's, to anything, and no ROLLBACK takes that back.
 _CODE = frozenset({"DoStmt", "CallStmt", "CreateFunctionStmt", "CreateExtensionStmt"})
 
@@ -128,7 +132,8 @@ def _step(sql: bytes, raw: Mapping[str, object], functions: tuple[str, ...]) -> 
     does = Does.WRITE if writes else Does.READ
     # SET TRANSACTION and SET SESSION CHARACTERISTICS (VAR_SET_MULTI) change no meaning.
     sets = (name == "VariableSetStmt" and body.get("kind") != "VAR_SET_MULTI") or "set_config" in facts.functions
-    return Step(does, told, "", is_alone, reads_client, hides, name == "FetchStmt", sets, name == "ConstraintsSetStmt")
+    reads = facts.kind is StatementKind.READ
+    return Step(does, told, "", is_alone, reads_client, hides, reads, sets, name in _DEFERS)
 
 
 def _head(sql: bytes) -> bytes:

@@ -9,7 +9,7 @@ from gateway.core.session_settings import Asked
 from gateway.wire.postgres_messages import message
 from gateway.wire.postgres_question import question
 from tests.e2e.postgres_wire import signed_in
-from tests.e2e.test_postgres_dry_run import DryStage, stage, target  # noqa: F401
+from tests.e2e.test_postgres_dry_run import DryStage, Held, answer, parse, run, stage, target  # noqa: F401
 
 # In UTF-8 a string that ends, a string behind it; in SJIS the first one goes on to the second, and what is in that runs.
 TWO_WAYS = b"SELECT E'\xc3\x95\\\\' || '; INSERT INTO things VALUES (1); COMMIT; --'"
@@ -65,3 +65,45 @@ def test_a_default_encoding_in_which_the_server_reads_another_text(stage: DrySta
         stage.connect()
     with stage.connect(client_encoding="UTF8") as session:
         assert session.execute("SHOW client_encoding").fetchone() == ("UTF8",)
+
+
+def test_what_is_bound_before_a_commit_sets_nothing_for_it(stage: DryStage) -> None:
+    """A statement is planned when it is bound, for which a server runs functions that are called immutable."""
+    f = """CREATE FUNCTION pg_temp.f() RETURNS text IMMUTABLE LANGUAGE plpgsql AS
+        $$BEGIN PERFORM set_config('search_path', 'pg_temp', false); RETURN ''; END$$"""
+    with signed_in(stage) as client:
+        for sql in ("BEGIN", f, "INSERT INTO things VALUES (1)", "COMMIT"):
+            said = answer(client, query(sql.encode()))
+        assert b"C55000\0" in said
+        stage.agree()
+        bound = parse(b"f", b"SELECT pg_temp.f()") + message(b"B", b"f\0f\0" + bytes(6))
+        said = answer(client, bound + parse(b"", b"COMMIT") + run(b"") + message(b"S"))
+        assert b"C55000\0" in said
+        assert stage.kept() == []
+
+
+def test_what_runs_code_that_was_made_in_its_transaction_needs_a_yes_of_its_own(stage: DryStage) -> None:
+    with stage.connect() as session:
+        session.execute("BEGIN")
+        session.execute("CREATE FUNCTION pg_temp.f() RETURNS void LANGUAGE sql AS 'INSERT INTO things VALUES (1)'")
+        with pytest.raises(Held):
+            session.execute("COMMIT")
+        stage.agree()
+        session.execute("SELECT pg_temp.f()")
+        with pytest.raises(Held, match="2 statements"):
+            session.execute("COMMIT")
+        session.execute("ROLLBACK")
+
+
+def test_a_temporary_table_does_not_go_away_unseen(stage: DryStage) -> None:
+    """What is behind it means another table."""
+    with stage.connect() as session:
+        session.execute("DISCARD ALL")
+        session.execute("BEGIN")
+        session.execute("CREATE TEMP TABLE things (id int, state text)")
+        session.execute("DISCARD TEMP")
+        session.execute("INSERT INTO things VALUES (1)")
+        with pytest.raises(Held) as held:
+            session.execute("COMMIT")
+        assert "2. DISCARD TEMP: DISCARD TEMP" in str(held.value.diag.message_detail)
+        session.execute("ROLLBACK")

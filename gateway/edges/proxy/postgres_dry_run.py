@@ -329,6 +329,7 @@ class _Judge:
 
     def bound(self, text: Text, values: bytes | None) -> Text:
         """With the values behind it, as far as recordings may hold them: who says yes should see them."""
+        self._ledger.bound(text)
         told = _LONG_VALUES if values is None else shown_values(values_told(values, 0, self._telling))
         if not told:
             return text

@@ -415,9 +415,9 @@ def test_of_a_name_that_may_be_either_both_are_shown() -> None:
         ("INSERT INTO t VALUES (1)", False),
     ],
 )
-def test_what_is_fetched_from_a_cursor_that_may_write_is_written(sql: str, hides: bool) -> None:
+def test_what_reads_where_code_or_a_cursor_may_write_is_written(sql: str, hides: bool) -> None:
     begin, first = text("BEGIN"), text(sql)
-    for fetch in (text("FETCH ALL c"), CURSOR):
+    for fetch in (text("FETCH ALL c"), text("SELECT f()"), text("EXPLAIN SELECT f()"), CURSOR):
         ledger = Ledger()
         for each in (begin, first, fetch):
             assert ledger.run([each]).verdict is Verdict.PASS
