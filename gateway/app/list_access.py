@@ -1,4 +1,8 @@
-"""What there is to ask for, and what one has: the lists behind `gw targets`, `grants`, `requests` and `sessions`."""
+"""What there is to ask for, and what one has: the lists behind `gw targets`, `grants`, `requests` and `sessions`.
+
+Others' are listed where one may watch, with the proof that policy demands for that. A list uses no proof up, so it
+shows nothing of what one would watch where each look takes a proof of its own.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +14,7 @@ from gateway.app.demand_proof import missing_proof
 from gateway.app.facts import gather
 from gateway.core.decision import Action, Decision, Facts, Permit, Query
 from gateway.core.grant import Grant
+from gateway.core.obligation import StepUp
 from gateway.core.principal import Machine, User
 from gateway.core.request import Request
 from gateway.core.session import Session
@@ -69,6 +74,13 @@ def sessions(ctx: Context, user: User | Machine, *, all: bool = False, live: boo
 def sees(ctx: Context, user: User, holder: str, target: str, level: str) -> bool:
     """True for one's own, and for whoever may watch sessions on that target at that level."""
     return holder == user.id or bool(_watched(ctx, user, {(target, level)}))
+
+
+def is_a_look_each(ctx: Context, user: User, target: str, level: str) -> bool:
+    """True where each look at others' sessions takes a proof of its own, which no list takes, or is not permitted."""
+    known, at = ctx.catalogue.current().targets, ctx.clock.now()
+    decision = ctx.policy.decide(Query(user, Action.WATCH, known.get(target), Facts(at, level=level)))
+    return not isinstance(decision, Permit) or decision.obligations.step_up is StepUp.EACH
 
 
 def _is_reader(user: User | Machine) -> bool:

@@ -69,13 +69,15 @@ class Replay:
         return verified(self.session.id, frames, self.count, self.digest, self.evidence)
 
 
-def replay(ctx: Context, user: User, session_id: str) -> Replay:
+def replay(ctx: Context, user: User, session_id: str, *, spends: bool = True) -> Replay:
     """A verified recording of a session that is over. Raises NotFound, Denied, Unavailable.
+
+    `spends`: where each replay needs a proof of its own it is used up; else `use_proof` does before frames are shown.
 
     Conflict when the session still runs, and when the recording is not what the log says: the message names the first
     record that is wrong, and `session:recording-broken` tells everybody who reads the log.
     """
-    session = _session(ctx, user, session_id, Action.REPLAY)
+    session = _session(ctx, user, session_id, Action.REPLAY, spends=spends)
     if session.is_live():
         steps = (f"gw session watch {session.id} shows it as it happens.",)
         raise Conflict(Refusal("session-live", "That session still runs.", next_steps=steps))
@@ -90,6 +92,11 @@ def replay(ctx: Context, user: User, session_id: str) -> Replay:
     except LookupError as gone:
         missing = BrokenRecordingError(0, "the whole recording is missing")
         raise _alarm(ctx, user, session, missing) from gone
+
+
+def use_proof(ctx: Context, user: User, session: Session) -> None:
+    """For one replay. Denied when it was used meanwhile."""
+    authorise(ctx, user, Action.REPLAY, *_about(ctx, session))
 
 
 def watch(
@@ -139,7 +146,7 @@ def _as_now(ctx: Context, user: User) -> User:
     return fresh
 
 
-def _session(ctx: Context, user: User, session_id: str, action: Action) -> Session:
+def _session(ctx: Context, user: User, session_id: str, action: Action, *, spends: bool = True) -> Session:
     with ctx.store.read() as uow:
         session = uow.sessions.get(session_id)
         step = uow.deploys.step_of_session(session_id) if session is None else None
@@ -147,7 +154,7 @@ def _session(ctx: Context, user: User, session_id: str, action: Action) -> Sessi
         session = session_of(*step)  # a step of a deploy is a session too
     if session is None:
         raise NotFound(_UNKNOWN)
-    authorise(ctx, user, action, *_about(ctx, session))
+    authorise(ctx, user, action, *_about(ctx, session), spends=spends)
     return session
 
 

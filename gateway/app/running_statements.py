@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 
 from gateway.app import journal
 from gateway.app.context import Context
+from gateway.app.list_access import is_a_look_each
 from gateway.app.statement_ports import Statement
 from gateway.core.principal import Machine, User
 from gateway.core.session import Running, Session
@@ -58,24 +59,37 @@ class RunningStatements:
 
 
 def shown_statements(ctx: Context, user: User | Machine, sessions: Sequence[Session]) -> dict[str, Shown]:
-    """What runs in these sessions, which `user` may see; nothing for a machine. Who looks at others' is in the log."""
-    running = {session.id: session for session in sessions if session.is_live() and session.running is not None}
+    """What runs in these sessions, which `user` may see; nothing for a machine. Who looks at others' is in the log.
+
+    Where each look at others' takes a proof of its own, that something runs is shown, and not its text.
+    """
+    running = [session for session in sessions if session.is_live() and session.running is not None]
     if not running or isinstance(user, Machine):
         return {}
-    others = [session for session in running.values() if session.holder != user.id]
-    if others:
-        data = {
-            "sessions": [session.id for session in others[:_MOST_NAMED]],
-            "holders": sorted({session.holder_name for session in others})[:_MOST_NAMED],
-            "count": len(others),
-        }
-        journal.confirm_logged(ctx, journal.record(ctx, "statement:shown", principal=user.name, data=data))
-    return {of: _shown(ctx, of, session.running) for of, session in running.items() if session.running is not None}
+    others = [session for session in running if session.holder != user.id]
+    places = {(session.target, session.level) for session in others}
+    shut = {place for place in places if is_a_look_each(ctx, user, *place)}
+    closed = {session.id for session in others if (session.target, session.level) in shut}
+    _note(ctx, user, [session for session in others if session.id not in closed])
+    return {session.id: _shown(ctx, session, is_open=session.id not in closed) for session in running}
 
 
-def _shown(ctx: Context, session_id: str, running: Running) -> Shown:
+def _note(ctx: Context, user: User, others: Sequence[Session]) -> None:
+    if not others:
+        return
+    data = {
+        "sessions": [session.id for session in others[:_MOST_NAMED]],
+        "holders": sorted({session.holder_name for session in others})[:_MOST_NAMED],
+        "count": len(others),
+    }
+    journal.confirm_logged(ctx, journal.record(ctx, "statement:shown", principal=user.name, data=data))
+
+
+def _shown(ctx: Context, session: Session, *, is_open: bool) -> Shown:
+    running = session.running
+    assert running is not None, "of a session in which something runs"
     try:
-        sql = ctx.sealer.unseal(running.sealed, _bound(session_id, running.n))
+        sql = ctx.sealer.unseal(running.sealed, _bound(session.id, running.n)) if is_open else ""
     except ValueError:  # no key is wired, or it has changed
         sql = ""
     return Shown(running.n, running.kind, running.since, sql)

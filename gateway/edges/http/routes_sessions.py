@@ -15,7 +15,7 @@ from gateway.app.cancel_statement import cancel_statement
 from gateway.app.confirm_commit import answer_held, show_held
 from gateway.app.kill_session import kill_session
 from gateway.app.lock_session import lock_session
-from gateway.app.replay_session import replay, watch
+from gateway.app.replay_session import replay, use_proof, watch
 from gateway.app.running_statements import shown_statements
 from gateway.app.show_access import show_session
 from gateway.audit.recording_json import Announced, to_json_lines
@@ -130,8 +130,10 @@ def live_sessions(request: Request, ctx: Ctx, user: Viewer) -> Response:
 @pages.get("/sessions/{session_id}/replay", include_in_schema=False)
 def replay_in_browser(ctx: Ctx, user: Viewer, session_id: str) -> Response:
     """The recording in a page: terminals in the player, everything else as a transcript."""
-    found = replay(ctx, user, session_id)
+    found = replay(ctx, user, session_id, spends=False)
     is_terminal = found.session.protocol is Protocol.SSH and next(cast_lines(found.frames()), None) is not None
+    if not is_terminal:  # else the page holds nothing of it, and the player asks for `cast`
+        use_proof(ctx, user, found.session)
     lines = None if is_terminal else _first_lines(transcript(found.frames(), UTC), session_id)
     page = player.replay_page(found, user.name, lines)
     return HTMLResponse(page, headers={"content-security-policy": player.CSP})
