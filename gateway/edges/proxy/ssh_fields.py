@@ -4,12 +4,27 @@ paramiko's own `Message` fills what is missing with zeros, so that a cut message
 """
 
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 U32 = struct.Struct(">I")
 
 
 class ProtocolViolationError(Exception):
     """The peer sent something that the protocol does not allow in this state. Ends the connection."""
+
+
+class TargetViolationError(Exception):
+    """As ProtocolViolationError, where the peer is the target: nobody may take it for the person's doing."""
+
+
+@contextmanager
+def by_target() -> Iterator[None]:
+    """What is violated within is violated by the target."""
+    try:
+        yield
+    except ProtocolViolationError as wrong:
+        raise TargetViolationError(str(wrong)) from wrong
 
 
 class Fields:

@@ -20,7 +20,7 @@ from gateway.core.ssh_rules import Place, Socket, Tcp, may_forward, may_listen
 from gateway.edges.proxy.ssh_attendance import Attendance
 from gateway.edges.proxy.ssh_channels import ChannelEnd
 from gateway.edges.proxy.ssh_client import TargetTransport
-from gateway.edges.proxy.ssh_fields import Fields, ProtocolViolationError
+from gateway.edges.proxy.ssh_fields import Fields, ProtocolViolationError, TargetViolationError, by_target
 from gateway.edges.proxy.ssh_messages import CLOSE, DATA, EOF, LOST, NOTE, REQUEST, Octets
 from gateway.edges.proxy.ssh_openings import GlobalAnswer, OpeningTransport, RefusedByPeerError
 from gateway.edges.proxy.ssh_record import SessionRecord
@@ -229,7 +229,8 @@ class Forwards:
                     elif item.kind in (CLOSE, LOST):
                         going = False
                     elif item.kind not in (NOTE, REQUEST):
-                        raise ProtocolViolationError(f"message {item.kind} in a forward")
+                        wrong = f"message {item.kind} in a forward"
+                        raise ProtocolViolationError(wrong) if inward else TargetViolationError(wrong)
             sink.close()
         except CONNECTION_GONE as gone:
             LOG.debug("a forward's connection is gone: %r", gone)
@@ -289,7 +290,8 @@ class Forwards:
                 self._failed(forward, "the target does not listen there")
                 return None
             if isinstance(place, Tcp) and place.port == 0:
-                place = Tcp(place.host, Fields(answer).u32())
+                with by_target():
+                    place = Tcp(place.host, Fields(answer).u32())
             self._listeners[kind, place] = forward
         return answer
 
@@ -306,7 +308,8 @@ class Forwards:
         self._host.start(lambda: self._forwarded(leg, kind, octets, channel))
 
     def _forwarded(self, leg: TargetTransport, kind: str, octets: bytes, target: ChannelEnd) -> None:
-        place, originator = _arrival(kind, octets)
+        with by_target():
+            place, originator = _arrival(kind, octets)
         if kind in _FORWARDED:
             with self._remote:
                 is_expected = place is not None and self._listens(_FORWARDED[kind], place)

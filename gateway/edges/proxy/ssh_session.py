@@ -25,8 +25,8 @@ from gateway.core.principal import User
 from gateway.core.session import EndReason
 from gateway.edges.proxy.ssh_attendance import Attendance
 from gateway.edges.proxy.ssh_channels import ChannelEnd
-from gateway.edges.proxy.ssh_client import TargetTransport
-from gateway.edges.proxy.ssh_fields import ProtocolViolationError
+from gateway.edges.proxy.ssh_client import HostKeyChangedError, TargetTransport
+from gateway.edges.proxy.ssh_fields import ProtocolViolationError, TargetViolationError, by_target
 from gateway.edges.proxy.ssh_forwards import Forwards
 from gateway.edges.proxy.ssh_gate import Gate
 from gateway.edges.proxy.ssh_goodbye import Goodbyes
@@ -36,7 +36,7 @@ from gateway.edges.proxy.ssh_openings import GlobalAnswer, OpeningTransport
 from gateway.edges.proxy.ssh_record import ChannelRecord, SessionRecord
 from gateway.edges.proxy.ssh_relay import CONNECTION_GONE, Relay
 from gateway.edges.proxy.ssh_server import DoorEvents, DoorTransport, Newcomer
-from gateway.edges.proxy.ssh_target import Authority, TargetRefusedError, dial
+from gateway.edges.proxy.ssh_target import Authority, TargetRefusedError, dial, fault, host_key_changed
 
 LOG = logging.getLogger("gateway.ssh")
 REFUSED_STATUS = 254
@@ -300,6 +300,8 @@ class Connection:
             self.terminate(EndReason.RECORDING_FAILED, "")
         except ProtocolViolationError as wrong:
             self.terminate(EndReason.PROTOCOL_VIOLATION, str(wrong))
+        except TargetViolationError as wrong:
+            self.terminate(EndReason.TARGET_CLOSED, fault(wrong))
         except CONNECTION_GONE as gone:  # whose transport tells the rest
             LOG.debug("a channel's connection is gone: %r", gone)
         except Exception:  # the boundary of a thread: it must not die unseen and leave the session hanging
@@ -322,7 +324,7 @@ class Connection:
             reason = f"The target opens no session: {str(no) or 'the connection is gone'}."
             self._turn_away(channel, Refusal("target-refused", reason, next_steps=("Try again.",)))
             return
-        self.start(relay.outward)
+        self.start(by_target()(relay.outward))
         relay.inward()
 
     def _relay(self, channel: ChannelEnd) -> Relay:
@@ -395,8 +397,8 @@ class Connection:
         try:
             leg = dial(opened, self._authority, self._keeper.now(), self._target_over)
         except TargetRefusedError as no:
-            if no.presented:  # a key that the catalogue does not know is worth an event of its own
-                self.tell("target:untrusted", "denied", {"code": no.refusal.code, **no.presented})
+            if no.presented:
+                self._untrusted(no)
             self._ends(EndReason.TARGET_UNREACHABLE, no.refusal.code)  # the person is told on the channel
             raise
         self._forwards.attach(leg)
@@ -419,8 +421,18 @@ class Connection:
 
     def _target_over(self) -> None:
         """Called by the thread of the upstream connection, whoever ended it; a failed dial tells its own story."""
-        if self._is.leg is not None:
-            self.terminate(EndReason.TARGET_CLOSED, "")
+        leg, opened = self._is.leg, self._is.opened
+        if leg is None or opened is None:
+            return
+        why = leg.why_over()
+        if isinstance(why, HostKeyChangedError):  # when keys were exchanged anew
+            with suppress(GatewayError):
+                self._untrusted(host_key_changed(opened.target, why))
+        self.terminate(EndReason.TARGET_CLOSED, fault(why))
+
+    def _untrusted(self, no: TargetRefusedError) -> None:
+        """A host key that the catalogue does not know is worth an event of its own."""
+        self.tell("target:untrusted", "denied", {"code": no.refusal.code, **no.presented})
 
     def _turn_away(self, channel: ChannelEnd, refusal: Refusal) -> None:
         """A no, told where a person and a script can see it: on stderr and as exit status."""

@@ -21,6 +21,7 @@ from gateway.core.errors import Refusal, Unavailable
 from gateway.core.session import Session
 from gateway.core.target import SshRules, Target
 from gateway.edges.proxy.ssh_client import HostKeyChangedError, TargetTransport
+from gateway.edges.proxy.ssh_fields import ProtocolViolationError, TargetViolationError
 
 CONNECT_TIMEOUT = 10.0
 HANDSHAKE_TIMEOUT = 15.0
@@ -114,14 +115,7 @@ def dial_target(leg: Leg, authority: Authority, at: datetime, when_over: Callabl
 
 def _why_not(target: Target, why: BaseException) -> TargetRefusedError:
     if isinstance(why, HostKeyChangedError):
-        no = _unavailable(
-            target,
-            "host-key-changed",
-            f"The host key of {target.name} is not the one in the catalogue, so nothing was sent to it.",
-            "Tell the target's owners: either it was rebuilt and the catalogue must follow, or this is not the target.",
-        )
-        no.presented = {"presented": _fingerprint(why.key), "why": str(why), "pinned": _known(target)}
-        return no
+        return host_key_changed(target, why)
     if isinstance(why, AuthenticationException):
         return _unavailable(
             target,
@@ -131,6 +125,26 @@ def _why_not(target: Target, why: BaseException) -> TargetRefusedError:
             "translation may stand between: the certificate names the gateway's address.",
         )
     return _unavailable(target, "target-unreachable", f"{target.name} does not answer as an SSH server.")
+
+
+def fault(why: BaseException | None) -> str:
+    """What a target did, of which its connection ended; "" when it only left."""
+    if isinstance(why, HostKeyChangedError):
+        return "its host key changed"
+    is_wrong = isinstance(why, ProtocolViolationError | TargetViolationError)
+    return f"it broke the protocol: {why}" if is_wrong else ""
+
+
+def host_key_changed(target: Target, why: HostKeyChangedError) -> TargetRefusedError:
+    """The sentence, and what was presented instead of what is pinned."""
+    no = _unavailable(
+        target,
+        "host-key-changed",
+        f"The host key of {target.name} is not the one in the catalogue, so nothing was sent to it.",
+        "Tell the target's owners: either it was rebuilt and the catalogue must follow, or this is not the target.",
+    )
+    no.presented = {"presented": _fingerprint(why.key), "why": str(why), "pinned": _known(target)}
+    return no
 
 
 def _unavailable(target: Target, code: str, message: str, step: str = "") -> TargetRefusedError:
