@@ -16,6 +16,10 @@ class HeldCommits(Protocol):
         """In place of what was held before."""
         ...
 
+    def of_ended(self, limit: int) -> Sequence[HeldCommit]:
+        """So many of sessions that are over."""
+        ...
+
     def remove(self, session_id: str, tx: int) -> bool:
         """The transaction is over; False when nothing of it was held."""
         ...

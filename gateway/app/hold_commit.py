@@ -15,6 +15,7 @@ from gateway.core.held_commit import HeldCommit, HeldState, held_again
 from gateway.core.session import Session
 
 MOST_HELD = 30  # states of transactions that are held for one grant within `attempts.WINDOW`
+MOST_LEFT = 100  # that one step looks at
 _TOO_OFTEN = Refusal(
     "held-too-often",
     f"More than {MOST_HELD} commits were held for this grant in ten minutes, so nobody is asked about this one yet",
@@ -56,11 +57,33 @@ def end_held(ctx: Context, session: Session, tx: int, outcome: str) -> None:
 
 
 def lose_held(ctx: Context, session: Session) -> None:
-    """Its gateway is gone: what was confirmed may have been committed, all else the database rolls back."""
+    """Nobody knows how it ended: what was confirmed may have been committed, all else the database rolls back."""
     with ctx.store.read() as uow:
         held = uow.held.get(session.id)
     if held is not None:
         end_held(ctx, session, held.tx, "unknown" if held.state is HeldState.CONFIRMED else "lost")
+
+
+class LeftHeld:
+    """What is still held of sessions that are over: its end could not be stored, and nobody is left who would.
+
+    It must be there twice in a row, as a gateway may be about to tell how it ended, which it alone knows.
+    """
+
+    def __init__(self) -> None:
+        self._seen: frozenset[tuple[str, int]] = frozenset()
+
+    def step(self, ctx: Context) -> int:
+        """End what was left at the last step and still is; how many. Call it every minute or so."""
+        with ctx.store.read() as uow:
+            left = {(held.session, held.tx): uow.sessions.get(held.session) for held in uow.held.of_ended(MOST_LEFT)}
+        ended = self._seen & left.keys()
+        self._seen = frozenset(left.keys() - ended)
+        for of in ended:
+            session = left[of]
+            if session is not None:
+                lose_held(ctx, session)
+        return len(ended)
 
 
 def bound(held: HeldCommit) -> str:

@@ -16,6 +16,7 @@ from time import monotonic
 
 from gateway.app.context import Context
 from gateway.app.examine_target import examine_due
+from gateway.app.hold_commit import LeftHeld
 from gateway.app.lapse_requests import lapse_requests
 from gateway.app.lease_role import reap_leases
 from gateway.app.ports import IncidentSource, ShiftSource
@@ -70,7 +71,7 @@ class Supervisor:
         self._reevaluation = Reevaluation()
         self._reloads = Reloads()
         clock, reconciliation, run_watch = ctx.clock, Reconciliation(), RunWatch()
-        statements = RunningStatements()
+        statements, left_held = RunningStatements(), LeftHeld()
         # What may hang has a thread of its own, so that nothing else is late: sources answer over a network, and so
         # do databases whose roles are dropped.
         self._rounds = {
@@ -83,6 +84,7 @@ class Supervisor:
                 _Job("deploys", 1.0, lambda: run_watch.tick(ctx)),
                 _Job("silent-deploys", 10.0, lambda: end_runs_of_the_silent(ctx)),
                 _Job("reconcile", 10.0, lambda: reconciliation.step(ctx)),
+                _Job("held", 60.0, lambda: left_held.step(ctx)),
                 _Job("lapse", 30.0, lambda: lapse_requests(ctx, clock.now())),
                 _Job("purge", 600.0, self._purge),
             ],

@@ -9,6 +9,7 @@ from gateway.adapters.store.failures import WroteWhileReadingError
 from gateway.adapters.store.transaction import InconsistentError
 from gateway.core.dry_run import Confirm
 from gateway.core.held_commit import HeldCommit, HeldState
+from gateway.core.session import EndReason
 from tests.contract.store_values import SESSION, T0, fill
 
 WAITING = HeldCommit(SESSION.id, 3, "a" * 32, T0, Confirm.APPROVER, 2, 1 << 40, "sealed \N{SNOWMAN}")
@@ -43,6 +44,18 @@ def test_a_session_has_one_at_most_and_the_end_of_another_transaction_is_not_its
         assert uow.held.remove(SESSION.id, 4)
         assert not uow.held.remove(SESSION.id, 4)
         assert uow.held.get(SESSION.id) is None
+
+
+def test_those_of_sessions_that_are_over(store: SqlStore) -> None:
+    fill(store)
+    with store.begin() as uow:
+        uow.sessions.add(replace(SESSION, id="ses_live"))
+        uow.sessions.add(replace(SESSION, id="ses_over", ended_at=T0, end_reason=EndReason.KILLED))
+        for session in ("ses_live", "ses_over"):
+            uow.held.put(replace(WAITING, session=session))
+    with store.read() as uow:
+        assert list(uow.held.of_ended(9)) == [replace(WAITING, session="ses_over")]
+        assert list(uow.held.of_ended(0)) == []
 
 
 def test_it_needs_its_session_and_reading_cannot_write(store: SqlStore) -> None:

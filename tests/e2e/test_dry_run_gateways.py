@@ -17,13 +17,15 @@ from gateway.adapters.sealed_secrets import SealedSecrets
 from gateway.adapters.store import SqlStore
 from gateway.app.confirm_commit import HeldView, answer_held, show_held
 from gateway.app.context import Context
+from gateway.app.hold_commit import LeftHeld, end_held
 from gateway.app.issue_ticket import issue_ticket
 from gateway.app.live import LiveSessions
 from gateway.core.dry_run import Confirm, DryRun
-from gateway.core.errors import Conflict, NotFound
+from gateway.core.errors import Conflict, NotFound, Refusal, Unavailable
 from gateway.core.held_commit import HeldState
 from gateway.core.target import Catalogue
 from tests.e2e.postgres_stage import door_tls
+from tests.e2e.stage import wait_for
 from tests.e2e.test_scim_ends_sessions import door
 from tests.servers import PostgresServer
 from tests.unit.app.house import FixedCatalogue, House, open_house
@@ -60,6 +62,9 @@ class Pair:
         with psycopg.connect(self.target) as admin:
             (count,) = admin.execute("SELECT count(*) FROM things").fetchone() or (0,)
         return int(count)
+
+    def ended(self, *outcomes: str) -> None:
+        wait_for("the ends are in the log", lambda: self.outcomes("transaction:ended") == list(outcomes))
 
     def outcomes(self, type: str) -> list[object]:
         return [event.data.get("outcome", event.outcome) for event in self.house.events(type)]
@@ -163,3 +168,48 @@ def test_a_yes_at_one_gateway_is_no_yes_to_what_was_written_meanwhile_at_the_oth
             pair.say(pair.b, of, mark)
         assert pair.kept() == 0
         session.execute("ROLLBACK")
+
+
+class Outage:
+    """Stands before `end_held`, `left` times."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def __call__(self, *about: object) -> None:
+        if self.left:
+            self.left -= 1
+            raise Unavailable(Refusal("store", "The store is away."))
+        end_held(*about)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def outage(monkeypatch: pytest.MonkeyPatch) -> Outage:
+    made = Outage(3)
+    monkeypatch.setattr("gateway.edges.proxy.postgres.end_held", made)
+    return made
+
+
+def test_how_one_transaction_ended_is_stored_before_the_next_is_held(outage: Outage, pair: Pair) -> None:
+    with pair.connect(pair.ports[0]) as session:
+        for _ in range(2):
+            session.execute("BEGIN; INSERT INTO things VALUES (1)")
+            hold(session)
+            session.execute("ROLLBACK")
+    pair.ended("rolled-back", "rolled-back")
+
+
+def test_what_no_store_took_for_too_long_is_ended_by_the_sweeper(
+    outage: Outage, pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.edges.proxy.postgres._TELL_S", 0.2)
+    outage.left = 1000
+    session = pair.connect(pair.ports[0])
+    session.execute("BEGIN; INSERT INTO things VALUES (1)")
+    of = hold(session)
+    session.close()
+    step = LeftHeld()
+    wait_for("the other gateway has ended it", lambda: step.step(pair.b))
+    pair.ended("lost")
+    with pair.b.store.read() as uow:
+        assert uow.held.get(of) is None

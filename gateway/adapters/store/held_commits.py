@@ -1,10 +1,12 @@
 """COMMITs that are held, in the store: what was written is sealed."""
 
+from collections.abc import Sequence
+
 from sqlalchemy import delete, insert, select, update
 
 from gateway.adapters.store.prepared import Found
 from gateway.adapters.store.rows import Columns, columns_of
-from gateway.adapters.store.tables import HELD_COMMITS
+from gateway.adapters.store.tables import HELD_COMMITS, SESSIONS
 from gateway.adapters.store.transaction import Transaction
 from gateway.core.dry_run import Confirm
 from gateway.core.held_commit import HeldCommit, HeldState
@@ -24,6 +26,11 @@ class SqlHeldCommits:
         columns = _columns(held)
         if not self._tx.change(update(HELD_COMMITS).where(_C.session == held.session).values(columns)):
             self._tx.insert(insert(HELD_COMMITS), [columns])
+
+    def of_ended(self, limit: int) -> Sequence[HeldCommit]:
+        held = HELD_COMMITS.join(SESSIONS, _C.session == SESSIONS.c.id)
+        query = select(HELD_COMMITS).select_from(held).where(SESSIONS.c.ended_at.is_not(None)).order_by(_C.session)
+        return [_held_of(row) for row in self._tx.rows(query.limit(limit))]
 
     def remove(self, session_id: str, tx: int) -> bool:
         return self._tx.change(delete(HELD_COMMITS).where((_C.session == session_id) & (_C.tx == tx))) == 1

@@ -55,7 +55,7 @@ from gateway.wire.postgres_scram_server import Misbound, Proof
 HANDSHAKE_S = 10.0
 STOP_S = 5.0
 _WORKERS = 32
-_TELL_S = 600.0  # an event of what has happened is tried for so long
+_TELL_S = 86_400.0  # how a transaction ended is tried to be stored for so long; then `LeftHeld` knows less of it
 LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
@@ -265,8 +265,11 @@ class PostgresDoor:
 
     def _commits(self, session: Session) -> Commits:
         asked: set[asyncio.Task[Told]] = set()  # a worker goes on with it, also when nobody waits any more
+        ending: set[asyncio.Task[None]] = set()  # of transactions before; in the store a session has one at a time
 
         async def ask(asking: Asking) -> Told:
+            if ending:
+                await asyncio.wait(ending)
             told = asyncio.create_task(self._call(self._keeper.ask_commit, session, asking))
             asked.add(told)
             told.add_done_callback(asked.discard)
@@ -277,7 +280,12 @@ class PostgresDoor:
                 await asyncio.wait(asked, timeout=_TELL_S)
             await self._ended(session, tx, outcome)
 
-        return Commits(session.id, ask, lambda tx, outcome: self._keep(ended(tx, outcome)))
+        def end(tx: int, outcome: str) -> None:
+            chore = self._keep(ended(tx, outcome))
+            ending.add(chore)
+            chore.add_done_callback(ending.discard)
+
+        return Commits(session.id, ask, end)
 
     async def _ended(self, session: Session, tx: int, outcome: str) -> None:
         """It has happened, so the event is tried again while the store is away."""
@@ -298,11 +306,12 @@ class PostgresDoor:
         except GatewayError as why:
             LOG.warning("an event of %s could not be stored: %s", session.id, why.refusal.message)
 
-    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+    def _keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Go on with it when the session is over."""
         chore = asyncio.create_task(work)
         self._chores.add(chore)
         chore.add_done_callback(self._chores.discard)
+        return chore
 
     def _end(self, session: PostgresSession, opened: Opened, reason: EndReason, detail: str) -> None:
         """On a worker's thread: what is still to be recorded may have to wait for a slow disk."""
