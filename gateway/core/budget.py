@@ -6,7 +6,7 @@ from datetime import timedelta
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """`rows` and `bytes` from the target to the person (of results and COPY); `time` while the target works."""
+    """`rows` and `bytes` from the target to the person, of whatever may hold data; `time` while the target works."""
 
     rows: int | None = None
     bytes: int | None = None

@@ -24,9 +24,10 @@ LONGEST_ERROR = 1 << 20
 _UNPACK = HEADER.unpack_from
 _HEAD = HEADER.size
 _QUERY, _PARSE, _CALL, _BIND, _EXECUTE, _SYNC = b"QPFBES"
-_ERROR, _READY, _ROW, _COPY, _SUSPENDED, _SETTING = b"EZDdsS"
+_ERROR, _READY, _SUSPENDED, _SETTING = b"EZsS"
+_COUNTED = frozenset(b"DdVN")  # each as a row: rows, COPY, what a function call gives, notices (RAISE tells anything)
 _WHOLE = frozenset(b"EZS")  # read here
-_APART = frozenset(b"ANS")  # notifications, notices and settings belong to no statement
+_APART = frozenset(b"AS")  # notifications and settings belong to no statement
 
 
 class Refusals:
@@ -204,6 +205,7 @@ class TargetGate:
         self._due: Report | None = None  # to be cut at the next boundary
         self._is_fetched_in_parts = False
         self._rows = self._size = self._all_rows = self._all_size = 0
+        self._apart = self._apart_size = 0  # notifications, and settings' bytes, since the last ReadyForQuery
         self.over_statement = ""
         self.over_session = ""
         self.encoding = ""
@@ -261,15 +263,17 @@ class TargetGate:
         if self._due is not None and kind not in _APART:
             self._cut, self._due = self._due, None
             out.insert(pos, error_response(self._cut))
-        if kind in (_ROW, _COPY) and self._cut is None:
+        if kind in _COUNTED and self._cut is None:
             self._count(stop - pos - _HEAD, pos, out)
+        elif kind in _APART:
+            self._count_apart(kind != _SETTING, stop - pos - _HEAD)
         elif kind == _SUSPENDED:
             self._is_fetched_in_parts = True
         elif kind == _READY:
             self._ready(chunk[pos + _HEAD : stop])
-        elif kind == _SETTING:
+        if kind == _SETTING:
             self._set(chunk[pos + _HEAD : stop])
-        self._shows_rest = kind in _APART or self._cut is None
+        self._shows_rest = self._cut is None or (kind in _APART and not self.over_session)
         out.hide_from(pos, is_hidden=not self._shows_rest)
         if kind == _ERROR:
             self._failed(chunk, pos, stop, out)
@@ -277,10 +281,7 @@ class TargetGate:
     def _count(self, size: int, pos: int, out: "_Out") -> None:
         self._rows += 1
         self._size += size
-        over = self._session.exceeded(self._all_rows + self._rows, self._all_size + self._size)
-        if over:
-            self.over_session = self.over_session or over
-            self._cut = _SESSION_OVER  # the edge says the last words
+        if self._is_session_over():
             return
         over = self._statement.exceeded(self._rows, self._size)
         if over:
@@ -288,13 +289,39 @@ class TargetGate:
             self._cut = self._report(over)
             out.insert(pos, error_response(self._cut))
 
+    def _is_session_over(self, over: str = "") -> bool:
+        over = over or self._session.exceeded(self._all_rows + self._rows, self._all_size + self._size)
+        if over:
+            self.over_session = self.over_session or over
+            self._cut = _SESSION_OVER  # the edge says the last words
+        return bool(over)
+
+    def _count_apart(self, rows: int, size: int) -> None:
+        """There is no statement to cut: when they are more than one may take, too, the session is over."""
+        self._apart += rows
+        self._apart_size += size
+        self._all_rows += rows
+        self._all_size += size
+        self._is_session_over(self._statement.exceeded(self._apart, self._apart_size))
+
     def _failed(self, chunk: bytes, pos: int, stop: int, out: "_Out") -> None:
         fields = parse_fields(chunk[pos + _HEAD : stop])
         report = self._refusals.known(fields)
         if report is None and self._cut is not None and fields.get("C") == CANCELED:
             report = self._cut
+        if report is None and self._cut is None:
+            report = self._too_long(stop - pos - _HEAD, pos, out)
         if report is not None:
             out.exchange(pos, stop, error_response(report))
+
+    def _too_long(self, size: int, pos: int, out: "_Out") -> Report | None:
+        """What is told in place of an error that is more than may be taken: a cast quotes what it is given."""
+        self._size += size
+        if self._is_session_over():
+            out.hide_from(pos, is_hidden=True)
+            return None
+        over = self._statement.exceeded(self._rows, self._size)
+        return self._report(over) if over else None
 
     def _set(self, body: bytes) -> None:
         name, _, value = body.partition(b"\0")
@@ -304,6 +331,7 @@ class TargetGate:
     def _ready(self, body: bytes) -> None:
         self.readies += 1
         self._cut = self._due = None
+        self._apart = self._apart_size = 0
         # A portal that is fetched in parts is one statement, until nothing can be left of it.
         if body == b"I" or not self._is_fetched_in_parts:
             self._all_rows += self._rows

@@ -94,7 +94,9 @@ class GuardedSession(PostgresSession):
 
     def start(self, target: Leg, greeting: bytes, early: bytes, late: bytes) -> None:
         """See `PostgresSession`. A role, a database or a server may have an encoding of its own as default."""
-        self._target_gate.feed(greeting)
+        greeted = TargetGate(self._refusals, Allowance(), Allowance(), self._over)  # none of it is a result
+        greeted.feed(greeting)
+        self._target_gate.encoding = greeted.encoding
         self._mind_encoding()
         super().start(target, greeting, early, late)
 
@@ -206,7 +208,10 @@ class GuardedSession(PostgresSession):
             self._end_for(gate.over_session)
         elif gate.over_statement:
             what, gate.over_statement = gate.over_statement, ""
-            self._cancel_statement(what)
+            if gate.is_cutting and not self._account.owes_answers:  # notices that no statement has asked for
+                self._end_for(what)
+            else:
+                self._cancel_statement(what)
         elif not gate.is_cutting and self._cancelling is None:
             self._client.resume(Pause.CUT)
 

@@ -166,10 +166,12 @@ def of_budget(what: str, level: Level) -> Report:
 
 
 def of_session_budget(what: str, level: Level) -> Report:
-    """All of a session is cut."""
+    """All of a session is cut: it has taken all that it may, or what came beside its statements more than one may."""
+    is_all = getattr(level.budget.session, what) is not None
+    room, when = (level.budget.session, "in all") if is_all else (level.budget.statement, "beside its statements")
     return fatal(
         LIMIT_EXCEEDED,
-        f"Cut by the gateway: a session at level {level.name} may take {_LIMITS[what](level.budget.session)} in all.",
+        f"Cut by the gateway: a session at level {level.name} may take {_LIMITS[what](room)} {when}.",
         "The session is closed. What came until then is not the whole result.",
         "Your grant is still good; ask for less, or for a level that allows more.",
     )

@@ -191,7 +191,7 @@ def test_the_servers_own_word_for_the_cancel_is_kept_back_and_told_as_ours() -> 
     gate = target_gate(Allowance(rows=1))
     cancelled = error_response(Report("ERROR", "57014", "canceling statement due to user request"))
     told, shown = gate.feed(ROW * 3 + NOTICE + cancelled + READY)
-    assert kinds(shown) == "DENZ"
+    assert kinds(shown) == "DEZ", "nor does a notice tell what a row may not"
     assert kinds(told) == "DDDNEZ"
     assert [parse_fields(b)["C"] for k, b in messages(told) if k == "E"] == ["53400"]
     assert gate.over_statement == "rows"
@@ -202,6 +202,41 @@ def test_copy_out_counts_as_rows() -> None:
         message(b"H", b"\0\0\0") + message(b"d", b"1\n") * 5 + message(b"c") + DONE + READY
     )
     assert kinds(shown) == "HddEZ"
+
+
+@pytest.mark.parametrize("other", [NOTICE, message(b"V", b"\0\0\0\1x")])
+def test_what_else_may_hold_data_counts_as_rows(other: bytes) -> None:
+    gate = target_gate(Allowance(rows=2))
+    told, shown = gate.feed(other * 5 + DONE + READY)
+    assert kinds(shown) == kinds(other * 2) + "EZ"
+    assert (told, gate.over_statement) == (other * 5 + DONE + READY, "rows")
+
+
+def test_an_error_that_quotes_more_than_may_be_taken_is_told_as_a_cut() -> None:
+    wrong = error_response(Report("ERROR", "22P02", "x" * 100))
+    told, shown = target_gate(Allowance(bytes=50)).feed(wrong + READY)
+    assert told == shown == error_response(CUT) + READY
+    told, shown = target_gate(Allowance(bytes=500)).feed(wrong + READY)
+    assert told == shown == wrong + READY
+    gate = target_gate(session=Allowance(bytes=50))
+    told, shown = gate.feed(wrong + READY)
+    assert (told, kinds(shown), gate.over_session) == (wrong + READY, "Z", "bytes")
+
+
+@pytest.mark.parametrize(
+    ("room", "more"), [(Allowance(rows=3), b"A"), (Allowance(bytes=3), b"A"), (Allowance(bytes=3), b"S")]
+)
+def test_more_beside_statements_than_one_may_take_ends_the_session(room: Allowance, more: bytes) -> None:
+    one = message(more, b"x")
+    for gate in (target_gate(room), target_gate(session=room)):
+        _, shown = gate.feed(one * 3)
+        assert (kinds(shown), gate.over_session) == (kinds(one * 3), "")
+        _, shown = gate.feed(one * 2)
+        assert (shown, bool(gate.over_session)) == (b"", True)
+    gate = target_gate(room)
+    for _ in range(5):
+        gate.feed(one * 3 + READY)
+    assert not gate.over_session, "they count from one statement to the next"
 
 
 def test_a_portal_that_is_fetched_in_parts_is_one_statement() -> None:
