@@ -8,9 +8,11 @@ Rules
    a name with `..` cannot: behind a symbolic link it leads elsewhere than its text says (`/var/run/..` is `/`).
 4. A rename, a link or a symbolic link may give nobody a right to content that its old name did not give (`may_alias`),
    not even below it: whoever may not read /etc/shadow may not read it as /tmp/etc/shadow either.
+5. What the kernel makes lead anywhere (`/proc/PID/root`, `cwd`, `fd` and the like, `/dev/fd`) matches nothing, and
+   nothing may be linked to `/proc`.
 
-Rules are about names: a symbolic link that stands on the target already is followed there. Names are text in which
-octets that are not UTF-8 stand as surrogates (PEP 383).
+Rules are about names: any other symbolic link that stands on the target already is followed there. Names are text in
+which octets that are not UTF-8 stand as surrogates (PEP 383).
 """
 
 from collections.abc import Sequence
@@ -46,7 +48,9 @@ def resolve(path: bytes, base: bytes | None) -> str | None:
 
 
 def matching_rule(rules: Sequence[FileRule], direction: str, path: str) -> FileRule | None:
-    """The first rule for that direction and absolute name."""
+    """The first rule for that direction and absolute name; None is a no."""
+    if _leads_anywhere(_components(path)):
+        return None
     return next((rule for rule in rules if _applies(rule, direction) and _matches(rule.path, path)), None)
 
 
@@ -92,7 +96,7 @@ def may_alias(rules: Sequence[FileRule], old: str | None, new: str | None) -> bo
     """True when what `old` names may also be called `new`: rule 4."""
     if not rules:
         return True
-    if old is None or new is None:
+    if old is None or new is None or _components(old)[:1] == ["proc"] or _components(old) == ["dev"]:
         return False
     return allows(rules, UPLOAD, new) and all(_gains_nothing(rules, direction, old, new) for direction in DIRECTIONS)
 
@@ -113,6 +117,16 @@ def _gains_nothing(rules: Sequence[FileRule], direction: str, old: str, new: str
     return (allows(rules, direction, old) or not allows(rules, direction, new)) and (
         allows_all_below(rules, direction, old) or not allows_any_below(rules, direction, new)
     )
+
+
+def _leads_anywhere(components: Sequence[str]) -> bool:
+    """proc(5): links that are followed without regard to their text."""
+    match components:
+        case ["proc", _, "root" | "cwd" | "exe" | "fd" | "map_files" | "task", *_]:
+            return True
+        case ["dev", "fd" | "stdin" | "stdout" | "stderr", *_]:
+            return True
+    return False
 
 
 def _applies(rule: FileRule, direction: str) -> bool:

@@ -18,6 +18,7 @@ from gateway.adapters.credentials.ssh_ca import SshAuthorities
 from gateway.core.target import FileRule, SshRules
 from gateway.edges.proxy.ssh_fields import string, u32
 from gateway.edges.proxy.ssh_forwards import MOST_LISTENERS
+from gateway.edges.proxy.ssh_messages import RawMessage
 from gateway.wire.sftp_packets import CLOSE, DATA, HANDLE, OPEN, READ, STATUS, SYMLINK
 from tests.e2e.ssh_stage import Stage, make_stage
 from tests.e2e.ssh_stage import authorities as authorities
@@ -119,6 +120,44 @@ def test_dots_behind_a_symbolic_link_lead_nowhere(stage: Stage, client: paramiko
     assert (kind, b"without '..'" in why) == (STATUS, True)
     [refused] = facts(stage, "file-refused")
     assert refused["path"] == f"{mine}/1/2/link/../secret"
+
+
+@pytest.mark.parametrize("way", ["/proc/self/root{}", "/proc/thread-self/root{}", "{0.parent}/link/self/root{0}"])
+def test_the_kernels_own_links_lead_nowhere(stage: Stage, client: paramiko.Transport, tmp_path: Path, way: str) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(SECRET)
+    allow(stage, files=(FileRule(False, str(secret)), FileRule(True, "/**")))
+    sftp = subsystem(client)
+    sftp.send(bytes((SYMLINK,)) + u32(1) + string(b"/proc") + string(f"{tmp_path}/link".encode()))
+    sftp.answer()
+    sftp.send(opening(2, way.format(secret)))
+    assert sftp.answer()[0] == STATUS
+
+
+def test_nothing_passes_once_a_transfer_is_not_followed_any_more(
+    stage: Stage, client: paramiko.Transport, tmp_path: Path
+) -> None:
+    server, heard = tmp_path / "sftp-server", tmp_path / "heard"
+    heard.touch()
+    server.write_text(
+        f"#!/bin/sh\nprintf '\\0\\0\\0\\5\\2\\0\\0\\0\\3'; head -c 9 >/dev/null; echo no sftp any more\ncat >>{heard}\n"
+    )
+    server.chmod(0o755)
+    handlers = client._channel_handler_table  # type: ignore[attr-defined]
+    client._channel_handler_table = {**handlers, 97: lambda _channel, _m: None}  # type: ignore[attr-defined]
+    channel = client.open_session(timeout=10)
+    channel.settimeout(10)
+    channel.exec_command(str(server))
+    channel.sendall(u32(5) + b"\x01" + u32(3))
+    assert b"cannot follow" in channel.makefile_stderr().readline().encode()  # type: ignore[attr-defined]
+    removal = string(bytes((13,)) + u32(1) + string(str(server).encode()))
+    for _ in range(3):
+        raw = RawMessage(b"\x5e" + u32(channel.remote_chanid) + string(removal))
+        client._send_user_message(raw)  # type: ignore[attr-defined]
+        other = client.open_session(timeout=10)  # by the time that this is answered, the one before has passed or not
+        other.exec_command("true")
+        assert other.recv_exit_status() == 0
+    assert heard.read_bytes() == b""
 
 
 def test_a_name_with_dots_is_recorded_as_it_came(stage: Stage, client: paramiko.Transport, tmp_path: Path) -> None:

@@ -108,7 +108,8 @@ class Relay:
         try:
             while all(pass_on(item) for item in end.take()):
                 pass
-        except ChannelRefusedError as no:  # in the middle of a transfer
+        except ChannelRefusedError as no:  # in the middle of a transfer, which nobody follows from here on
+            self._refused = True
             self.person.last_words(f"gw: {no}\r\n".encode(), REFUSED_STATUS)
 
     def _carry(self, inward: bool, items: list[Item]) -> list[Item]:

@@ -147,3 +147,25 @@ def test_what_is_said_about_everything_below_holds_for_each(
         assert allows(known, direction, name)
     if not allows_any_below(known, direction, path):
         assert not allows(known, direction, name)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/proc/self/root/etc/shadow", "/proc/1/root", "/proc/thread-self/cwd/x", "/proc/self/fd/3", "/proc/self/task/7/root/x",
+        "/proc/self/exe", "/proc/self/map_files/0-1", "/dev/fd/3", "/dev/stdin",
+    ],
+)  # fmt: skip
+def test_links_of_the_kernels_that_lead_anywhere_match_nothing(path: str) -> None:
+    for direction in DIRECTIONS:
+        assert not allows(NO_SHADOW, direction, path)
+    assert not may_alias(NO_SHADOW, path, "/tmp/x")
+
+
+def test_nothing_is_linked_to_where_those_are() -> None:
+    for path in ("/proc", "/proc/self", "/proc/1", "/dev"):
+        assert not may_alias(NO_SHADOW, path, "/tmp/x")
+    assert may_alias(NO_SHADOW, "/dev/null", "/etc/systemd/system/x.service")
+    assert allows(NO_SHADOW, "download", "/proc/self/status")
+    assert allows(NO_SHADOW, "download", "/proc/cpuinfo")
+    assert allows(NO_SHADOW, "download", "/home/proc/x/root/y")
