@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
+from gateway.core.dry_run_points import Points
 from gateway.core.dry_run_text import Does, Step, Text
 from gateway.core.session_settings import Settings
 from gateway.core.statement_rules import Broken
@@ -153,6 +154,7 @@ class Ledger:
         self._worst = False  # something was written at some point of this round, or before it
         self._parts = [Written()]  # of this round: each end of a transaction begins another
         self._due: deque[_Due] = deque()
+        self._points = Points()
         self._has_run = False  # anything, in this round
         self._agreed: _Due | None = None
         self._hides = False  # something did in this transaction, so that whatever reads may write
@@ -228,6 +230,7 @@ class Ledger:
             self._parts = [_joined(self._parts)]
         del self._parts[:-1]
         is_written = is_open and (self._now.is_written if is_sure else self._worst)
+        self._points.end_round(is_open=is_open, has_failed=has_failed)
         self._now = State(is_open, is_written, status == b"E", is_untold=is_written)
         self._worst = is_written
         self._has_run = False
@@ -269,12 +272,23 @@ class Ledger:
         if does <= _ENDS:
             self._parts.append(Written())
         elif Does.WRITE in does or does & _ENDS or (Does.ROLLBACK_TO in does and self._worst):
+            steps = [each._replace(sql=self._undoes(each) + each.sql) for each in steps]
             told = b"  -- or: ".join(sorted({step.sql for step in steps})[:_MOST_TOLD])
             due = _Due(self._parts[-1], told.decode(errors="backslashreplace"), digest)
+        if does & _ENDS:
+            self._points.clear()
+        self._points.go_on(steps, self._count())
         self._due.append(due)
         self._has_set |= any(step.sets or step.hides for step in steps)
         if self._has_set and any(step.sets or step.hides or step.does in _UNDOES for step in steps):
             self.era += 1
+
+    def _count(self) -> int:
+        """Of what is written in this part, when all that is due has been answered."""
+        return self._parts[-1].count + sum(due.written is self._parts[-1] for due in self._due)
+
+    def _undoes(self, step: Step) -> bytes:
+        return self._points.undone(step.point, self._count()) if step.does is Does.ROLLBACK_TO else b""
 
     def _meant(self, step: Step, era: int | None = None) -> Step:
         """As it is now: what runs something that was handed over earlier writes, too."""

@@ -58,6 +58,8 @@ class Step(NamedTuple):
     reads: bool = False
     sets: bool = False  # a setting of the session
     defers: bool = False
+    point: str = ""  # the savepoint that it names: makes, goes back to, or
+    releases: bool = False
 
 
 class Text(NamedTuple):
@@ -115,7 +117,9 @@ def _step(sql: bytes, raw: Mapping[str, object], functions: tuple[str, ...]) -> 
         return Step(Does.WRITE, told)
     if name == "TransactionStmt":
         turn = _TURNS.get(str(body.get("kind")), Does.TWO_PHASE)
-        return Step(_CHAINED.get(turn, turn) if body.get("chain") else turn, told)
+        turn = _CHAINED.get(turn, turn) if body.get("chain") else turn
+        point, releases = str(body.get("savepoint_name", "")), body.get("kind") == "TRANS_STMT_RELEASE"
+        return Step(turn, told, point=point, releases=releases)
     facts = facts_of({"version": 0, "stmts": [raw]})
     if name == "PrepareStmt":
         # Judged here, as EXECUTE says no more than the name.
