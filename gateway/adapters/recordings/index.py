@@ -102,6 +102,9 @@ class StatementIndex:
         self._fed: deque[tuple[str, bytes]] = deque()
         self._fed_bytes = 0
         self._behind: set[str] = set()
+        self._storing = Lock()  # what was fed first is stored first
+        self._taken = self._stored = 0  # records of the feed, so far
+        self._ending: dict[str, int] = {}  # noted until so many are stored
 
     def close(self) -> None:
         """Let go of the file."""
@@ -127,9 +130,11 @@ class StatementIndex:
 
     def store_fed(self) -> None:
         """Write down some of what was fed; called about once a second."""
-        until = thread_time() + FEED_SECONDS
-        while self._store_some() and thread_time() < until:
-            pass
+        with self._storing:
+            until = thread_time() + FEED_SECONDS
+            while self._store_some() and thread_time() < until:
+                pass
+            self._forget_ending()
 
     def _store_some(self) -> bool:
         """False when there was nothing."""
@@ -148,6 +153,8 @@ class StatementIndex:
             log.exception("statements could not be indexed; their sessions are indexed when they are over")
             with self._fed_lock:
                 self._behind.update(by_session)
+        with self._fed_lock:
+            self._stored += len(taken)
         return True
 
     def _take_fed(self) -> list[tuple[str, bytes]]:
@@ -157,6 +164,7 @@ class StatementIndex:
                 taken.append(self._fed.popleft())
                 size += len(taken[-1][1])
             self._fed_bytes -= size
+            self._taken += len(taken)
         return taken
 
     def is_behind(self, session_id: str) -> bool:
@@ -169,10 +177,38 @@ class StatementIndex:
         with self._transaction() as database:
             database.execute("INSERT OR IGNORE INTO behind VALUES (?)", (session_id,))
 
-    def left_behind(self) -> list[str]:
-        """Those that were noted and not indexed since."""
+    def note_ending(self, session_ids: Iterable[str]) -> None:
+        """The same until what was fed is stored: a process that is killed before has sealed what it did not index."""
+        with self._fed_lock:
+            until = self._taken + len(self._fed)
+            if until == self._stored:
+                return
+        noted = dict.fromkeys(session_ids, until)
         with self._transaction() as database:
-            return [str(row[0]) for row in database.execute("SELECT session FROM behind ORDER BY session")]
+            database.executemany("INSERT OR IGNORE INTO behind VALUES (?)", [(session_id,) for session_id in noted])
+        with self._fed_lock:
+            self._ending |= noted
+
+    def _forget_ending(self) -> None:
+        with self._fed_lock:
+            over = [session_id for session_id, until in self._ending.items() if until <= self._stored]
+            for session_id in over:
+                del self._ending[session_id]
+            whole = [(session_id,) for session_id in over if session_id not in self._behind]
+        if whole:
+            try:
+                with self._transaction() as database:
+                    database.executemany("DELETE FROM behind WHERE session = ?", whole)
+            except NOT_INDEXED:
+                log.exception("sessions that are indexed could not be noted as such; they are once more after a start")
+
+    def left_behind(self) -> list[str]:
+        """Those that were noted and not indexed since. To be asked at the start, before anything is fed."""
+        with self._transaction() as database:
+            left = [str(row[0]) for row in database.execute("SELECT session FROM behind ORDER BY session")]
+        with self._fed_lock:
+            self._behind.intersection_update(left)  # another process may have indexed some meanwhile
+        return left
 
     def rebuild_session(self, session_id: str, frames: Iterable[Frame]) -> None:
         """Index one session anew from its recording; sqlite3.Error when that fails."""

@@ -186,6 +186,8 @@ class FileRecorder(RecordingFiles):
                 left = [name for name in left if name.number < self._first]
             results = recovery.recover(self.sealed, self._keys, left) if left else []
         self._reindex(session_id for session_id, _, _ in results)
+        with self._starting:
+            self._start_late_index()
         return results
 
     def recover_all(self) -> Sequence[tuple[str, int, str]]:
@@ -207,8 +209,7 @@ class FileRecorder(RecordingFiles):
                 self._to_seal.put(None)
                 for thread in self._threads:
                     thread.join(timeout.total_seconds())
-                if self._late_index is not None:
-                    self._late_index.finish(timeout)
+                self._finish_late_index(timeout)
                 if not self._writer.stop(timeout):
                     log.error("the recording disk does not answer; what is left is recovered at the next start")
                     return
@@ -217,6 +218,7 @@ class FileRecorder(RecordingFiles):
                 for session_id in self._index.waiting() if self._index is not None else ():
                     self._note_behind(session_id)  # so that it is indexed after the next start
                 self._writer = None
+            self._finish_late_index(timeout)
             if self._lock is not None:
                 self._lock.release()
                 self._lock = None
@@ -238,12 +240,22 @@ class FileRecorder(RecordingFiles):
                     Thread(target=self._report_for_ever, name="recording-clerk", daemon=True),
                     Thread(target=self._seal_for_ever, name="recording-sealer", daemon=True),
                 ]
-                self._late_index = LateIndex(lambda session_id, paced: self._reindex([session_id], paced))
-                for session_id in self._left_behind():
-                    self._late_index.add(session_id)
+                self._start_late_index()
                 for thread in self._threads:
                     thread.start()
             return self._writer
+
+    def _start_late_index(self) -> None:
+        """With what is sealed and not wholly indexed, as a process that was killed left it."""
+        if self._late_index is None and self._index is not None:
+            self._late_index = LateIndex(lambda session_id, paced: self._reindex([session_id], paced))
+            for session_id in self._left_behind():
+                self._late_index.add(session_id)
+
+    def _finish_late_index(self, timeout: timedelta) -> None:
+        if self._late_index is not None:
+            self._late_index.finish(timeout)
+            self._late_index = None
 
     def _hold_name(self) -> None:
         if self._lock is None:
@@ -347,6 +359,7 @@ class FileRecorder(RecordingFiles):
             self._report(lane)
         told = [lane for lane in lanes if self._tell_gaps(lane)]
         behind = [lane.session_id for lane in told if self._is_behind(lane.session_id)]
+        self._note_ending([lane.session_id for lane in told])
         made = self.sealed.write_all([(lane.key, self._whole(lane)) for lane in told])
         sealed = []
         for lane, result in zip(told, made, strict=True):
@@ -384,6 +397,14 @@ class FileRecorder(RecordingFiles):
                 self._index.note_behind(session_id)
         except NOT_INDEXED:
             log.exception("it could not be noted that the statements of %s are not all indexed", session_id)
+
+    def _note_ending(self, session_ids: Sequence[str]) -> None:
+        """Before they are sealed, as in `_is_behind`; one write for all."""
+        try:
+            if self._index is not None:
+                self._index.note_ending(session_ids)
+        except NOT_INDEXED:
+            log.exception("it could not be noted which sessions end before they are indexed")
 
     def _left_behind(self) -> Sequence[str]:
         try:

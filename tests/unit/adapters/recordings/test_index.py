@@ -132,6 +132,40 @@ def test_what_was_not_indexed_before_a_restart_is_told_and_indexed_after_it(
     reborn.close()
 
 
+def test_a_session_that_ends_is_noted_until_it_is_stored(statements: StatementIndex, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(index, "FEED_SECONDS", 0)
+    monkeypatch.setattr(index, "FEED_CHUNK", 1)
+    statements.note_ending(["ses_0"])  # nothing waits
+    assert statements.left_behind() == []
+    statements.feed([record("statement", n=n, sql="select") for n in (1, 2)])
+    statements.note_ending(["ses_1"])
+    statements.feed([record("statement", n=3, sql="select")])
+    left = []
+    for _ in range(3):
+        left.append(statements.left_behind())
+        statements.store_fed()
+    assert left == [["ses_1"], ["ses_1"], []]
+
+
+def test_of_what_could_not_be_stored_the_note_stays(statements: StatementIndex):
+    statements.feed([record("statement", n=1, sql="\ud800")])
+    statements.note_ending(["ses_1", "ses_2"])
+    statements.store_fed()
+    assert statements.left_behind() == ["ses_1"]
+
+
+def test_what_another_process_has_indexed_meanwhile_is_not_behind(tmp_path: Path):
+    path = tmp_path / "statements.sqlite"
+    with closing(StatementIndex(path)) as one, closing(StatementIndex(path)) as other:
+        one.feed([record("statement", n=1, sql="select 1")])
+        one.note_ending(["ses_1"])
+        assert told(other) == []
+        one.store_fed()
+        assert other.behind() == {"ses_1"}
+        assert other.left_behind() == []
+        assert other.behind() == frozenset()
+
+
 def test_what_was_not_indexed_when_the_gateway_stopped_is_indexed_after_its_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
