@@ -13,11 +13,13 @@ INVARIANTS
 
 import re
 import shlex
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from gateway.wire.file_digest import FileDigest
 
 LONGEST_LINE = 8_192
+LONGEST_COMMAND = 16_384  # taking one apart costs a second for a few hundred KB; longer ones are no transfers
 DEEPEST = 1_024
 LARGEST_FILE = (1 << 63) - 1
 _FILE_OR_DIRECTORY = re.compile(rb"([CD])([0-7]{4}) ([0-9]{1,19}) (.+)", re.DOTALL)
@@ -51,6 +53,8 @@ def transfer_command(command: bytes) -> TransferCommand | None:
 
     Only the command line tells: whoever may run any command can also move files by other means.
     """
+    if len(command) > LONGEST_COMMAND:
+        return None
     text = command.decode("utf-8", "surrogateescape")
     words = _words(text)
     if len(words) > 1 and words[0] in _SUDO:
@@ -77,10 +81,10 @@ def may_move_files(command: bytes) -> bool:
 
 
 def _words(text: str) -> list[str]:
-    try:
-        return shlex.split(text)
-    except ValueError:
-        return text.split()
+    with suppress(ValueError):
+        if len(text) <= LONGEST_COMMAND:
+            return shlex.split(text)
+    return text.split()
 
 
 def _scp_options(arguments: tuple[str, ...]) -> tuple[str, tuple[str, ...]] | None:
@@ -214,6 +218,8 @@ class ScpWalker:
         if found is None:
             raise ScpError("a line that scp does not know")
         kind, mode, size, name = found[1], found[2].decode(), int(found[3]), found[4]
+        if b"/" in name or name == b"..":  # would leave the directory, if the sink let it (CVE-2019-6111)
+            raise ScpError("a name that is none")
         if size > LARGEST_FILE or len(self._directories) >= DEEPEST:
             raise ScpError("too large a file, or too many directories")
         path = self._path(name)

@@ -401,3 +401,29 @@ def test_listeners_are_counted_by_address_and_all_of_them_closed(tmp_path: Path,
         assert {e["forward"] for e in opened} == {e["forward"] for e in closed}
         client.join(10)
         door.close()
+
+
+def test_what_a_client_sends_by_itself_keeps_no_session_open(stage: Stage, client: paramiko.Transport) -> None:
+    channel = client.open_session(timeout=10)
+    channel.get_pty()
+    channel.exec_command("cat")
+    stage.wait(lambda: stage.live)
+    channel.sendall(b"x")
+    assert channel.recv(1) == b"x"
+    assert stage.door is not None
+    [connection] = stage.door._connections()
+    seen = connection.attendance._seen
+    client.global_request("keepalive@openssh.com", wait=True)
+    for name in (b"keepalive@openssh.com", b"window-change", b"keepalive@openssh.com"):
+        request = b"\x62" + u32(channel.remote_chanid) + string(name) + b"\0" + u32(80) * 4
+        client._send_user_message(RawMessage(request))  # type: ignore[attr-defined]
+    channel.resize_pty(90, 30)  # answered in turn, so that what went before has passed
+    for _ in range(200):
+        if len(stage.recordings[0].of("resize")) == 2:
+            break
+        threading.Event().wait(0.05)
+    assert connection.attendance._seen == seen
+    assert not facts(stage, "refused")
+    channel.sendall(b"y")
+    assert channel.recv(1) == b"y"
+    assert connection.attendance._seen > seen

@@ -1,3 +1,4 @@
+import base64
 import queue
 import socket
 import struct
@@ -286,8 +287,12 @@ def test_a_packet_larger_than_agreed_ends_the_connection(raw: Connect) -> None:
     client = raw()
     client.log_in()
     client.transport._handler_table[91] = lambda _m: None
+    client.transport._handler_table[93] = lambda _m: None
     client.send(b"\x5a", string(b"session"), u32(0), u32(WINDOW), u32(32768))
-    client.send(b"\x5e", u32(0), string(bytes(40_000)))
+    client.send(b"\x62", u32(0), string(b"exec"), b"\0", string(b"cat >/dev/null; sleep 60"))
+    client.send(b"\x5e", u32(0), string(bytes(32_768)))
+    assert client.transport.is_active()
+    client.send(b"\x5e", u32(0), string(bytes(32_769)))
     assert client.has_ended()
 
 
@@ -352,6 +357,20 @@ def test_rsa_with_sha1_is_refused(stage: Stage) -> None:
     stage.config("rsa", "PubkeyAcceptedAlgorithms ssh-rsa-cert-v01@openssh.com,ssh-rsa")
     assert stage.ssh("web-1.gw", "true", key="rsa").returncode == 255
     assert not stage.asked
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "answer"),
+    [(b"ssh-rsa-cert-v01@openssh.com", FAILURE), (b"rsa-sha2-256-cert-v01@openssh.com", PK_OK)],
+)
+def test_not_even_an_offer_with_sha1_is_taken(stage: Stage, raw: Connect, algorithm: bytes, answer: int) -> None:
+    stage.person("rsa", ONCALL, kind="rsa")
+    blob = base64.b64decode((stage.directory / "rsa-cert.pub").read_text().split()[1])
+    client = raw()
+    client.begin()
+    head = b"\x32" + string(b"web-1") + string(b"ssh-connection") + string(b"publickey") + b"\0"
+    client.send(head, string(algorithm), string(blob))
+    assert client.answer() == answer
 
 
 def test_an_expired_certificate_is_refused_with_a_sentence(stage: Stage) -> None:

@@ -164,7 +164,7 @@ class Relay:
         """One message; False when it was the last."""
         if item.kind == LEFT:
             return self._pass_left(self.person, self.target, item)
-        self.attendance.seen()
+        self._notice(item)
         if self.attendance.is_locked() and not self._pass_locked(item):
             return True
         if item.kind == DATA:
@@ -186,6 +186,11 @@ class Relay:
         else:
             raise ProtocolViolationError(f"message {item.kind} from a client")
         return True
+
+    def _notice(self, item: Item) -> None:
+        """Keep-alives and a new size of the window are nobody's doing."""
+        if item.kind == DATA or item.name in _STARTS:
+            self.attendance.seen()
 
     def _pass_locked(self, item: Item) -> bool:
         """While the session is locked: keys are lost, other input waits, so that what carries files stays whole."""
@@ -230,6 +235,8 @@ class Relay:
             return self._signal(fields.text())
         if item.name in ("break", "eow@openssh.com"):
             return self._started
+        if item.name == "keepalive@openssh.com":  # dropbear's; any answer does
+            return False
         if item.name in _TO_PERSON and not self._started and self._gate.permit(item.name):
             self.record.fact("opened", what=item.name)
             return True

@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.wire.scp import LONGEST_LINE, ScpError, ScpWalker, TransferCommand, transfer_command
+from gateway.wire.scp import (
+    LONGEST_COMMAND,
+    LONGEST_LINE,
+    ScpError,
+    ScpWalker,
+    TransferCommand,
+    may_move_files,
+    transfer_command,
+)
 
 UP = TransferCommand("scp", "upload", ("-t", "/in"), ("/in",))
 DOWN = TransferCommand("scp", "download", ("-r", "-f", "/var/log"), ("/var/log",))
@@ -112,7 +120,8 @@ def test_random_octets_raise_only_what_is_declared(steps: list[tuple[str, bytes]
     walker.interrupt(0)
 
 
-@pytest.mark.parametrize("line", [b"hello\n", b"C0644 99999999999999999999 a\n", b"C0644 -1 a\n", b"C0644 5\n", b"x" * 9000, b"C9999 1 a\n"])  # fmt: skip
+@pytest.mark.parametrize("line", [b"hello\n", b"C0644 99999999999999999999 a\n", b"C0644 -1 a\n", b"C0644 5\n", b"x" * 9000, b"C9999 1 a\n",
+                                  b"C0644 1 ../a\n", b"D0755 0 ..\n", b"C0644 1 /a\n"])  # fmt: skip
 def test_lines_that_scp_does_not_know(line: bytes) -> None:
     walker = walked(UP, [("k", OK)])
     with pytest.raises(ScpError):
@@ -154,7 +163,7 @@ def test_transfers_are_known_by_their_command(
     b"", b"cat x", b"scp a host:b", b"rsync a b", b"sudo", b"git-upload-pack 'x'",
     b"scp -tf x", b"scp -{f,q} x", b"scp -t x -f", b"scp -\xc3\xa9f x",  # which no client sends
     b"scp -f x; sh", b"rsync --server . x & sh", b"scp -t x\nsh", b'scp -t "$(sh)"', b"scp -t `sh`", b"sftp-server|sh",
-    b"scp -t x >y", b"scp -t 'x",
+    b"scp -t x >y", b"scp -t 'x", b"scp -t " + b"a" * LONGEST_COMMAND,
 ])  # fmt: skip
 def test_other_commands_are_not_transfers(line: bytes) -> None:
     assert transfer_command(line) is None
@@ -164,3 +173,14 @@ def test_other_commands_are_not_transfers(line: bytes) -> None:
 def test_any_command_line_can_be_asked(line: bytes) -> None:
     transfer_command(line)
     transfer_command(b"scp -t " + line)
+
+
+@pytest.mark.parametrize(
+    ("line", "moves"),
+    [
+        (b"scp -4f x", True), (b"/usr/bin/rsync --daemon", True), (b"sudo -u x scp -t y", True), (b"scp 'x", True),
+        (b"scp " + b"x" * LONGEST_COMMAND, True), (b"cat scp", False), (b"", False), (b"scpx", False),
+    ],
+)  # fmt: skip
+def test_programs_that_move_files_are_known_however_they_are_called(line: bytes, moves: bool) -> None:
+    assert may_move_files(line) is moves
