@@ -6,7 +6,7 @@ from dataclasses import replace
 from gateway.app import journal
 from gateway.app.authorise import authorise, find_target
 from gateway.app.context import Context
-from gateway.app.facts import gather
+from gateway.app.facts import Question, gather
 from gateway.app.request_access import Outcome, announce, confirm_or_revoke, grant_in, within_duty
 from gateway.core.authentication import proof_of, unmet
 from gateway.core.decision import Action, Deny, Facts, Permit, Query
@@ -88,7 +88,7 @@ def _as_of_now(ctx: Context, user: User, requester: User, request: Request) -> R
         raise journal.refuse(ctx, "approval:denied", gone, data=data, **about)
     target = find_target(ctx, user, request.target, "approval:denied")
     is_break_glass = request.kind is RequestKind.BREAK_GLASS
-    facts = gather(ctx, requester, target, request.level, request.incident, is_break_glass, 0, at)
+    facts = gather(ctx, Question(requester, target, request.level, at, request.incident, is_break_glass))
     decision = ctx.policy.decide(Query(requester, Action.CONNECT, target, facts))
     if isinstance(decision, Deny):
         raise journal.refuse(ctx, "approval:denied", decision.refusal, data=data, **about)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from gateway.app import journal
 from gateway.app.context import Context
-from gateway.app.facts import gather_in
+from gateway.app.facts import Question, gather_in
 from gateway.app.ports import GrantInUse, UnitOfWork
 from gateway.core.authentication import proof_of, unmet
 from gateway.core.decision import Action, Decision, Deny, Facts, Permit, Query
@@ -60,7 +60,9 @@ def _was_proven(permit: Permit, in_use: GrantInUse) -> bool:
 def _facts(uow: UnitOfWork, ctx: Context, in_use: GrantInUse, target: Target) -> Facts:
     grant, at = in_use.grant, ctx.clock.now()
     glass = grant.kind is RequestKind.BREAK_GLASS
-    facts = gather_in(uow, ctx, in_use.holder, target, grant.level, grant.incident, glass, grant.approvals, at)
+    facts = gather_in(
+        uow, ctx, Question(in_use.holder, target, grant.level, at, grant.incident, glass, grant.approvals)
+    )
     incident_open = facts.incident is not None and facts.incident.is_open(at)
     if facts.on_call and not facts.on_call.is_on_call and _was_on_call(in_use.facts) and incident_open:
         # Nobody is thrown out in the middle of an incident because a shift ended: the grant's own end holds.

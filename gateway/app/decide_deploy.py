@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from gateway.app import journal
 from gateway.app.context import Context
-from gateway.app.facts import gather
+from gateway.app.facts import Question, gather
 from gateway.core.decision import Action, Deny, DeployFacts, Facts, Permit, Query
 from gateway.core.deploy_token import VerifiedDeployToken
 from gateway.core.emergency import DUTIES, BreakGlassOnly
@@ -62,7 +62,7 @@ def decide_deploy(
         token_allows=not isinstance(principal, User),  # looked at before: see `_require_token`
     )
     facts = (
-        replace(gather(ctx, principal, target, "", run.incident, False, 0, at), deploy=deploy)
+        replace(gather(ctx, Question(principal, target, "", at, run.incident)), deploy=deploy)
         if isinstance(principal, User)
         else Facts(at, deploy=deploy)
     )

@@ -13,7 +13,7 @@ from gateway.app import journal
 from gateway.app.authorise import authorise, find_target
 from gateway.app.context import Context
 from gateway.app.doctor_ports import Finding, TrialSession
-from gateway.app.facts import gather
+from gateway.app.facts import Question, gather
 from gateway.app.lease_role import place_of
 from gateway.app.ports import EventFilter
 from gateway.core.decision import Action
@@ -44,7 +44,7 @@ class Examination:
 def examine_target(ctx: Context, user: User, name: str) -> Examination:
     """What somebody asks for. Raises NotFound, Denied, Conflict (no database), Unavailable (examined right now)."""
     target = find_target(ctx, user, name, "target:examined")
-    authorise(ctx, user, Action.EXAMINE, target, gather(ctx, user, target, "", "", False, 0, ctx.clock.now()))
+    authorise(ctx, user, Action.EXAMINE, target, gather(ctx, Question(user, target, "", ctx.clock.now())))
     if target.kind is not Kind.POSTGRES:
         no = Refusal("not-a-database", f"{target.name} is no database: only databases are examined.")
         raise journal.refuse(ctx, "target:examined", no, Conflict, principal=user.name, target=target.name)

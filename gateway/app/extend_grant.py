@@ -8,7 +8,7 @@ from gateway.app import journal
 from gateway.app.authorise import find_level, find_target
 from gateway.app.context import Context
 from gateway.app.demand_proof import missing_proof, spend_proof
-from gateway.app.facts import gather
+from gateway.app.facts import Question, gather
 from gateway.app.ports import Lease
 from gateway.app.request_access import within_duty
 from gateway.core.decision import Action, Deny, Facts, Permit, Query
@@ -53,7 +53,7 @@ def extend_grant(ctx: Context, user: User, grant_id: str, duration: timedelta) -
 
 
 def _decide(ctx: Context, user: User, grant: Grant, target: Target, at: datetime) -> tuple[Permit, Facts]:
-    facts = gather(ctx, user, target, grant.level, grant.incident, False, 0, at)
+    facts = gather(ctx, Question(user, target, grant.level, at, grant.incident))
     decision = ctx.policy.decide(Query(user, Action.CONNECT, target, facts))
     if isinstance(decision, Deny):
         raise _refuse(ctx, grant, decision.refusal, decision)

@@ -1,5 +1,6 @@
 """What policy is told: the rota and the incident as stored, never asked of a provider inside a request."""
 
+from dataclasses import dataclass
 from datetime import datetime
 
 from gateway.app.context import Context
@@ -11,44 +12,39 @@ from gateway.core.rota import Freshness, RotaRules, freshness, on_call
 from gateway.core.target import Target
 
 
-def gather(
-    ctx: Context,
-    user: User,
-    target: Target,
-    level: str,
-    incident_id: str,
-    break_glass: bool,
-    approvals: int,
-    at: datetime,
-) -> Facts:
-    """The facts for one question about one person and one target, in one read of the store."""
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What facts are gathered for: one person, one target, a level of it ("" where there is none), an instant."""
+
+    user: User
+    target: Target
+    level: str
+    at: datetime
+    incident: str = ""
+    break_glass: bool = False
+    approvals: int = 0
+
+
+def gather(ctx: Context, asked: Question) -> Facts:
+    """The facts for one question, in one read of the store."""
     with ctx.store.read() as uow:
-        return gather_in(uow, ctx, user, target, level, incident_id, break_glass, approvals, at)
+        return gather_in(uow, ctx, asked)
 
 
-def gather_in(
-    uow: UnitOfWork,
-    ctx: Context,
-    user: User,
-    target: Target,
-    level: str,
-    incident_id: str,
-    break_glass: bool,
-    approvals: int,
-    at: datetime,
-) -> Facts:
+def gather_in(uow: UnitOfWork, ctx: Context, asked: Question) -> Facts:
     """The same within a read that has begun."""
+    target, at = asked.target, asked.at
     slack = max(ctx.rota.grace_before, ctx.rota.grace_after)
     shifts = uow.shifts.covering(target.service, at, slack)
-    incident = uow.incidents.get(incident_id) if incident_id else None
+    incident = uow.incidents.get(asked.incident) if asked.incident else None
     return Facts(
         at=at,
-        level=level,
-        on_call=on_call(shifts, target.service, user.name, at, ctx.rota),
-        incident_named=incident_id,
+        level=asked.level,
+        on_call=on_call(shifts, target.service, asked.user.name, at, ctx.rota),
+        incident_named=asked.incident,
         incident=_believed(incident, at, ctx.rota),
-        break_glass=break_glass,
-        approvals=approvals,
+        break_glass=asked.break_glass,
+        approvals=asked.approvals,
     )
 
 

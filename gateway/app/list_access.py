@@ -11,7 +11,7 @@ from datetime import datetime
 from gateway.app.api_tokens import READ_ACCESS, demand_scope
 from gateway.app.context import Context
 from gateway.app.demand_proof import missing_proof
-from gateway.app.facts import gather
+from gateway.app.facts import Question, gather
 from gateway.core.decision import Action, Decision, Facts, Permit, Query
 from gateway.core.grant import Grant
 from gateway.core.obligation import StepUp
@@ -109,7 +109,7 @@ def _would(ctx: Context, user: User, target: Target, level: Level, incident: str
     if not incident:
         with ctx.store.read() as uow:
             incident = next((i.id for i in uow.incidents.list() if i.service == target.service and i.is_open(at)), "")
-    facts = gather(ctx, user, target, level.name, incident, False, 0, at)
+    facts = gather(ctx, Question(user, target, level.name, at, incident))
     return ctx.policy.decide(Query(user, Action.CONNECT, target, facts))
 
 

@@ -7,7 +7,7 @@ from gateway.app import journal
 from gateway.app.authorise import find_level, find_target
 from gateway.app.context import Context
 from gateway.app.demand_proof import missing_proof, spend_proof
-from gateway.app.facts import gather
+from gateway.app.facts import Question, gather
 from gateway.app.ports import UnitOfWork
 from gateway.core.decision import Action, Deny, Facts, Permit, Query
 from gateway.core.errors import Conflict, Denied, Refusal, Unavailable
@@ -57,7 +57,7 @@ def request_access(
     wrong = validate_ask(ask.duration, ask.reason, ctx.limits.longest_grant) or _too_many(ctx, user)
     if wrong is not None:
         raise journal.refuse(ctx, "request:denied", wrong, **about)
-    facts = gather(ctx, user, target, level.name, ask.incident, kind is RequestKind.BREAK_GLASS, 0, at)
+    facts = gather(ctx, Question(user, target, level.name, at, ask.incident, kind is RequestKind.BREAK_GLASS))
     decision = ctx.policy.decide(Query(user, Action.CONNECT, target, facts))
     told = {"level": level.name, "incident": ask.incident, "reason": ask.reason, "kind": kind.value}
     if isinstance(decision, Deny):

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from gateway.app.authorise import authorise, find_level, find_target
 from gateway.app.context import Context
-from gateway.app.facts import gather
+from gateway.app.facts import Question, gather
 from gateway.app.ports import Policy
 from gateway.core.decision import Action, Decision, Deny, DeployFacts, Facts, Permit, Query
 from gateway.core.errors import NotFound, Refusal
@@ -42,7 +42,7 @@ def why(
     person = user if as_name in ("", user.name) else _other(ctx, user, as_name, at)
     found = find_target(ctx, user, target, "policy:asked")
     find_level(ctx, user, found, level, "policy:asked")
-    facts = gather(ctx, person, found, level, incident, break_glass, 0, at)
+    facts = gather(ctx, Question(person, found, level, at, incident, break_glass))
     if on_call is not None:
         facts = replace(facts, on_call=_supposed(facts.on_call, found.service, person.name, on_call, at))
     return ctx.policy.decide(Query(person, Action.CONNECT, found, facts))
@@ -85,7 +85,7 @@ def why_deploy(
     )
     if asked.pipeline:
         return ctx.policy.decide(Query(_WORKLOAD, Action.DEPLOY, found, Facts(at, deploy=deploy)))
-    facts = replace(gather(ctx, person, found, "", incident, False, 0, at), deploy=deploy)
+    facts = replace(gather(ctx, Question(person, found, "", at, incident)), deploy=deploy)
     if on_call is not None:
         facts = replace(facts, on_call=_supposed(facts.on_call, found.service, person.name, on_call, at))
     return ctx.policy.decide(Query(person, Action.DEPLOY, found, facts))

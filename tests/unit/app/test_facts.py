@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.app.facts import gather
+from gateway.app.facts import Question, gather
 from gateway.app.refresh_facts import AHEAD, PAST, Told, refresh_facts
 from gateway.core.decision import Facts
 from gateway.core.errors import Refusal, Unavailable
@@ -62,7 +62,7 @@ def incident(at: datetime, service: str = "orders", closed_at: datetime | None =
 def gathered(stage: Stage, at: datetime, incident_id: str = "INC-1") -> Facts:
     user = User("usr_1", "https://idp.test", "1", "oncall")
     target = stage.ctx.catalogue.current().targets["orders-db"]
-    return gather(stage.ctx, user, target, "read", incident_id, True, 2, at)
+    return gather(stage.ctx, Question(user, target, "read", at, incident_id, True, 2))
 
 
 def test_facts_are_what_the_store_holds(stage: Stage):
