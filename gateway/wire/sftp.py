@@ -13,9 +13,6 @@ INVARIANTS
    may have been asked for already.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-
 from gateway.wire.file_digest import FileDigest
 from gateway.wire.sftp_packets import (
     ANSWERED_BY,
@@ -60,70 +57,13 @@ from gateway.wire.sftp_packets import (
     outcome_word,
     string,
 )
+from gateway.wire.sftp_requests import Asked, Denied, Done, Judge, OpenFile, Pending
 
 MOST_REQUESTS = 65_536  # paramiko asks for a whole file at once; who walks waits when `is_full`
 MOST_HANDLES = 4_096
 MOST_ANSWERS = 4_096
 
 Octets = bytes | bytearray | memoryview
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A request to be judged. `paths` as they came; `reads` and `changes` are what an open asks for."""
-
-    op: str
-    paths: tuple[bytes, ...]
-    reads: bool = False
-    changes: bool = True
-
-
-@dataclass(slots=True)
-class Done:
-    """One request or transfer that is over. `at` and `until` are the caller's clock, `outcome` a word."""
-
-    asked: Asked
-    direction: str  # download, upload, or "" for what moves no file
-    at: float
-    until: float
-    outcome: str
-    digest: FileDigest | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Denied:
-    """A request that was answered here, and why."""
-
-    asked: Asked
-    sentence: str
-
-
-# Says no with a sentence; None is a yes.
-Judge = Callable[[Asked], str | None]
-
-
-@dataclass(slots=True)
-class _Open:
-    """A handle of the server's."""
-
-    asked: Asked
-    at: float
-    read: FileDigest = field(default_factory=FileDigest)
-    written: FileDigest = field(default_factory=FileDigest)
-    failed: int = OK
-
-
-@dataclass(slots=True)
-class _Pending:
-    """A request that the server has not answered yet."""
-
-    type_: int
-    at: float = 0.0
-    asked: Asked | None = None
-    file: _Open | None = None
-    handle: bytes = b""
-    offset: int = 0
-    length: int = 0
 
 
 class _Side:
@@ -146,8 +86,8 @@ class SftpWalker:
         self._client = _Side()
         self._server = _Side()
         self._initiated = self._welcomed = False
-        self._pending: dict[int, _Pending] = {}
-        self._handles: dict[bytes, _Open] = {}
+        self._pending: dict[int, Pending] = {}
+        self._handles: dict[bytes, OpenFile] = {}
         self._answers: list[bytes] = []
         self.base: bytes | None = None  # where relative names start: the server's answer to REALPATH "."
         self.done: list[Done | Denied] = []  # the caller takes them out
@@ -257,7 +197,7 @@ class SftpWalker:
             return b""
         side.digest = file.written
         file.written.begin(offset)
-        self._expect(number, _Pending(WRITE, at, file=file))
+        self._expect(number, Pending(WRITE, at, file=file))
         return head
 
     def _open(self, number: int, reader: Reader, at: float) -> bool:
@@ -271,14 +211,14 @@ class SftpWalker:
         count, op = shape
         paths = tuple(reader.string() for _ in range(count))
         if not op:
-            self._expect(number, _Pending(type_, at, handle=paths[0] if type_ == REALPATH else b""))
+            self._expect(number, Pending(type_, at, handle=paths[0] if type_ == REALPATH else b""))
             return True
         return self._judged(type_, number, Asked(op, paths, changes=op != "list"), at)
 
     def _judged(self, type_: int, number: int, asked: Asked, at: float) -> bool:
         sentence = self._judge(asked)
         if sentence is None:
-            self._expect(number, _Pending(type_, at, asked))
+            self._expect(number, Pending(type_, at, asked))
             return True
         self.done.append(Denied(asked, sentence))
         self._answer(number, PERMISSION_DENIED, sentence)
@@ -292,7 +232,7 @@ class SftpWalker:
                 reader.u64(), reader.u32()
             self._answer(number, FAILURE, "Nothing is open for that under this handle.")
             return False
-        waiting = _Pending(type_, at, file=file, handle=handle)
+        waiting = Pending(type_, at, file=file, handle=handle)
         if type_ == READ:
             waiting.offset, waiting.length = reader.u64(), reader.u32()
         if type_ == FSETSTAT:
@@ -307,7 +247,7 @@ class SftpWalker:
         if name in NAMED_EXTENDED:
             return self._named(EXTENDED, NAMED_EXTENDED[name], number, reader, at)
         if name in FREE_EXTENDED:
-            self._expect(number, _Pending(EXTENDED, at))
+            self._expect(number, Pending(EXTENDED, at))
             return True
         if name in WITH_HANDLE_EXTENDED:
             return self._with_handle(EXTENDED, number, reader, at)
@@ -327,7 +267,7 @@ class SftpWalker:
         sink.written.lose()
         return self._judged(EXTENDED, number, Asked("copy", source.asked.paths + sink.asked.paths), at)
 
-    def _expect(self, number: int, waiting: _Pending) -> None:
+    def _expect(self, number: int, waiting: Pending) -> None:
         self._pending[number] = waiting
 
     def _answer(self, number: int, code: int, sentence: str) -> None:
@@ -412,7 +352,7 @@ class SftpWalker:
             raise SftpError("VERSION 3 comes first, and once")
         self._welcomed = True
 
-    def _status(self, waiting: _Pending, code: int, at: float) -> None:
+    def _status(self, waiting: Pending, code: int, at: float) -> None:
         file = waiting.file
         if waiting.type_ == CLOSE and file is not None:
             self._transferred(file, at, outcome_word(file.failed or code))
@@ -422,42 +362,31 @@ class SftpWalker:
         elif waiting.asked is not None:
             self._finish(waiting.asked, waiting.at, at, outcome_word(code))
 
-    def _data(self, waiting: _Pending, length: int) -> None:
+    def _data(self, waiting: Pending, length: int) -> None:
         side = self._server
         if length != side.left or length > waiting.length or waiting.file is None:
             raise SftpError("DATA with more or less than its data")
         waiting.file.read.begin(waiting.offset)
         side.digest = waiting.file.read
 
-    def _handle(self, waiting: _Pending, reader: Reader) -> None:
+    def _handle(self, waiting: Pending, reader: Reader) -> None:
         handle = reader.string()
         reader.end()
         if waiting.asked is None or len(handle) > LONGEST_HANDLE or len(self._handles) >= MOST_HANDLES:
             raise SftpError("too long a handle, or too many")
         if handle in self._handles:
             raise SftpError("one handle for two files")
-        self._handles[handle] = _Open(waiting.asked, waiting.at)
+        self._handles[handle] = OpenFile(waiting.asked, waiting.at)
 
-    def _realpath(self, waiting: _Pending, reader: Reader) -> None:
+    def _realpath(self, waiting: Pending, reader: Reader) -> None:
         count, path = reader.u32(), reader.string()
         if count == 1 and waiting.handle in (b".", b"") and self.base is None and path.startswith(b"/"):
             self.base = path
 
     # ---------------------------------------------------------------- what came of it
 
-    def _transferred(self, file: _Open, at: float, outcome: str) -> None:
-        """One line for each direction that the file was used in; for the one it was opened for, if in none."""
-        asked = file.asked
-        if asked.op == "list":
-            self._finish(asked, file.at, at, outcome)
-            return
-        used = [("download", file.read)] if asked.reads and (file.read.octets or not asked.changes) else []
-        if asked.changes and (file.written.octets or not used):
-            used.append(("upload", file.written))
-        self.done.extend(Done(asked, direction, file.at, at, outcome, digest) for direction, digest in used)
+    def _transferred(self, file: OpenFile, at: float, outcome: str) -> None:
+        self.done.extend(file.over(at, outcome))
 
     def _finish(self, asked: Asked, since: float, at: float, outcome: str) -> None:
-        direction = ""
-        if asked.op == "open":
-            direction = "upload" if asked.changes else "download"
-        self.done.append(Done(asked, direction, since, at, outcome))
+        self.done.append(asked.over(since, at, outcome))

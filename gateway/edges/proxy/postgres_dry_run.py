@@ -25,7 +25,8 @@ from gateway.edges.proxy.postgres_leg import Leg, Pause
 from gateway.edges.proxy.postgres_mistakes import end_for_mistake, mistakes_end_it
 from gateway.edges.proxy.postgres_refusals import of_held, of_unasked
 from gateway.wire.buffer import ProtocolViolation
-from gateway.wire.postgres_dry_run import DryRunGate, Said, Word
+from gateway.wire.postgres_dry_run import DryRunGate
+from gateway.wire.postgres_judge import Said, Word
 from gateway.wire.postgres_messages import Report, error_response
 from gateway.wire.postgres_question import question
 from gateway.wire.postgres_values import Telling, values_told

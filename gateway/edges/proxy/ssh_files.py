@@ -14,8 +14,9 @@ from gateway.core.file_rules import DOWNLOAD, UPLOAD, allows, allows_all, may_al
 from gateway.core.target import FileRule
 from gateway.edges.proxy.ssh_record import ChannelRecord
 from gateway.wire.scp import Moved, ScpError, ScpWalker, TransferCommand, transfer_command
-from gateway.wire.sftp import Asked, Denied, Done, SftpWalker
+from gateway.wire.sftp import SftpWalker
 from gateway.wire.sftp_packets import SftpError
+from gateway.wire.sftp_requests import Asked, Denied, Done
 
 _LOOK_EVERY = 1.0  # seconds; a person who is gone while a gate waits is noticed then
 _NOT_UNDERSTOOD = "The gateway cannot follow this file transfer, so it ends here"

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from gateway.wire import postgres_names
 from gateway.wire.buffer import ProtocolViolation
-from gateway.wire.postgres_dry_run import DryRunGate, Said, Word
+from gateway.wire.postgres_dry_run import DryRunGate
+from gateway.wire.postgres_judge import Said, Word
 from gateway.wire.postgres_messages import message
 from tests.unit.wire.test_postgres_gate import bind, execute, kinds, parse, query
 

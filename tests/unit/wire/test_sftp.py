@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.wire import sftp_packets as sftp
-from gateway.wire.sftp import MOST_ANSWERS, MOST_REQUESTS, Asked, Denied, Done, SftpWalker
+from gateway.wire.sftp import MOST_ANSWERS, MOST_REQUESTS, SftpWalker
 from gateway.wire.sftp_packets import SftpError
+from gateway.wire.sftp_requests import Asked, Denied, Done
 
 READ_FLAG, WRITE_FLAGS = 1, 2 | 8 | 16
 
