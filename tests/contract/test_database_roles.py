@@ -1,7 +1,7 @@
 """The roles adapter on a real server, with a superuser and with a CREATEROLE administrator."""
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -119,6 +119,29 @@ def test_revoking_ends_sessions_and_leaves_nothing(
         owners = row(check, "SELECT array_agg(DISTINCT tableowner::text) FROM pg_tables WHERE tablename LIKE 'by_%'")
         assert owners == ([target.levels["read"].account],)
     roles.revoke(target, ROLE)  # idempotent
+
+
+@pytest.mark.parametrize("end", [PostgresRoles.revoke, PostgresRoles.shut_out])
+def test_a_role_that_holds_itself_locked_is_revoked_all_the_same(
+    roles: PostgresRoles,
+    target: Target,
+    postgres_server: PostgresServer,
+    end: Callable[[PostgresRoles, Target, str], None],
+) -> None:
+    """A change of its own password that is not committed keeps everybody else from changing the role."""
+    login = roles.create(target, target.levels["read"], ROLE, UNTIL)
+    session, other = (log_in(postgres_server, target, login.password) for _ in range(2))
+    session.execute("SET ROLE NONE")
+    session.execute("BEGIN")
+    session.execute(f"ALTER ROLE {ROLE} PASSWORD 'mine'".encode())
+    end(roles, target, ROLE)
+    for each in (session, other):
+        with pytest.raises(psycopg.OperationalError):
+            each.execute("SELECT 1")
+        each.close()
+    for password in (login.password, "mine"):
+        with pytest.raises(psycopg.OperationalError, match=r"password authentication failed|not permitted to log in"):
+            log_in(postgres_server, target, password)
 
 
 def test_what_a_role_owns_in_another_database_goes_to_its_group(

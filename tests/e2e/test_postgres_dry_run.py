@@ -160,7 +160,8 @@ def test_a_transaction_is_held_looked_at_confirmed_and_committed(stage: DryStage
         ("", "42501", "failed"),
     ]  # fmt: skip
     assert stage.recording().of("transaction") == [{"tx": 1, "outcome": "committed", "n": 7}]
-    assert [each for each, _ in stage.events] == ["statement:refused"]
+    with stage.changed:  # a worker stores them
+        assert stage.changed.wait_for(lambda: [each for each, _ in stage.events] == ["statement:refused"], WITHIN)
 
 
 def test_how_it_ended_is_told_once_the_store_is_back(stage: DryStage) -> None:

@@ -68,9 +68,7 @@ class PostgresRoles:
         with self._admin(target) as admin:
             if not _exists(admin, role):
                 return
-            admin.execute(sql.SQL("ALTER ROLE {} NOLOGIN CONNECTION LIMIT 0").format(name))
-            _become_member(admin, name)
-            _terminate(admin, role, target)
+            _shut_out(admin, role, target)
             groups = _groups(admin, role)
             for database in _databases_touched(admin, role):
                 if not groups:
@@ -85,12 +83,10 @@ class PostgresRoles:
 
     def shut_out(self, target: Target, role: str) -> None:
         """End the role's sessions for good: no new one either. The role stays."""
-        name = sql.Identifier(_checked(role))
+        _checked(role)
         with self._admin(target) as admin:
             if _exists(admin, role):
-                admin.execute(sql.SQL("ALTER ROLE {} NOLOGIN CONNECTION LIMIT 0").format(name))
-                _become_member(admin, name)
-                _terminate(admin, role, target)
+                _shut_out(admin, role, target)
 
     def roles_of(self, target: Target, prefix: str) -> Sequence[str]:
         """Names of existing roles that begin with `prefix`."""
@@ -155,6 +151,23 @@ def _creation(role: str, level: Level, secret: str, until: datetime) -> Iterator
     )
 
 
+def _shut_out(admin: Connection, role: str, target: Target) -> None:
+    name = sql.Identifier(role)
+    no_login = sql.SQL("ALTER ROLE {} NOLOGIN CONNECTION LIMIT 0").format(name)
+    try:
+        admin.execute(no_login)
+    except psycopg.errors.LockNotAvailable:
+        # A session of the role has changed it (its password), and does not commit. Nobody waits for its end: whoever
+        # logs in again meanwhile stands behind this statement.
+        _become_member(admin, name)
+        _end_sessions(admin, role, 0)
+        admin.execute(no_login)
+    _become_member(admin, name)
+    _end_sessions(admin, role, _TERMINATE_MS)
+    if admin.execute("SELECT 1 FROM pg_catalog.pg_stat_activity WHERE usename = %s", (role,)).fetchone():
+        raise _unavailable(target, "a session of the role does not end")
+
+
 def _become_member(admin: Connection, name: sql.Identifier) -> None:
     """Who is no superuser must hold the role's privileges to end its sessions and to take over what it owns."""
     if admin.info.parameter_status("is_superuser") == "on":
@@ -163,10 +176,10 @@ def _become_member(admin: Connection, name: sql.Identifier) -> None:
     admin.execute(sql.SQL("GRANT {} TO CURRENT_USER" + options).format(name))
 
 
-def _terminate(admin: Connection, role: str, target: Target) -> None:
+def _end_sessions(admin: Connection, role: str, wait_ms: int) -> None:
+    """Wait so long for each one's end, or not at all."""
     query = "SELECT pg_catalog.pg_terminate_backend(pid, %s) FROM pg_catalog.pg_stat_activity WHERE usename = %s"
-    if not all(ended for (ended,) in admin.execute(query, (_TERMINATE_MS, role))):
-        raise _unavailable(target, "a session of the role does not end")
+    admin.execute(query, (wait_ms, role))
 
 
 def _groups(admin: Connection, role: str) -> list[str]:
