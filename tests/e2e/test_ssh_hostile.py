@@ -4,6 +4,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ import paramiko
 import pytest
 from paramiko.auth_handler import AuthHandler
 
-from gateway.adapters.credentials.ssh_ca import SshAuthorities
+from gateway.adapters.credentials.ssh_ca import SshAuthorities, _sign, accepted_key
 from gateway.edges.proxy.ssh_channels import WINDOW
 from gateway.edges.proxy.ssh_door import DoorLimits
 from gateway.edges.proxy.ssh_fields import string, u32
@@ -188,6 +189,17 @@ def test_a_second_user_name_ends_the_connection(raw: Connect) -> None:
     assert client.answer() == PK_OK
     client.prove(key, blob, user=b"root%web-1")
     assert client.has_ended()
+
+
+@pytest.mark.parametrize("length", [255, 256])
+def test_an_endless_user_name_ends_the_connection(raw: Connect, length: int) -> None:
+    client = raw()
+    client.begin()
+    client.send(b"\x32", string(b"x" * length), string(b"ssh-connection"), string(b"none"))
+    if length == 255:
+        assert client.answer() == FAILURE
+    else:
+        assert client.has_ended()
 
 
 def test_six_refusals_end_the_connection(raw: Connect) -> None:
@@ -396,16 +408,25 @@ def test_a_plain_key_is_refused_with_a_sentence(stage: Stage) -> None:
     assert b"gw login" in done.stderr
 
 
-def test_a_disabled_person_is_refused(stage: Stage) -> None:
+@pytest.mark.parametrize("is_known", [False, True], ids=["unknown", "disabled"])
+def test_a_disabled_person_is_refused(stage: Stage, is_known: bool) -> None:
     stage.users.clear()
+    if is_known:
+        stage.users[ONCALL.id] = replace(ONCALL, disabled_at=datetime.now(UTC))
     assert stage.ssh("web-1.gw", "true").returncode == 255
     assert not stage.asked
+    assert [refusal.code for _, refusal in stage.refused] == ["user-disabled"]
 
 
-def test_a_certificate_for_targets_opens_no_door(stage: Stage) -> None:
+@pytest.mark.parametrize("is_as_at_the_door", [False, True])
+def test_a_certificate_for_targets_opens_no_door(stage: Stage, is_as_at_the_door: bool) -> None:
     now = datetime.now(UTC)
     public = (stage.directory / "me.pub").read_text()
-    line = stage.authorities.target_certificate(public, "web-1", "ses_1", "grt_1", now)
+    if is_as_at_the_door:  # all that is wrong with it is who signed it
+        until = now + timedelta(minutes=5)
+        line = _sign(stage.authorities._target, accepted_key(public), ONCALL.id, ONCALL.id, now, until)
+    else:
+        line = stage.authorities.target_certificate(public, "web-1", "ses_1", "grt_1", now)
     (stage.directory / "me-cert.pub").write_text(line + "\n")
     assert stage.ssh("web-1.gw", "true").returncode == 255
     assert not stage.asked

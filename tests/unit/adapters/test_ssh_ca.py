@@ -143,6 +143,8 @@ def test_validity_is_half_open(authorities: SshAuthorities) -> None:
         ({"principals": [b"usr_other"]}, "certificate-principal"),
         ({"key_id": b""}, "certificate-principal"),
         ({"key_id": b"\xff"}, "certificate-principal"),
+        ({"key_id": b"usr,root", "principals": [b"usr,root"]}, "certificate-principal"),
+        ({"key_id": b"-x", "principals": [b"-x"]}, "certificate-principal"),
         ({"critical": [(b"unknown@example.com", b"")]}, "certificate-options"),
         ({"critical": [(b"force-command", b"true")]}, "certificate-options"),
         ({"critical": [(b"source-address", b"10.0.0.0/8")]}, "certificate-options"),
