@@ -17,14 +17,13 @@ from gateway.core.session import EndReason
 from gateway.edges.proxy.postgres_books import Backlog, Books, telling, violation
 from gateway.edges.proxy.postgres_leg import Leg, Pause
 from gateway.edges.proxy.postgres_refusals import of_end, of_long_statement
+from gateway.edges.proxy.postgres_room import Room
 from gateway.wire.buffer import ProtocolViolation
 from gateway.wire.postgres_account import Entry
 from gateway.wire.postgres_messages import Report, error_response, notice_response
 from gateway.wire.postgres_walk import StatementTooLong
 
 _HELD_HIGH = 1 << 16  # bytes that may wait for their record before the client is paused
-_SPOOL_HIGH = 1 << 19  # bytes of records that may wait for the disk before a session is paused
-_SPOOL_ALL = 1 << 25  # the same for all sessions of a door; the recorder blocks its callers at twice as many
 _LATER = 1 << 14  # bytes of a chunk that may go on before it is accounted for
 _LATER_ALL = 1 << 15  # of all such chunks of a session
 _BOUNDARY_S = 0.3  # how long a cut session may wait for the end of a message under way
@@ -61,9 +60,7 @@ class PostgresSession:
         self._is_strict = is_strict
         self._is_crowded = False
         self._backlog = backlog
-        self._unkept = 0  # bytes of records given to the recorder since it last said that all is on disk
-        self._newest = -1  # number of the last record given to it
-        self._is_asking = False
+        self._room = Room(recording, backlog, self._pause_for_room, self._kept)
         self._stalled = b""  # from the client, recorded in part: goes on when the recorder has taken the rest
         # What went on and cannot be read is recorded as it is, so where that may not be nothing goes on unread.
         self._reads_first = is_strict or bind_parameters.hides()
@@ -168,7 +165,7 @@ class PostgresSession:
     def close_account(self) -> None:
         """Nothing is answered any more. Idempotent; the last records are `record_rest`'s."""
         self._books.close()
-        self._owe(0)
+        self._room.clear()
 
     def record_rest(self) -> None:
         """The last records. To be called once, off the loop, when the session is over: this may block."""
@@ -402,72 +399,30 @@ class PostgresSession:
         and with it every session of this loop, so both legs are paused instead and the rest is kept here.
         """
         try:
-            return self._append()
+            return self._room.give(self._books.records)
         except RecordingFailed:
             self.end(EndReason.RECORDING_FAILED)
             return None
 
-    def _append(self) -> int | None:
-        records, size, count = self._books.records, self._unkept, 0
-        for _, _, data in records:
-            if size > _SPOOL_HIGH:
-                break
-            size += len(data)
-            count += 1
-        if count:
-            self._newest = self._recording.append_all(records[:count])
-            del records[:count]
-        self._owe(size)
-        if size > _SPOOL_HIGH // 2:
-            self._ask_for_room()
-        elif size and self._backlog.bytes > _SPOOL_ALL:
-            for ask in tuple(self._backlog.owing):  # what others wrote, who are idle now, has long been on disk
-                ask()
-            self._ask_for_room()
-        return self._newest if count else None
+    def _pause_for_room(self) -> None:
+        self._client.pause(Pause.SPOOL)
+        if self._target is not None:
+            self._target.pause(Pause.SPOOL)
 
-    def _owe(self, size: int) -> None:
-        """So many bytes of records may not be on disk yet."""
-        self._backlog.bytes += size - self._unkept
-        self._unkept = size
-        if size:
-            self._backlog.owing.add(self._ask_kept)
-        else:
-            self._backlog.owing.discard(self._ask_kept)
-
-    def _ask_kept(self) -> None:
-        if not self._is_asking:
-            self._is_asking = True
-            asked = self._unkept
-            self._recording.on_durable(self._newest, lambda ok: self._tell_kept(asked, ok=ok))
-
-    def _ask_for_room(self) -> None:
-        self._ask_kept()
-        if self._unkept > _SPOOL_HIGH or self._backlog.bytes > _SPOOL_ALL:
-            self._client.pause(Pause.SPOOL)
-            if self._target is not None:
-                self._target.pause(Pause.SPOOL)
-
-    def _tell_kept(self, asked: int, *, ok: bool) -> None:
-        with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._kept, asked, ok)
-
-    def _kept(self, asked: int, ok: bool) -> None:
+    def _kept(self, ok: bool) -> None:
         """The recorder has room again: go on where the session stopped."""
-        self._is_asking = False
         if self.over.done():  # `record_rest` does the rest
             return
         if not ok:
             self.end(EndReason.RECORDING_FAILED)
             return
-        self._owe(self._unkept - asked)
         waits_for = self._record()
         if self._books.records or self._ending is not None:
             return
         stalled, self._stalled = self._stalled, b""
         if stalled:
             self._send_on(stalled, waits_for)
-        if not self._is_asking:
+        if not self._room.is_asking:
             self._client.resume(Pause.SPOOL)
             if self._target is not None:
                 self._target.resume(Pause.SPOOL)

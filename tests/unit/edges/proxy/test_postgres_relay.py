@@ -12,7 +12,8 @@ from gateway.app.ports import RecordingFailed
 from gateway.core.session import EndReason
 from gateway.edges.proxy.postgres_books import Backlog
 from gateway.edges.proxy.postgres_leg import SCRATCH, Leg
-from gateway.edges.proxy.postgres_relay import _CANCEL_AGAIN_S, _SPOOL_ALL, PostgresSession
+from gateway.edges.proxy.postgres_relay import _CANCEL_AGAIN_S, PostgresSession
+from gateway.edges.proxy.postgres_room import SPOOL_ALL
 from gateway.wire.postgres_messages import message
 
 AT = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
@@ -227,9 +228,9 @@ async def test_what_idle_sessions_wrote_long_ago_takes_no_room() -> None:
     async with Relay(is_strict=False, backlog=backlog) as idle, Relay(is_strict=False, backlog=backlog) as busy:
         idle.to_client.write(ONE)
         await idle.until(lambda: len(idle.spool.records) == 1)
-        backlog.bytes += _SPOOL_ALL - 50  # of others
+        backlog.bytes += SPOOL_ALL - 50  # of others
         busy.to_client.write(ONE)
-        await busy.until(lambda: idle.spool.sync() or busy.spool.sync() or backlog.bytes == _SPOOL_ALL - 50)
+        await busy.until(lambda: idle.spool.sync() or busy.spool.sync() or backlog.bytes == SPOOL_ALL - 50)
         assert backlog.owing == set()
 
 
