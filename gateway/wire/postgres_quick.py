@@ -3,7 +3,6 @@
 The walks tell the same of these chunks, message by message; this is for speed alone (tests hold one against the other).
 """
 
-from contextlib import suppress
 from struct import Struct
 from typing import NamedTuple
 
@@ -60,10 +59,11 @@ def asked_of(chunk: bytes, telling: Telling) -> Asked | None:
     cut = chunk.find(0, 6, min(end, _KEEP_NAMES))
     if cut < 0:
         return None
-    with suppress(ProtocolViolation):
+    try:
         values = values_told(chunk[cut + 1 : end], 0, telling)
-        return Asked(is_query=False, source=chunk[6:cut], values=values, is_described=is_described)
-    return None
+    except ProtocolViolation:
+        return None
+    return Asked(is_query=False, source=chunk[6:cut], values=values, is_described=is_described)
 
 
 def reply_of(chunk: bytes, *, is_bound: bool, is_described: bool) -> Reply | None:

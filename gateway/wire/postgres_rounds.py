@@ -7,7 +7,7 @@ is made of, so that there is one set of rules only.
 from gateway.wire.postgres_account import SHOWN, Entry, Run, Step, attempt, outcome, plain_attempt, tag_of
 from gateway.wire.postgres_quick import Asked, Reply
 from gateway.wire.postgres_statements import NAME_BYTES, UNNAMING, StatementAccount
-from gateway.wire.postgres_transactions import TURNS
+from gateway.wire.postgres_transactions import TURNS, turn_of
 
 _QUERY, _BIND, _EXECUTE, _DESCRIBE, _SYNC = b"QBEDS"
 _SPECIAL = UNNAMING | TURNS  # tags that change more than their own statement's account
@@ -63,17 +63,12 @@ class RoundAccount(StatementAccount):
         if not tag or tag in _SPECIAL or reply.status != (b"T" if transactions.current else b"I"):
             return None
         run = Run(self._number + 1)
-        if asked.is_query:
-            told = plain_attempt(run, asked.source)
-        else:
-            text = self._statements.look(asked.source[:NAME_BYTES])
-            if text is None or not text.told:
-                return None
-            told = attempt(run, "extended", text, asked.values)
-            run.shown, run.turn = text.sql[:SHOWN], text.turn
-            self._portals.propose(b"", run)
+        told = self._attempted(run, asked)
+        if told is None:
+            return None
+        if not asked.is_query:
             self._portals.accept(b"", run)
-        self._number = self._newest = run.number
+        self._newest = run.number
         transactions.warning = ""
         if not transactions.current:
             self._portals.accepted.clear()
@@ -83,6 +78,43 @@ class RoundAccount(StatementAccount):
         result = outcome(run, ms, "done")
         run.reset()
         return told, result
+
+    def opens(self, asked: Asked, at: float) -> Entry | None:
+        """A question, whole, while the account is idle: its attempt; the answer is owed. None when it has to be told
+        message by message.
+        """
+        run = Run(self._number + 1)
+        told = self._attempted(run, asked)
+        if told is None:
+            return None
+        if asked.is_query:
+            run.shown = asked.source[:SHOWN]
+            turn = turn_of(asked.source)
+            if turn:
+                run.turn = turn
+            self._owed.append(Step(_QUERY, at, run))
+            return told
+        step = Step(_ROUND, at, run)
+        step.source = asked.source[:NAME_BYTES]
+        step.text = self._statements.look(step.source)
+        step.is_described = asked.is_described
+        self._owed.append(step)
+        self._rounds += 1
+        return told
+
+    def _attempted(self, run: Run, asked: Asked) -> Entry | None:
+        """The next run's attempt; None for a statement that was never told, or is not known."""
+        if asked.is_query:
+            told = plain_attempt(run, asked.source)
+        else:
+            text = self._statements.look(asked.source[:NAME_BYTES])
+            if text is None or not text.told:
+                return None
+            told = attempt(run, "extended", text, asked.values)
+            run.shown, run.turn = text.sql[:SHOWN], text.turn
+            self._portals.propose(b"", run)
+        self._number = run.number
+        return told
 
     def lone(self) -> Step | None:
         """The query or round that is all that is owed, if nothing was answered of it yet."""

@@ -138,7 +138,7 @@ def values_told(body: bytes, pos: int, telling: Telling = TELL_ALL) -> bytes:
         pos += 4 + 2 * formats
         if formats not in (0, 1, count):
             raise ProtocolViolation("formats that do not fit the values")
-        values = ValueList(telling)
+        told: list[str] = []
         for place in range(count):
             (length,) = _LONG(body, pos)
             start, pos = pos + 4, pos + 4 + max(length, 0)
@@ -147,9 +147,15 @@ def values_told(body: bytes, pos: int, telling: Telling = TELL_ALL) -> bytes:
             if pos > len(body):
                 raise ProtocolViolation("values that end before their count")
             form = forms[place if formats > 1 else 0] if formats else 0
-            values.tell("null" if length < 0 else _described(body[start:pos], telling, is_text=form == 0))
+            told.append("null" if length < 0 else _described(body[start:pos], telling, is_text=form == 0))
     except error:
         raise ProtocolViolation("values that end before their count") from None
+    listed = ",".join(told).encode()
+    if told and not telling.is_silent and len(listed) < KEEP_ALL:
+        return b',"params":[%b]' % listed
+    values = ValueList(telling)
+    for value in told:
+        values.tell(value)
     return values.listed()
 
 

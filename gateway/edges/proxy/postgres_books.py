@@ -22,6 +22,7 @@ from gateway.wire.postgres_walk import ClientWalk, ServerWalk
 
 LOG = logging.getLogger(__name__)
 _SOON_S = 0.005
+_ORIGIN_S = 0.05  # how long the wall clock is taken to go as the steady one does
 _AT_ONCE_S = 0.002  # how long the loop's other work waits for accounts
 
 
@@ -35,7 +36,6 @@ class Backlog:
         self._is_set = False
         self._ahead: deque[Callable[[], None]] = deque()
         self._is_gathering = False
-        self._is_writing = False  # records that somebody waits for
         self._news: deque[tuple[Callable[[int, bool], None], int, bool]] = deque()
         self._is_telling = False
 
@@ -60,11 +60,11 @@ class Backlog:
     # ------------------------------------------------------------ where records come first
 
     def ahead(self, take_in: Callable[[], None]) -> None:
-        """Call `take_in`, for a session whose statements must be on disk before they go on, together with others: once
-        the disk has written what it has. So many sessions share one sync, and its changes of threads.
+        """Call `take_in`, for a session whose statements must be on disk before they go on, together with all that this
+        turn of the loop has brought. The recorder gathers by itself what comes while its disk writes.
         """
         self._ahead.append(take_in)
-        if not self._is_writing and not self._is_gathering:
+        if not self._is_gathering:
             self._is_gathering = True
             asyncio.get_running_loop().call_soon(self._gather)
 
@@ -81,7 +81,6 @@ class Backlog:
 
     def await_durable(self, recording: Recording, seq: int, release: Callable[[int, bool], None]) -> None:
         """Call `release` with `seq`, and whether it is on disk, when that is decided."""
-        self._is_writing = True
         loop = asyncio.get_running_loop()
         recording.on_durable(seq, lambda ok: self._told(loop, (release, seq, ok)))
 
@@ -94,7 +93,7 @@ class Backlog:
                 loop.call_soon_threadsafe(self._tell)
 
     def _tell(self) -> None:
-        self._is_telling = self._is_writing = False
+        self._is_telling = False
         try:
             while self._news:
                 release, seq, ok = self._news.popleft()
@@ -102,8 +101,6 @@ class Backlog:
         finally:
             if self._news:  # one session's fault is not the others'
                 asyncio.get_running_loop().call_soon(self._tell)
-            if self._ahead and not self._is_gathering:
-                self._gather()
 
 
 class Books:
@@ -122,19 +119,27 @@ class Books:
         self.passed_bytes = 0
         self._passed: list[tuple[bool, bytes, float]] = []  # from the client?, the chunk, when it came
         self._now = now
+        self._origin_ns = 0
+        self._origin_at = -_ORIGIN_S - 1.0
 
     def note(self, entry: Entry) -> None:
         """Put in a record of our own."""
         self.account.entries.append(entry)
-        self._collect(monotonic(), self._origin())
+        self._tell_all(monotonic())
 
     def ask(self, chunk: bytes) -> None:
         """Account at once for what the client sent; ProtocolViolation."""
-        self._feed(self.asks, chunk)
+        at = monotonic()
+        try:
+            if self._open(chunk, at):
+                return
+        except Exception as fault:
+            raise violation(fault) from fault
+        self._feed(self.asks, chunk, at)
 
     def answer(self, chunk: bytes) -> None:
         """Account at once for what the target sent; ProtocolViolation."""
-        self._feed(self.answers, chunk)
+        self._feed(self.answers, chunk, monotonic())
 
     def later(self, chunk: bytes, *, is_asking: bool) -> bool:
         """Account for this chunk, which has gone on, at the next `catch_up`; True when it is the first such."""
@@ -147,7 +152,7 @@ class Books:
         if not self._passed:
             return None
         passed, self._passed, self.passed_bytes = self._passed, [], 0
-        origin, first = self._origin(), None
+        origin, first = self._origin(monotonic()), None
         is_idle, place = self._is_idle(), 0
         while place < len(passed):
             is_asking, chunk, at = passed[place]
@@ -196,21 +201,36 @@ class Books:
         """Nothing is answered any more. Idempotent."""
         self.catch_up()
         self.account.close(monotonic())
-        self._collect(monotonic(), self._origin())
+        self._tell_all(monotonic())
 
-    def _feed(self, walk: ClientWalk | ServerWalk, chunk: bytes) -> None:
-        at = monotonic()
+    def _tell_all(self, at: float) -> None:
+        self._collect(at, self._origin(at))
+
+    def _feed(self, walk: ClientWalk | ServerWalk, chunk: bytes, at: float) -> None:
         try:
             walk.feed(chunk, at)
         except Exception as fault:
             raise violation(fault) from fault
         finally:
             if self.account.entries:
-                self._collect(at, self._origin())
+                self._collect(at, self._origin(at))
 
-    def _origin(self) -> int:
-        """The instant at which `monotonic` was 0, in unix ns."""
-        return unix_ns(self._now()) - int(monotonic() * 1e9)
+    def _open(self, chunk: bytes, at: float) -> bool:
+        """True when this is one whole question, nothing else is under way, and it was accounted for in one."""
+        if not self._is_idle():
+            return False
+        asked = asked_of(chunk, self.telling)
+        told = asked and self.account.opens(asked, at)
+        if not told:
+            return False
+        self.records.append((told.kind, self._origin(at) + int(at * 1e9), told.data))
+        return True
+
+    def _origin(self, at: float) -> int:
+        """The instant at which `monotonic` was 0, in unix ns; `at` is now."""
+        if at - self._origin_at > _ORIGIN_S:
+            self._origin_ns, self._origin_at = unix_ns(self._now()) - int(monotonic() * 1e9), at
+        return self._origin_ns
 
     def _collect(self, at: float, origin: int) -> None:
         entries = self.account.entries

@@ -1,6 +1,6 @@
 import json
 from datetime import UTC, datetime
-from itertools import chain
+from itertools import chain, product
 from typing import Any
 
 import pytest
@@ -39,14 +39,24 @@ TRIPS = [  # a question, and an answer that fits it
     (NAMED + EXECUTE + SYNC, BOUND + ROWS + COMPLETE), (VALUED + EXECUTE + SYNC, BOUND + ROWS + COMPLETE),
     (NAMED + DESCRIBE + EXECUTE + SYNC, BOUND + DESCRIPTION + ROWS + COMPLETE), (EXECUTE + SYNC, ROWS + COMPLETE),
     (VALUED + DESCRIBE + EXECUTE + SYNC, BOUND + message(b"n") + COMPLETE), (NAMED + EXECUTE + SYNC, message(b"E", b"C42P01\0\0")),
+    (NAMED + EXECUTE + SYNC, BOUND + message(b"C", b"ROLLBACK\0")),
 ]  # fmt: skip
 FITTING = st.tuples(st.sampled_from(TRIPS), st.sampled_from([READY, READY, READY_IN_TX])).map(
     lambda drawn: [(True, drawn[0][0]), (False, drawn[0][1] + drawn[1])]
 )
+QUESTIONS = [question for question, _ in TRIPS] + [VALUED[:-3] + EXECUTE + SYNC, message(b"Q", b"a\0b\0")]
 ODD = st.tuples(
-    st.sampled_from([question for question, _ in TRIPS] + [VALUED[:-3] + EXECUTE + SYNC, message(b"Q", b"a\0b\0")]),
+    st.sampled_from(QUESTIONS),
     st.sampled_from([answer for _, answer in TRIPS]),
 ).map(lambda pair: [(True, pair[0]), (False, pair[1] + READY)])
+KNOWN = [(True, PREPARE + NAMED + EXECUTE + SYNC), (False, message(b"1") + BOUND + ROWS + COMPLETE + READY)]  # and told
+OPEN = [(True, message(b"Q", b"BEGIN\0")), (False, message(b"C", b"BEGIN\0") + READY_IN_TX)]
+UNDO, LONG = message(b"P", b"s\0rollback\0\0\0"), message(b"P", b"s\0" + b"x" * 70_000 + b"\0\0\0")
+HALF = [(True, message(b"Q", b"half\0")[:7])]
+BEGINNINGS = [
+    [], KNOWN, OPEN, KNOWN + OPEN, HALF, KNOWN + HALF, [*KNOWN, (True, QUERY)], [(True, PREPARE + SYNC), (False, message(b"1") + READY)],
+    [(True, UNDO + NAMED + EXECUTE + SYNC), (False, message(b"1") + BOUND + message(b"C", b"ROLLBACK\0") + READY), *OPEN], [(True, LONG + SYNC), (False, message(b"1") + READY)],
+]  # fmt: skip
 SINGLES = st.one_of(ASKED.map(lambda m: [(True, m)]), ANSWERED.map(lambda m: [(False, m)]))
 
 
@@ -54,23 +64,55 @@ def told(books: Books) -> list[tuple[str, dict[str, Any]]]:
     return [(kind, {**json.loads(data), "ms": 0}) for kind, _, data in books.records]
 
 
-@given(st.lists(st.one_of(FITTING, FITTING, FITTING, ODD, SINGLES), max_size=20), st.data())
-def test_accounting_later_tells_the_same(chunks: list[list[tuple[bool, bytes]]], data: st.DataObject) -> None:
-    at_once, late = Books(lambda: AT), Books(lambda: AT)
-    wrong = None
-    for is_asking, chunk in chain.from_iterable(chunks):
+def in_pieces(books: Books, chunk: bytes, *, is_asking: bool) -> None:
+    """Nothing is recognised at a glance in three bytes, nor in a part of a long text: message by message."""
+    size = 3 if len(chunk) < 1_000 else 10_000
+    for start in range(0, len(chunk), size):
+        (books.ask if is_asking else books.answer)(chunk[start : start + size])
+
+
+@given(st.lists(st.one_of(FITTING, FITTING, FITTING, ODD, SINGLES), max_size=20), st.sets(st.integers(0, 40)))
+def test_accounting_at_once_or_later_tells_the_same_as_message_by_message(
+    chunks: list[list[tuple[bool, bytes]]], pauses: set[int]
+) -> None:
+    hold_together(list(chain.from_iterable(chunks)), pauses)
+
+
+@pytest.mark.parametrize("begun", BEGINNINGS)
+def test_every_question_and_answer_tell_the_same_as_message_by_message(begun: list[tuple[bool, bytes]]) -> None:
+    after = [(True, NAMED + EXECUTE + SYNC), (False, BOUND + ROWS + COMPLETE + READY)]
+    for question, answer, ready in product(QUESTIONS, {answer for _, answer in TRIPS}, (READY, READY_IN_TX)):
+        hold_together([*begun, (True, question), (False, answer + ready), *after], set())
+
+
+def hold_together(chunks: list[tuple[bool, bytes]], pauses: set[int]) -> None:
+    by_message, at_once, first, late = (Books(lambda: AT) for _ in range(4))
+    wrong, is_asking = None, False
+    for place, (is_asking, chunk) in enumerate(chunks):
+        late.later(chunk, is_asking=is_asking)
+        if is_asking:  # as where records come first: answers are accounted for with the question behind them
+            assert first.catch_up() is None
+        else:
+            first.later(chunk, is_asking=False)
         try:
-            (at_once.ask if is_asking else at_once.answer)(chunk)
+            in_pieces(by_message, chunk, is_asking=is_asking)
         except ProtocolViolation as why:
             wrong = str(why)
-            late.later(chunk, is_asking=is_asking)
+        for books in (at_once, first) if is_asking else (at_once,):
+            told_wrong = None
+            try:
+                (books.ask if is_asking else books.answer)(chunk)
+            except ProtocolViolation as why:
+                told_wrong = str(why)
+            assert told_wrong == wrong
+        if wrong is not None:
             break
-        late.later(chunk, is_asking=is_asking)
-        if data.draw(st.integers(0, 3)) == 0:
+        if place in pauses:
             assert late.catch_up() is None
-    found = late.catch_up()
+    found, last = late.catch_up(), first.catch_up()
     assert (str(found) if found else None) == wrong
-    assert [each for each in told(late) if each[0] != "unread"] == told(at_once)
+    assert (str(last) if last else None) == (None if wrong is None or is_asking else wrong)
+    assert [each for each in told(late) if each[0] != "unread"] == told(at_once) == told(first) == told(by_message)
     if wrong is not None:
         assert late.is_unreadable is is_asking is (told(late)[-1:] != [] and told(late)[-1][0] == "unread")
 
@@ -86,6 +128,7 @@ def test_a_mistake_of_ours_ends_it_and_what_went_on_is_recorded(
 
     monkeypatch.setattr(books.asks, "feed", mistaken)
     monkeypatch.setattr(books, "_trip", mistaken)
+    monkeypatch.setattr(books.account, "opens", mistaken)
     if is_late:
         books.later(QUERY, is_asking=True)
         books.later(READY, is_asking=False)

@@ -184,38 +184,32 @@ async def test_nothing_goes_on_before_its_record_is_on_disk_where_that_is_requir
 
 
 @on_a_loop
-async def test_what_comes_while_the_disk_writes_goes_into_its_next_batch() -> None:
+async def test_what_comes_while_the_disk_writes_is_recorded_at_once_and_waits_for_its_own_sync() -> None:
     backlog = Backlog()
     async with Relay(is_strict=True, backlog=backlog) as one, Relay(is_strict=True, backlog=backlog) as other:
         one.to_client.write(ONE)
         await one.until(lambda: len(one.spool.records) == 1)
         other.to_client.write(ONE)
         one.to_client.write(ONE)
-        await one.until(lambda: bool(other.session._come and one.session._come))
-        for _ in range(5):
-            await asyncio.sleep(0)
-        assert (len(one.spool.records), other.spool.records) == (1, [])
-        one.spool.sync()
-        assert await asyncio.wait_for(one.target.readexactly(len(ONE)), PATIENCE) == ONE
         await one.until(lambda: len(one.spool.records) == 2 and len(other.spool.records) == 1)
         reading = asyncio.create_task(other.target.readexactly(len(ONE)))
+        one.spool.sync()
+        assert await asyncio.wait_for(one.target.readexactly(2 * len(ONE)), PATIENCE) == 2 * ONE
         for _ in range(5):
             await asyncio.sleep(0)
         assert not reading.done(), "it is not on disk"
         assert await other.synced(reading) == ONE
-        assert await one.synced(asyncio.create_task(one.target.readexactly(len(ONE)))) == ONE
 
 
 @on_a_loop
 async def test_a_disk_that_fails_ends_every_session_that_waits_for_it() -> None:
     backlog = Backlog()
     async with Relay(is_strict=True, backlog=backlog) as one, Relay(is_strict=True, backlog=backlog) as other:
-        one.to_client.write(ONE)
-        await one.until(lambda: len(one.spool.records) == 1)
-        other.to_client.write(ONE)
-        await one.until(lambda: bool(other.session._come))
-        other.spool.is_broken = True
-        one.spool.sync(ok=False)
+        for relay in (one, other):
+            relay.to_client.write(ONE)
+            await relay.until(lambda relay=relay: len(relay.spool.records) == 1)
+        for relay in (one, other):
+            relay.spool.sync(ok=False)
         for relay in (one, other):
             reason, _ = await asyncio.wait_for(relay.session.wait_over(), PATIENCE)
             assert reason is EndReason.RECORDING_FAILED
@@ -311,9 +305,10 @@ async def test_a_session_that_broke_the_protocol_ends_and_all_that_went_on_is_re
         assert (await relay.client.read())[:1] == b"E"
 
 
+@pytest.mark.parametrize("is_strict", [False, True])
 @on_a_loop
-async def test_a_recorder_that_fails_ends_the_session_once() -> None:
-    async with Relay(is_strict=False) as relay:
+async def test_a_recorder_that_fails_ends_the_session_once(is_strict: bool) -> None:
+    async with Relay(is_strict=is_strict) as relay:
         relay.spool.is_broken = True
         relay.to_client.write(message(b"Q", b"SELECT 1\0"))
         reason, _ = await asyncio.wait_for(relay.session.wait_over(), PATIENCE)
