@@ -25,6 +25,11 @@ _NOTHING = Refusal(
     "No COMMIT of that session is held.",
     next_steps=("COMMIT in the session is held once something was written there.",),
 )
+_GONE = Refusal(
+    "holder-silent",
+    "The gateway that holds that session has fallen silent, so no COMMIT goes through there.",
+    next_steps=("If it is gone, the database rolls back what was not committed, and the session ends as interrupted.",),
+)
 _EVENTS = {HeldState.CONFIRMED: "transaction:confirmed", HeldState.REFUSED: "transaction:refused"}
 
 
@@ -42,7 +47,9 @@ class HeldView:
 
 
 def show_held(ctx: Context, user: User, session_id: str) -> HeldView:
-    """Raises NotFound (no such session, nothing held), Denied, Unavailable. That others looked is in the log."""
+    """Raises NotFound (no such session, nothing held, its gateway silent), Denied, Unavailable. That others looked is
+    in the log.
+    """
     session, held = _find(ctx, user, session_id, spends=False)
     if user.id != session.holder:
         data = {"tx": held.tx, "mark": held.mark, "holder": session.holder_name}
@@ -114,6 +121,7 @@ def _store(
 def _find(ctx: Context, user: User, session_id: str, *, spends: bool) -> tuple[Session, HeldCommit]:
     with ctx.store.read() as uow:
         session, held = uow.sessions.get(session_id), uow.held.get(session_id)
+        silent = {*uow.gateways.silent_since(ctx.clock.now() - ctx.limits.gateway_silent_after)} - {ctx.gateway}
     if session is None:
         raise NotFound(Refusal("unknown-session", "There is no such session.", next_steps=("gw sessions lists them.",)))
     if user.id != session.holder:
@@ -122,6 +130,8 @@ def _find(ctx: Context, user: User, session_id: str, *, spends: bool) -> tuple[S
         authorise(ctx, user, Action.APPROVE, target, facts, spends=spends)
     if held is None or not session.is_live():
         raise NotFound(_NOTHING)
+    if session.gateway in silent:
+        raise NotFound(_GONE)
     return session, held
 
 

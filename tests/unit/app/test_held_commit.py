@@ -1,4 +1,5 @@
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -299,6 +300,24 @@ def test_of_a_gateway_that_died_nobody_knows_whether_a_confirmed_commit_went_thr
     assert sealed.events("transaction:ended")[-1].data == {"tx": 1, "outcome": outcome, "level": "read"}
     with sealed.ctx.store.read() as uow:
         assert uow.held.get(session.id) is None
+
+
+def test_nobody_answers_for_a_gateway_that_has_fallen_silent(sealed: House):
+    session = a_session(sealed)
+    ask_commit(sealed.ctx, session, ASKING)
+    other, beat = replace(sealed.ctx, gateway="other"), sealed.clock.now()
+    with sealed.ctx.store.begin() as uow:
+        uow.gateways.beat(session.gateway, beat)
+    sealed.later(sealed.ctx.limits.gateway_silent_after + timedelta(seconds=1))
+    for look in (show_held, lambda *about: answer_held(*about, "m1", YES)):
+        with pytest.raises(NotFound) as no:
+            look(other, sealed.people["lead"], session.id)
+        assert no.value.refusal.code == "holder-silent"
+    assert show_held(sealed.ctx, sealed.people["lead"], session.id).held.mark == "m1"  # its own knows better
+    assert not sealed.events("transaction:confirmed")
+    with sealed.ctx.store.begin() as uow:
+        uow.gateways.beat(session.gateway, sealed.clock.now())
+    assert answer_held(other, sealed.people["lead"], session.id, "m1", YES).held.state is YES
 
 
 def test_a_proof_that_is_good_once_is_used_up_by_the_answer_and_not_by_the_look(sealed: House, tmp_path: Path):
