@@ -35,9 +35,9 @@ from gateway.app import journal
 from gateway.app.certificate_ports import NoClients
 from gateway.app.context import Context
 from gateway.app.deploy_live import DeployMeans, LiveRuns
+from gateway.app.fact_ports import IncidentSource, ShiftSource
 from gateway.app.identity import ClaimNames
 from gateway.app.live import LiveSessions
-from gateway.app.ports import IncidentSource, ShiftSource
 from gateway.app.record_evidence import Evidence
 from gateway.app.record_gap import record_gap
 from gateway.app.revalidate import Revalidation

@@ -15,7 +15,7 @@ from gateway.app.authorise import authorise
 from gateway.app.context import Context
 from gateway.app.credentials import digest_of
 from gateway.app.identity import NotSignedIn
-from gateway.app.ports_people import ApiToken
+from gateway.app.people_ports import ApiToken
 from gateway.app.refuse_stranger import refuse_stranger
 from gateway.core.decision import Action, Facts, Permit, Query
 from gateway.core.errors import Conflict, Denied, NotFound, Refusal

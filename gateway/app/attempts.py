@@ -4,7 +4,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from gateway.app.credentials import digest_of
-from gateway.app.ports import Credential, UnitOfWork
+from gateway.app.people_ports import Credential
+from gateway.app.ports import UnitOfWork
 
 WINDOW = timedelta(minutes=10)
 _PURPOSE = "attempts"

@@ -9,7 +9,7 @@ from gateway.app.context import Context
 from gateway.app.credentials import digest_of
 from gateway.app.demand_proof import kept_proof
 from gateway.app.identity import NotSignedIn, disabled
-from gateway.app.ports import Credential
+from gateway.app.people_ports import Credential
 from gateway.app.possession import SeenProofs, demand_possession
 from gateway.app.rotate_sign_in import REUSED, claim_renewed, end_reused, is_current
 from gateway.app.sign_in import LONGEST_SECRET

@@ -15,7 +15,8 @@ from gateway.app.authenticate import NOT_SIGNED_IN, known, seen_at, touch
 from gateway.app.context import Context
 from gateway.app.credentials import digest_of
 from gateway.app.identity import NotSignedIn
-from gateway.app.ports import Credential, UnitOfWork
+from gateway.app.people_ports import Credential
+from gateway.app.ports import UnitOfWork
 from gateway.app.possession import KEY, OTHER_KEY, SeenProofs, demand_possession, refuse_proof
 from gateway.app.sign_in import WEB_PREFIX, SignedIn
 from gateway.app.sign_ins import end_credentials, login_id

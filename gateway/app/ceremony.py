@@ -10,7 +10,7 @@ from gateway.app import journal
 from gateway.app.context import Context
 from gateway.app.credentials import digest_of
 from gateway.app.passkey_ports import Answer, ForgedAnswerError, NewKey, Passkey, RelyingParty
-from gateway.app.ports import Credential
+from gateway.app.people_ports import Credential
 from gateway.app.refuse_stranger import refuse_stranger
 from gateway.core.errors import GatewayError, Refusal
 from gateway.core.principal import User

@@ -12,7 +12,7 @@ from datetime import timedelta
 from gateway.app import journal
 from gateway.app.context import Context
 from gateway.app.credentials import digest_of
-from gateway.app.ports import Credential
+from gateway.app.people_ports import Credential
 
 LOG = logging.getLogger(__name__)
 _PURPOSE = "deploy-keys"

@@ -8,22 +8,14 @@ from gateway.app.certificate_ports import ClientSigner, NoClients
 from gateway.app.deploy_live import DeployMeans, no_means
 from gateway.app.doctor_ports import NoDoctor, TargetDoctor
 from gateway.app.live import LiveSessions
+from gateway.app.log_ports import EventLog
 from gateway.app.logins import LeasedLogins
-from gateway.app.ports import (
-    CatalogueSource,
-    Clock,
-    DatabaseRoles,
-    EventLog,
-    Ids,
-    Notifier,
-    Policy,
-    Recorder,
-    SshSigner,
-    Store,
-)
-from gateway.app.ports_people import Sealer
+from gateway.app.people_ports import Sealer
+from gateway.app.ports import CatalogueSource, Clock, Ids, Notifier, Policy, Store
 from gateway.app.possession_ports import DeviceProofs, NoDeviceProofs
+from gateway.app.recording_ports import Recorder
 from gateway.app.statement_ports import ReadsNothing, StatementReader
+from gateway.app.target_ports import DatabaseRoles, SshSigner
 from gateway.app.workload_ports import DeployKeys, JobTokens, NoDeployKeys, NoJobTokens, NoTrust, TrustSource
 from gateway.core.rota import RotaRules
 

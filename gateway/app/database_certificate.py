@@ -11,7 +11,8 @@ from gateway.app import journal
 from gateway.app.certificate_ports import NoClientsError
 from gateway.app.context import Context
 from gateway.app.open_session import grant_for
-from gateway.app.ports import Credential, UnitOfWork
+from gateway.app.people_ports import Credential
+from gateway.app.ports import UnitOfWork
 from gateway.app.refuse_stranger import refuse_stranger
 from gateway.app.sign_ins import login_id
 from gateway.app.ssh_certificate import LONGEST_KEY, fingerprint_of

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from gateway.app import journal
+from gateway.app.access_ports import GrantInUse
 from gateway.app.context import Context
 from gateway.app.facts import Question, gather_in
-from gateway.app.ports import GrantInUse, UnitOfWork
+from gateway.app.ports import UnitOfWork
 from gateway.core.authentication import proof_of, unmet
 from gateway.core.decision import Action, Decision, Deny, Facts, Permit, Query
 from gateway.core.errors import Refusal

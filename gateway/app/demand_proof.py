@@ -7,7 +7,8 @@ from gateway.app.context import Context
 from gateway.app.credentials import digest_of
 from gateway.app.identity import SignedClaims
 from gateway.app.passkey_ports import Passkey
-from gateway.app.ports import Credential, UnitOfWork
+from gateway.app.people_ports import Credential
+from gateway.app.ports import UnitOfWork
 from gateway.core.authentication import Proof, proof_of, unmet, used_up
 from gateway.core.errors import Denied, Refusal
 from gateway.core.obligation import Obligations, StepUp

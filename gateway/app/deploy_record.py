@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 from datetime import datetime
 
-from gateway.app.ports import Recording
+from gateway.app.recording_ports import Recording
 
 _CHANNEL = 0
 _PREFIX = _CHANNEL.to_bytes(4, "big")

@@ -18,8 +18,9 @@ from gateway.app.credentials import digest_of
 from gateway.app.demand_proof import inherited_proof
 from gateway.app.emergency_credential import EMERGENCY, redeem_emergency
 from gateway.app.identity import IdentityProvider
+from gateway.app.people_ports import Credential
 from gateway.app.place import ELSEWHERE, is_elsewhere, origin_of
-from gateway.app.ports import Credential, UnitOfWork
+from gateway.app.ports import UnitOfWork
 from gateway.app.possession import KEY
 from gateway.app.sign_in import SignedIn
 from gateway.app.sign_ins import Device, open_sign_in

@@ -17,8 +17,9 @@ from gateway.app.device_flow import DeviceView, device_view, normal_code
 from gateway.app.emergency_credential import EMERGENCY
 from gateway.app.identity import IdentityProvider
 from gateway.app.passkey_ports import Answer, Passkey, RelyingParty
+from gateway.app.people_ports import Credential
 from gateway.app.place import ELSEWHERE, origin_of
-from gateway.app.ports import Credential, UnitOfWork
+from gateway.app.ports import UnitOfWork
 from gateway.app.providers import Providers
 from gateway.app.provision import not_provisioned
 from gateway.app.refuse_stranger import refuse_stranger

@@ -8,7 +8,8 @@ from gateway.app.context import Context
 from gateway.app.credentials import digest_of
 from gateway.app.demand_proof import kept_proof
 from gateway.app.identity import NotSignedIn, disabled
-from gateway.app.ports import Credential, UnitOfWork
+from gateway.app.people_ports import Credential
+from gateway.app.ports import UnitOfWork
 from gateway.app.possession import KEY
 from gateway.app.sign_in import LONGEST_SECRET, SignedIn
 from gateway.core.emergency import BreakGlassOnly

@@ -9,8 +9,8 @@ from datetime import datetime
 
 from gateway.app import journal
 from gateway.app.context import Context
+from gateway.app.people_ports import ProviderSession
 from gateway.app.ports import UnitOfWork
-from gateway.app.ports_people import ProviderSession
 from gateway.app.shut_out import put_out
 from gateway.app.sign_ins import end_credentials
 

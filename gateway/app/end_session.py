@@ -5,7 +5,7 @@ import logging
 from gateway.app import journal
 from gateway.app.context import Context
 from gateway.app.live import End
-from gateway.app.ports import Recording, RecordingFailed
+from gateway.app.recording_ports import Recording, RecordingFailed
 from gateway.core.errors import Refusal, Unavailable
 from gateway.core.session import EndReason, Session, end
 

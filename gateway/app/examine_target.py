@@ -15,7 +15,7 @@ from gateway.app.context import Context
 from gateway.app.doctor_ports import Finding, TrialSession
 from gateway.app.facts import Question, gather
 from gateway.app.lease_role import place_of
-from gateway.app.ports import EventFilter
+from gateway.app.log_ports import EventFilter
 from gateway.core.decision import Action
 from gateway.core.errors import Conflict, GatewayError, Refusal
 from gateway.core.principal import User

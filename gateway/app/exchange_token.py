@@ -15,7 +15,8 @@ from datetime import datetime, timedelta
 from gateway.app import journal
 from gateway.app.context import Context
 from gateway.app.judge_job_token import Judged, judge
-from gateway.app.ports import Credential, UnitOfWork
+from gateway.app.people_ports import Credential
+from gateway.app.ports import UnitOfWork
 from gateway.app.refuse_stranger import refuse_stranger
 from gateway.app.verify_deploy_token import LONGEST_LIFE, is_our_own
 from gateway.core.deploy_token import Right, mint

@@ -9,8 +9,8 @@ from gateway.app.authorise import find_level, find_target
 from gateway.app.context import Context
 from gateway.app.demand_proof import missing_proof, spend_proof
 from gateway.app.facts import Question, gather
-from gateway.app.ports import Lease
 from gateway.app.request_access import within_duty
+from gateway.app.target_ports import Lease
 from gateway.core.decision import Action, Deny, Facts, Permit, Query
 from gateway.core.errors import Conflict, Denied, GatewayError, NotFound, Refusal
 from gateway.core.grant import Grant, extend

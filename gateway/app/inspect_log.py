@@ -8,7 +8,7 @@ from gateway.app import journal
 from gateway.app.api_tokens import READ_AUDIT, demand_scope
 from gateway.app.authorise import authorise
 from gateway.app.context import Context
-from gateway.app.ports import EventFilter, StoredEvent
+from gateway.app.log_ports import EventFilter, StoredEvent
 from gateway.core.decision import Action, Facts
 from gateway.core.errors import NotFound, Refusal
 from gateway.core.principal import Machine, User

@@ -8,7 +8,7 @@ from gateway.app.authorise import find_target
 from gateway.app.context import Context
 from gateway.app.credentials import digest_of
 from gateway.app.open_session import grant_for
-from gateway.app.ports import Credential
+from gateway.app.people_ports import Credential
 from gateway.app.ticket_proof import VERIFIER, verifier_for
 from gateway.core.emergency import BreakGlassOnly
 from gateway.core.principal import User

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from gateway.app import journal
 from gateway.app.context import Context
 from gateway.app.logins import HeldLogin
-from gateway.app.ports import DatabaseLogin, Lease
+from gateway.app.target_ports import DatabaseLogin, Lease
 from gateway.core.errors import GatewayError, Refusal, Unavailable
 from gateway.core.grant import Grant
 from gateway.core.session import verdict

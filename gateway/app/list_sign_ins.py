@@ -6,7 +6,7 @@ from datetime import datetime
 
 from gateway.app import journal
 from gateway.app.context import Context
-from gateway.app.ports import Credential
+from gateway.app.people_ports import Credential
 from gateway.app.sign_ins import PREFIXES, end_credentials, login_id
 from gateway.core.errors import NotFound, Refusal
 from gateway.core.principal import User

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from threading import Lock
 
-from gateway.app.ports import LiveSession
+from gateway.app.session_ports import LiveSession
 from gateway.app.statement_ports import Statement
 from gateway.core.session import EndReason
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import BoundedSemaphore, Lock
 
-from gateway.app.ports import DatabaseLogin
+from gateway.app.target_ports import DatabaseLogin
 from gateway.core.errors import Refusal, Unavailable
 
 TURNS_PER_TARGET = 4

@@ -11,8 +11,11 @@ from gateway.app.decide_connection import decide_connection
 from gateway.app.end_session import end_session as end_session
 from gateway.app.end_session import store_end
 from gateway.app.lease_role import lease_role
-from gateway.app.ports import Credential, DatabaseLogin, Recording, RecordingFailed, UnitOfWork
+from gateway.app.people_ports import Credential
+from gateway.app.ports import UnitOfWork
+from gateway.app.recording_ports import Recording, RecordingFailed
 from gateway.app.refuse_stranger import refuse_stranger
+from gateway.app.target_ports import DatabaseLogin
 from gateway.app.verify_deploy_token import misplaced
 from gateway.core.decision import Permit
 from gateway.core.errors import GatewayError, Refusal, Unavailable

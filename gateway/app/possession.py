@@ -17,7 +17,7 @@ from gateway.app import journal
 from gateway.app.context import Context
 from gateway.app.credentials import digest_of
 from gateway.app.identity import NotSignedIn
-from gateway.app.ports import Credential
+from gateway.app.people_ports import Credential
 from gateway.app.possession_ports import ForgedProofError
 from gateway.app.refuse_stranger import refuse_stranger
 from gateway.core.device_proof import FRESH_FOR, LONGEST_ID, LONGEST_PROOF, NO_PROOF, Asked, DeviceProof, why_not

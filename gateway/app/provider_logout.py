@@ -7,9 +7,9 @@ from gateway.app.context import Context
 from gateway.app.credentials import digest_of
 from gateway.app.end_provider_session import BY, close_provider_session
 from gateway.app.identity import IdentityProvider, SignedLogout, user_id_of
+from gateway.app.people_ports import Credential, ProviderSession
 from gateway.app.place import origin_of
-from gateway.app.ports import Credential, UnitOfWork
-from gateway.app.ports_people import ProviderSession
+from gateway.app.ports import UnitOfWork
 from gateway.app.refuse_stranger import refuse_stranger
 from gateway.app.shut_out import put_out
 from gateway.core.errors import Denied, GatewayError, Refusal

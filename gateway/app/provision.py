@@ -13,8 +13,8 @@ from gateway.app import journal
 from gateway.app.api_tokens import WRITE_SCIM, demand_scope
 from gateway.app.context import Context
 from gateway.app.identity import IdentityProvider, SignedClaims, user_id_of
+from gateway.app.people_ports import ProvisionedGroup, ProvisionedUser
 from gateway.app.ports import UnitOfWork
-from gateway.app.ports_people import ProvisionedGroup, ProvisionedUser
 from gateway.app.shut_out import put_out
 from gateway.core.errors import Conflict, NotFound, Refusal
 from gateway.core.principal import Machine, User

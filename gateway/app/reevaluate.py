@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from gateway.app import journal
 from gateway.app.context import Context
 from gateway.app.decide_connection import decide_grant
-from gateway.app.ports import LiveView
+from gateway.app.session_ports import LiveView
 from gateway.core.decision import Deny
 from gateway.core.grant import WARNINGS, Grant, due_warning
 from gateway.core.session import EndReason, Session, idle_verdict, verdict

@@ -8,7 +8,7 @@ from threading import Lock
 
 from gateway.app import journal
 from gateway.app.context import Context
-from gateway.app.ports import IncidentSource, ShiftSource
+from gateway.app.fact_ports import IncidentSource, ShiftSource
 from gateway.core.errors import Unavailable
 from gateway.core.incident import Incident
 from gateway.core.rota import Shift

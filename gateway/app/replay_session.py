@@ -10,7 +10,7 @@ from gateway.app import journal
 from gateway.app.authorise import authorise, still_permitted
 from gateway.app.context import Context
 from gateway.app.deploy_session import session_of
-from gateway.app.ports import EventFilter
+from gateway.app.log_ports import EventFilter
 from gateway.audit.recording import BrokenRecordingError, Frame, verified
 from gateway.core.decision import Action, Facts
 from gateway.core.errors import Conflict, NotFound, Refusal, Unavailable

@@ -13,8 +13,8 @@ from gateway.app import journal
 from gateway.app.context import Context
 from gateway.app.end_provider_session import close_provider_session, end_by_provider
 from gateway.app.identity import IdentityProvider, Refreshed, groups_of, user_id_of
+from gateway.app.people_ports import ProviderSession
 from gateway.app.ports import UnitOfWork
-from gateway.app.ports_people import ProviderSession
 from gateway.app.sign_ins import CHECK_EVERY, PREFIXES
 from gateway.core.errors import Denied, Refusal, Unavailable
 

@@ -13,7 +13,8 @@ from gateway.app import journal
 from gateway.app.context import Context
 from gateway.app.credentials import digest_of
 from gateway.app.identity import NotSignedIn
-from gateway.app.ports import Credential, UnitOfWork
+from gateway.app.people_ports import Credential
+from gateway.app.ports import UnitOfWork
 from gateway.app.sign_in import SignedIn
 from gateway.app.sign_ins import PREFIXES, end_credentials, login_id
 from gateway.core.errors import Conflict, Refusal

@@ -20,7 +20,8 @@ from gateway.app.deploy_live import Feed, noted
 from gateway.app.deploy_ports import Ended, Job, Output, Stop
 from gateway.app.deploy_record import StepRecord
 from gateway.app.deploy_session import session_of
-from gateway.app.ports import Recording, RecordingFailed, UnitOfWork
+from gateway.app.ports import UnitOfWork
+from gateway.app.recording_ports import Recording, RecordingFailed
 from gateway.app.run_migration import run_migration
 from gateway.core.errors import Conflict, Denied, GatewayError, Refusal, Unavailable
 from gateway.core.obligation import Record

@@ -11,8 +11,8 @@ from datetime import datetime, timedelta
 from gateway.app.context import Context
 from gateway.app.credentials import digest_of
 from gateway.app.identity import IdentityProvider, Redeemed
-from gateway.app.ports import Credential, UnitOfWork
-from gateway.app.ports_people import ProviderSession
+from gateway.app.people_ports import Credential, ProviderSession
+from gateway.app.ports import UnitOfWork
 from gateway.app.sign_in import CLI_PREFIX, WEB_PREFIX, SignedIn
 from gateway.core.principal import User
 

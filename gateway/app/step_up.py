@@ -16,8 +16,9 @@ from gateway.app.context import Context
 from gateway.app.credentials import digest_of
 from gateway.app.demand_proof import passkey_proof
 from gateway.app.passkey_ports import Answer, RelyingParty
+from gateway.app.people_ports import Credential
 from gateway.app.place import ELSEWHERE, is_elsewhere, origin_of
-from gateway.app.ports import Credential, UnitOfWork
+from gateway.app.ports import UnitOfWork
 from gateway.app.refuse_stranger import refuse_stranger
 from gateway.core.errors import Conflict, Denied, NotFound, Refusal
 from gateway.core.principal import User

@@ -10,7 +10,8 @@ from hashlib import sha256
 from gateway.app import journal
 from gateway.app.context import Context
 from gateway.app.open_session import admit_ticket
-from gateway.app.ports import Credential, UnitOfWork
+from gateway.app.people_ports import Credential
+from gateway.app.ports import UnitOfWork
 from gateway.app.refuse_stranger import refuse_stranger
 from gateway.core.errors import Refusal
 from gateway.core.grant import Grant

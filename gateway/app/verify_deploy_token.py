@@ -11,7 +11,7 @@ from gateway.app.authorise import authorise
 from gateway.app.context import Context
 from gateway.app.credentials import digest_of
 from gateway.app.identity import NotSignedIn
-from gateway.app.ports import Credential
+from gateway.app.people_ports import Credential
 from gateway.app.refuse_stranger import refuse_stranger
 from gateway.core.decision import Action, Facts
 from gateway.core.deploy_token import PREFIX, VerifiedDeployToken, verify

@@ -16,8 +16,8 @@ from gateway.app.context import Context
 from gateway.app.credentials import digest_of
 from gateway.app.demand_proof import claimed_proof
 from gateway.app.identity import IdentityProvider, NotSignedIn, person_of, remember
+from gateway.app.people_ports import Credential
 from gateway.app.place import origin_of
-from gateway.app.ports import Credential
 from gateway.app.provision import admit
 from gateway.app.refuse_stranger import refuse_stranger
 from gateway.app.sign_in import LONGEST_SECRET, SignedIn, b64, derived

@@ -16,10 +16,10 @@ from time import monotonic
 
 from gateway.app.context import Context
 from gateway.app.examine_target import examine_due
+from gateway.app.fact_ports import IncidentSource, ShiftSource
 from gateway.app.hold_commit import LeftHeld
 from gateway.app.lapse_requests import lapse_requests
 from gateway.app.lease_role import reap_leases
-from gateway.app.ports import IncidentSource, ShiftSource
 from gateway.app.possession import USED_PROOF
 from gateway.app.reconcile import Reconciliation
 from gateway.app.record_evidence import Evidence

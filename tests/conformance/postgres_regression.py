@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from gateway.app.open_session import Opened
-from gateway.app.ports import DatabaseLogin
+from gateway.app.target_ports import DatabaseLogin
 from gateway.core.grant import Grant
 from gateway.core.principal import User
 from gateway.core.target import Kind, Level, Target

@@ -3,7 +3,9 @@
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from gateway.app.ports import Credential, Lease, Store
+from gateway.app.people_ports import Credential
+from gateway.app.ports import Store
+from gateway.app.target_ports import Lease
 from gateway.core.event import Event
 from gateway.core.grant import Grant, Review
 from gateway.core.incident import Incident

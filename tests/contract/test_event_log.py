@@ -20,7 +20,7 @@ from gateway.adapters.event_log.sequencer import LEASE, REMEMBERED
 from gateway.adapters.signer import Signer
 from gateway.adapters.store import SqlStore, upgrade
 from gateway.adapters.store.engine import parse_url
-from gateway.app.ports import EventFilter
+from gateway.app.log_ports import EventFilter
 from gateway.audit.proof import verify_receipt
 from gateway.audit.report import Fault, Report
 from gateway.audit.verify import Kept, verify

@@ -10,7 +10,10 @@ from sqlalchemy.exc import StatementError
 from gateway.adapters.store import SqlStore
 from gateway.adapters.store.failures import WroteWhileReadingError
 from gateway.adapters.store.transaction import InconsistentError
-from gateway.app.ports import Credential, GrantInUse, LiveView, Store, UnitOfWork
+from gateway.app.access_ports import GrantInUse
+from gateway.app.people_ports import Credential
+from gateway.app.ports import Store, UnitOfWork
+from gateway.app.session_ports import LiveView
 from gateway.core.errors import Conflict, NotFound
 from gateway.core.grant import revoke, sign_review
 from gateway.core.obligation import Obligations

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from gateway.adapters.store import SqlStore
-from gateway.app.ports_people import (
+from gateway.app.people_ports import (
     ApiToken,
     ApiTokens,
     ProviderSession,

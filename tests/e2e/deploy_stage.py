@@ -17,7 +17,7 @@ from gateway.adapters.credentials.ssh_ca import SshAuthorities
 from gateway.adapters.deploy_keys import DeployKeyring
 from gateway.adapters.store import SqlStore, upgrade
 from gateway.app.credentials import digest_of
-from gateway.app.ports import Credential
+from gateway.app.people_ports import Credential
 from gateway.app.possession import KEY
 from gateway.core.deploy_token import Caveat, Right, mint
 from gateway.core.principal import User, Workload

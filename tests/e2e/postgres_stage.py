@@ -23,7 +23,8 @@ from gateway.adapters.credentials.postgres import PostgresRoles
 from gateway.adapters.door_tls import ensure_door_certificate
 from gateway.app.live import LiveSessions
 from gateway.app.open_session import Opened
-from gateway.app.ports import DatabaseLogin, Recording, RecordingFailed
+from gateway.app.recording_ports import Recording, RecordingFailed
+from gateway.app.target_ports import DatabaseLogin
 from gateway.app.ticket_proof import salt_of
 from gateway.core.errors import Denied, Refusal
 from gateway.core.grant import Grant

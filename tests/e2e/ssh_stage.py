@@ -12,7 +12,8 @@ import pytest
 
 from gateway.adapters.credentials.ssh_ca import SshAuthorities
 from gateway.app.open_session import Opened
-from gateway.app.ports import LiveSession, Recording, RecordingFailed
+from gateway.app.recording_ports import Recording, RecordingFailed
+from gateway.app.session_ports import LiveSession
 from gateway.app.ssh_sign_in import BAD_TICKET
 from gateway.core.errors import Denied, Refusal, Unavailable
 from gateway.core.grant import Grant

@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from gateway.app.ports import DatabaseLogin
+from gateway.app.target_ports import DatabaseLogin
 from gateway.core.bind_parameters import BindParameters
 from gateway.core.session import EndReason
 from gateway.core.target import Kind, Level, Target

@@ -17,7 +17,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from gateway.app.ports import DatabaseLogin
+from gateway.app.target_ports import DatabaseLogin
 from gateway.core.errors import Refusal, Unavailable
 from gateway.core.target import Level, Target
 from gateway.wire.postgres_scram import verifier

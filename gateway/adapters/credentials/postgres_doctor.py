@@ -7,7 +7,7 @@ from psycopg import sql
 
 from gateway.adapters.credentials.postgres import Connection, PostgresRoles
 from gateway.app.doctor_ports import Finding, TrialSession
-from gateway.app.ports import DatabaseLogin
+from gateway.app.target_ports import DatabaseLogin
 from gateway.core.errors import GatewayError
 from gateway.core.target import Level, Target
 

@@ -14,7 +14,7 @@ from gateway.adapters.event_log.sequencer import Sequencer
 from gateway.adapters.event_log.tree import EVENTS, newest_head, stored_bytes, tile_bytes, tile_loader
 from gateway.adapters.store.log_tables import column_text, instant_of, unix_microseconds
 from gateway.adapters.store.readonly import ReadOnlyDatabase
-from gateway.app.ports import EventFilter, EventLog, StoredEvent
+from gateway.app.log_ports import EventFilter, EventLog, StoredEvent
 from gateway.audit.leaf import decode_event, format_instant, parse_instant
 from gateway.audit.merkle import inclusion_proof
 from gateway.audit.proof import build_receipt

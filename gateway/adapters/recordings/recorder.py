@@ -28,7 +28,7 @@ from gateway.adapters.recordings.spool import (
     segments,
 )
 from gateway.adapters.recordings.writer import SpoolLimits, SpoolWriter
-from gateway.app.ports import RecordingFailed
+from gateway.app.recording_ports import RecordingFailed
 from gateway.audit.recording import MAX_PAYLOAD, Frame, unix_ns, verified
 from gateway.core.obligation import Record
 from gateway.core.session import Session
@@ -53,12 +53,12 @@ class SpoolRecording:
         self._is_whole: bool | None = None
 
     def append(self, kind: str, at: datetime, data: bytes) -> int:
-        """Queue one record; the number of its last frame. See `ports.Recording`."""
+        """Queue one record; the number of its last frame. See `recording_ports.Recording`."""
         with self._order:
             return self._append(kind, unix_ns(at), data)
 
     def append_all(self, records: Sequence[tuple[str, int, bytes]]) -> int:
-        """See `ports.Recording`."""
+        """See `recording_ports.Recording`."""
         with self._order:
             last = self._writer.append_all(self._lane, records)
             if last is None:  # it may have to wait, in a gap or to be split
@@ -76,11 +76,11 @@ class SpoolRecording:
         return self._writer.append(self._lane, kind, at_ns, data[start:] if start else data, continues=False)
 
     def wait_durable(self, seq: int, timeout: timedelta) -> None:
-        """See `ports.Recording`."""
+        """See `recording_ports.Recording`."""
         self._writer.wait_durable(self._lane, seq, timeout)
 
     def on_durable(self, seq: int, callback: Callable[[bool], None]) -> None:
-        """See `ports.Recording`. When it is decided already, the callback comes at once, from this thread."""
+        """See `recording_ports.Recording`. When it is decided already, the callback comes at once, from this thread."""
         self._writer.on_durable(self._lane, seq, callback)
 
     def digest(self) -> tuple[int, str]:
@@ -104,7 +104,7 @@ class SpoolRecording:
 
 
 class FileRecorder(RecordingFiles):
-    """Implements `ports.Recorder`, and reading. Makes nothing and starts nothing before the first `open` or `recover`.
+    """Implements `recording_ports.Recorder`, and reading. Makes and starts nothing before the first `open` or `recover`.
 
     `evidence(session id, count, hex digest, counters)` is called from the recorder's own thread, at most once a second
     for each session that grew, and when it ends; when it raises it is tried again a second later.

@@ -20,7 +20,7 @@ from gateway.adapters.recordings.spool import (
     runs,
     segments,
 )
-from gateway.app.ports import RecordingFailed
+from gateway.app.recording_ports import RecordingFailed
 from gateway.app.replay_session import RecordingLocked
 from gateway.audit.recording import Chain, Frame, MalformedRecordingError
 

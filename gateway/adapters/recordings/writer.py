@@ -15,7 +15,7 @@ from time import monotonic
 from gateway.adapters.recordings.gap import Gap
 from gateway.adapters.recordings.lane import GAP, Batch, Entry, Lane, Parts
 from gateway.adapters.recordings.spool import MAX_BATCH, Disk, Segment, block
-from gateway.app.ports import RecordingFailed
+from gateway.app.recording_ports import RecordingFailed
 from gateway.audit.recording import BATCH, HEADER_SIZE, MAX_KIND, MAX_PAYLOAD, batch_of, encode
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""The repositories of `app.ports_people` over one transaction."""
+"""The repositories of `app.people_ports` over one transaction."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
@@ -10,7 +10,7 @@ from sqlalchemy import Table, delete, insert, or_, select, update
 from gateway.adapters.store.people_tables import API_TOKENS, PROVIDER_SESSIONS, PROVISIONED_GROUPS, PROVISIONED_USERS
 from gateway.adapters.store.prepared import Found
 from gateway.adapters.store.transaction import Transaction, in_parts
-from gateway.app.ports_people import ApiToken, ProviderSession, ProvisionedGroup, ProvisionedUser
+from gateway.app.people_ports import ApiToken, ProviderSession, ProvisionedGroup, ProvisionedUser
 from gateway.core.errors import Conflict, Refusal
 
 

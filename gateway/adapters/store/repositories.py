@@ -1,4 +1,4 @@
-"""The repositories of `app.ports` over one transaction: who asks, what was asked for, and what came of it.
+"""Repositories of `app.ports.UnitOfWork` over one transaction: who asks, what was asked for, and what came of it.
 
 Compare-and-set is one `UPDATE … WHERE` each, judged by the number of rows that it matched.
 """
@@ -16,7 +16,8 @@ from gateway.adapters.store import rows
 from gateway.adapters.store.prepared import Prepared
 from gateway.adapters.store.tables import APPROVALS, GRANTS, REQUESTS, REVIEWS, SESSIONS, USERS
 from gateway.adapters.store.transaction import Transaction, in_parts
-from gateway.app.ports import GrantInUse, LiveView
+from gateway.app.access_ports import GrantInUse
+from gateway.app.session_ports import LiveView
 from gateway.core.errors import Conflict, Refusal
 from gateway.core.grant import Grant, Review
 from gateway.core.principal import User

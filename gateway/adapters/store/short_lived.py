@@ -9,7 +9,8 @@ from gateway.adapters.store import short_lived_rows as rows
 from gateway.adapters.store.prepared import Prepared
 from gateway.adapters.store.tables import CREDENTIALS, GATEWAYS, INCIDENTS, LEASES, SHIFTS, USERS
 from gateway.adapters.store.transaction import Transaction
-from gateway.app.ports import Credential, Lease
+from gateway.app.people_ports import Credential
+from gateway.app.target_ports import Lease
 from gateway.core.errors import NotFound, Refusal
 from gateway.core.incident import Incident
 from gateway.core.rota import Shift

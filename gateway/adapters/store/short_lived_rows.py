@@ -3,7 +3,8 @@
 from gateway.adapters.store.prepared import Found
 from gateway.adapters.store.rows import Columns, columns_of
 from gateway.adapters.store.tables import CREDENTIALS, INCIDENTS, LEASES, SHIFTS
-from gateway.app.ports import Credential, Lease
+from gateway.app.people_ports import Credential
+from gateway.app.target_ports import Lease
 from gateway.core.incident import Incident
 from gateway.core.rota import Shift
 from gateway.core.window import Window

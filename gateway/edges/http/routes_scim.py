@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from gateway.app.api_tokens import WRITE_SCIM, authenticate_machine
 from gateway.app.identity import IdentityProvider
-from gateway.app.ports_people import ProvisionedUser
+from gateway.app.people_ports import ProvisionedUser
 from gateway.app.provision import (
     change_group,
     change_user,

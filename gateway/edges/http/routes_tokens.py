@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from pydantic import ConfigDict, Field
 
 from gateway.app.api_tokens import create_api_token, list_api_tokens, revoke_api_token
-from gateway.app.ports_people import ApiToken
+from gateway.app.people_ports import ApiToken
 from gateway.core.obligation import parse_duration
 from gateway.edges.http.deps import Caller, Ctx, Wired
 from gateway.edges.http.schemas import Name, Schema, Span, problems

@@ -29,7 +29,7 @@ from scim2_models import (
 )
 from scim2_models import Context as ScimContext
 
-from gateway.app.ports_people import ProvisionedGroup, ProvisionedUser
+from gateway.app.people_ports import ProvisionedGroup, ProvisionedUser
 from gateway.app.provision import GroupTold, UserTold
 
 # Companies do have addresses at corp.local; whoever refused one could not take its owner's access away either. No

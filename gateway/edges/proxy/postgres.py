@@ -21,7 +21,7 @@ from gateway.app.hold_commit import ask_commit, end_held
 from gateway.app.live import LiveSessions
 from gateway.app.note_statement import note_statement
 from gateway.app.open_session import Opened, end_session, open_session, user_of_ticket
-from gateway.app.ports import Recording
+from gateway.app.recording_ports import Recording
 from gateway.app.statement_ports import ReadsNothing, StatementReader
 from gateway.app.ticket_proof import user_of_proof
 from gateway.core.client_encoding import is_safe_encoding

@@ -10,7 +10,7 @@ from datetime import datetime
 from time import monotonic
 from traceback import extract_tb
 
-from gateway.app.ports import Recording
+from gateway.app.recording_ports import Recording
 from gateway.audit.recording import unix_ns
 from gateway.core.bind_parameters import BindParameters
 from gateway.wire.buffer import ProtocolViolation

@@ -10,7 +10,7 @@ from datetime import datetime
 from hashlib import sha256
 
 from gateway.app.commit_ports import Asking, Told
-from gateway.app.ports import Recording
+from gateway.app.recording_ports import Recording
 from gateway.app.statement_ports import StatementReader
 from gateway.core.dry_run import DryRun, Ledger, Ruling, Verdict
 from gateway.core.dry_run_text import ANYTHING, CURSOR, PREPARED, SHOWN, Does, Text, text_of

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from time import monotonic
 
-from gateway.app.ports import Recording
+from gateway.app.recording_ports import Recording
 from gateway.app.statement_ports import StatementReader
 from gateway.core.budget import Budget, Room
 from gateway.core.client_encoding import keeps_ascii

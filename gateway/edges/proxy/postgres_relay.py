@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from time import monotonic
 from typing import Any
 
-from gateway.app.ports import Recording, RecordingFailed
+from gateway.app.recording_ports import Recording, RecordingFailed
 from gateway.app.statement_ports import Statement
 from gateway.core.bind_parameters import BindParameters
 from gateway.core.errors import Conflict, Refusal

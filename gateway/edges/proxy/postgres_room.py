@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 
-from gateway.app.ports import Recording
+from gateway.app.recording_ports import Recording
 from gateway.edges.proxy.postgres_books import Backlog
 
 SPOOL_HIGH = 1 << 19  # bytes of records that may wait for the disk before a session is paused

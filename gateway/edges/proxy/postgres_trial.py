@@ -4,7 +4,7 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
 from gateway.app.doctor_ports import Finding
-from gateway.app.ports import DatabaseLogin
+from gateway.app.target_ports import DatabaseLogin
 from gateway.core.errors import Refusal, Unavailable
 from gateway.core.session_settings import Asked
 from gateway.core.target import Level, Target

@@ -8,7 +8,7 @@ from concurrent.futures import Executor
 from functools import lru_cache
 from pathlib import Path
 
-from gateway.app.ports import DatabaseLogin
+from gateway.app.target_ports import DatabaseLogin
 from gateway.core.target import Target
 from gateway.edges.proxy.postgres_leg import Leg, LegClosed
 from gateway.wire import postgres_messages as pg

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from gateway.app.open_session import Opened
-from gateway.app.ports import LiveSession, Recording
+from gateway.app.recording_ports import Recording
+from gateway.app.session_ports import LiveSession
 from gateway.core.errors import Refusal
 from gateway.core.grant import Grant
 from gateway.core.principal import User

@@ -11,7 +11,7 @@ from threading import Lock
 
 from blake3 import blake3
 
-from gateway.app.ports import Recording
+from gateway.app.recording_ports import Recording
 from gateway.edges.proxy.ssh_fields import u32
 from gateway.wire.echo import EchoedLines
 from gateway.wire.file_digest import FileDigest

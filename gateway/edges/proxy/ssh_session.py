@@ -17,7 +17,7 @@ from threading import Lock, Thread
 import paramiko
 
 from gateway.app.open_session import Opened
-from gateway.app.ports import RecordingFailed
+from gateway.app.recording_ports import RecordingFailed
 from gateway.core.errors import GatewayError, Refusal, Unavailable
 from gateway.core.grant import Grant
 from gateway.core.obligation import Record

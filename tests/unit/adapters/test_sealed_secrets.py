@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.adapters.sealed_secrets import SealedSecrets
-from gateway.app.ports_people import Sealer
+from gateway.app.people_ports import Sealer
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,10 @@ from gateway.adapters.store import SqlStore, upgrade
 from gateway.app.context import Context
 from gateway.app.demand_proof import passkey_proof
 from gateway.app.live import LiveSessions
+from gateway.app.log_ports import EventFilter
 from gateway.app.passkey_ports import Passkey
-from gateway.app.ports import DatabaseLogin, EventFilter
 from gateway.app.statement_ports import Statement
+from gateway.app.target_ports import DatabaseLogin
 from gateway.core.authentication import Proof
 from gateway.core.errors import Refusal, Unavailable
 from gateway.core.event import Event

@@ -20,7 +20,7 @@ from gateway.app.authenticate import authenticate
 from gateway.app.browser_session import authenticate_web
 from gateway.app.identity import NotSignedIn
 from gateway.app.inspect_log import search_events
-from gateway.app.ports import EventFilter
+from gateway.app.log_ports import EventFilter
 from gateway.core.decision import Action
 from gateway.core.errors import Conflict, Denied, NotFound
 from gateway.core.principal import Machine

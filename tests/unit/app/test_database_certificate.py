@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from gateway.app.database_certificate import database_certificate, digest_of_certificate, user_of_certificate
 from gateway.app.list_sign_ins import revoke_sign_in
-from gateway.app.ports import Credential
+from gateway.app.people_ports import Credential
 from gateway.app.shut_out import put_out
 from gateway.core.errors import Denied, GatewayError
 from tests.unit.app.house import House

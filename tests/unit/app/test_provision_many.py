@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import event
 
 from gateway.app.identity import ClaimNames, user_id_of
-from gateway.app.ports_people import ProvisionedUser
+from gateway.app.people_ports import ProvisionedUser
 from gateway.app.provision import GroupTold, change_group, create_group, delete_group
 from gateway.core.errors import Conflict
 from gateway.core.principal import Machine, User

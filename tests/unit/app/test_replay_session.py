@@ -7,7 +7,8 @@ import pytest
 
 from gateway.adapters.recordings import FileRecorder, StatementIndex
 from gateway.app.context import Context
-from gateway.app.ports import EventFilter, Recording, StoredEvent
+from gateway.app.log_ports import EventFilter, StoredEvent
+from gateway.app.recording_ports import Recording
 from gateway.app.replay_session import ASK_AGAIN, replay, watch
 from gateway.app.search_statements import search_statements
 from gateway.core.decision import Action, Query

@@ -238,7 +238,7 @@ def test_a_log_that_does_not_confirm_keeps_the_command_back(deploys: Deploys) ->
 
 
 def test_a_recorder_that_fails_keeps_the_command_back(deploys: Deploys, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gateway.app.ports import RecordingFailed
+    from gateway.app.recording_ports import RecordingFailed
 
     def refuse(*_args: object) -> object:
         raise RecordingFailed("disk full")

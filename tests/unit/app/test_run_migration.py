@@ -8,8 +8,8 @@ import pytest
 
 from gateway.app.deploy_live import DeployMeans, LiveRuns
 from gateway.app.deploy_ports import Ended, HandedOver, Job, Stop
-from gateway.app.ports import DatabaseLogin
 from gateway.app.run_migration import run_migration
+from gateway.app.target_ports import DatabaseLogin
 from gateway.core.errors import Denied, Refusal, Unavailable
 from gateway.core.rollout import Run, Step
 from gateway.core.target import Kind, Level, Target

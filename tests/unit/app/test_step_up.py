@@ -10,8 +10,8 @@ from gateway.app.approve_request import answer
 from gateway.app.break_glass import break_glass
 from gateway.app.extend_grant import extend_grant
 from gateway.app.inspect_log import search_events
+from gateway.app.log_ports import EventFilter
 from gateway.app.open_session import open_session
-from gateway.app.ports import EventFilter
 from gateway.app.reevaluate import Reevaluation
 from gateway.app.replay_session import watch
 from gateway.app.request_access import request_access

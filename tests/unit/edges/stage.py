@@ -15,8 +15,11 @@ from gateway.adapters.store import SqlStore, upgrade
 from gateway.app.context import Context
 from gateway.app.credentials import digest_of
 from gateway.app.live import LiveSessions
-from gateway.app.ports import Credential, DatabaseLogin, EventFilter, Recording, StoredEvent
+from gateway.app.log_ports import EventFilter, StoredEvent
+from gateway.app.people_ports import Credential
 from gateway.app.possession import KEY
+from gateway.app.recording_ports import Recording
+from gateway.app.target_ports import DatabaseLogin
 from gateway.core.decision import Action, Decision, Deny, Permit, Query
 from gateway.core.errors import Refusal, Unavailable
 from gateway.core.obligation import Obligations, Record

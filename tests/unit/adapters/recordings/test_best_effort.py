@@ -9,7 +9,7 @@ import pytest
 from gateway.adapters.recordings import FileRecorder, SpoolLimits, SpoolRecording
 from gateway.adapters.recordings import gap as gap_module
 from gateway.adapters.recordings.spool import SEGMENT_MAGIC, runs
-from gateway.app.ports import RecordingFailed
+from gateway.app.recording_ports import RecordingFailed
 from gateway.audit.recording import MAX_PAYLOAD, joined, unix_ns, verify_chain
 from gateway.core.obligation import Record
 from tests.unit.adapters.recordings.stage import AT, FillingDisk, HeldDisk, eventually, is_sealed, keyring, session

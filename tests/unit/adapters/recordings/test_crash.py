@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gateway.adapters.recordings import FileRecorder, Keyring
 from gateway.adapters.recordings.spool import SEGMENT_MAGIC, Disk, Segment, frames_in, runs
-from gateway.app.ports import RecordingFailed
+from gateway.app.recording_ports import RecordingFailed
 from gateway.audit.recording import verify_chain
 from gateway.core.obligation import Record
 from tests.unit.adapters.recordings.stage import AT, PATIENCE, eventually, is_sealed, keyring, nothing, session

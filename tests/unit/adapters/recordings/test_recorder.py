@@ -10,7 +10,7 @@ from threading import Event, Thread, current_thread
 import pytest
 
 from gateway.adapters.recordings import Disk, FileRecorder, SpoolLimits
-from gateway.app.ports import RecordingFailed
+from gateway.app.recording_ports import RecordingFailed
 from gateway.audit.recording import MAX_PAYLOAD, BrokenRecordingError, joined, unix_ns, verify_chain
 from gateway.core.obligation import Record
 from tests.unit.adapters.recordings.stage import (

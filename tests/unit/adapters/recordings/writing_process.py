@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Lock, Thread
 
 from gateway.adapters.recordings import FileRecorder, SpoolLimits, SpoolRecording
-from gateway.app.ports import RecordingFailed
+from gateway.app.recording_ports import RecordingFailed
 from gateway.core.obligation import Record
 from tests.unit.adapters.recordings.stage import AT, PATIENCE, keyring, nothing, session
 

@@ -9,7 +9,7 @@ from gateway.adapters.store.columns import clean_text
 from gateway.adapters.store.engine import parse_url, sqlite_path
 from gateway.adapters.store.failures import WroteWhileReadingError
 from gateway.adapters.store.tables import SESSIONS
-from gateway.app.ports import Sessions
+from gateway.app.session_ports import Sessions
 from tests.contract.store_values import fill
 
 

@@ -8,7 +8,7 @@ from typing import Self
 
 import pytest
 
-from gateway.app.ports import RecordingFailed
+from gateway.app.recording_ports import RecordingFailed
 from gateway.core.session import EndReason
 from gateway.edges.proxy.postgres_books import Backlog
 from gateway.edges.proxy.postgres_leg import SCRATCH, Leg

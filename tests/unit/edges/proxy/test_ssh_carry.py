@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from paramiko import Message
 from paramiko.packet import Packetizer
 
-from gateway.app.ports import RecordingFailed
+from gateway.app.recording_ports import RecordingFailed
 from gateway.edges.proxy.ssh_attendance import Attendance
 from gateway.edges.proxy.ssh_channels import WINDOW, ChannelEnd
 from gateway.edges.proxy.ssh_fields import string, u32
@@ -71,7 +71,7 @@ class Wire:
 
 
 class Recording:
-    """A `ports.Recording` that notes what the wire had been given by then."""
+    """A `recording_ports.Recording` that notes what the wire had been given by then."""
 
     def __init__(self, wire: Wire) -> None:
         self.records: list[tuple[bytes, bytes]] = []

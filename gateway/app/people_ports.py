@@ -1,9 +1,82 @@
-"""What the use cases about people and their machines need stored, beside `ports`. Adapters and fakes implement it."""
+"""What is stored of people, their sign-ins, secrets and machines. Adapters and fakes implement it."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
+
+from gateway.core.principal import User
+
+
+class Users(Protocol):
+    def get(self, user_id: str) -> User | None: ...
+    def by_name(self, name: str) -> User | None: ...
+    def several(self, ids: Collection[str]) -> Sequence[User]:
+        """Those of them that there are, in few questions."""
+        ...
+
+    def upsert(self, user: User) -> None: ...
+    def regroup(self, users: Sequence[User]) -> None:
+        """Store the groups of people who are known, in one go, and nothing else of them."""
+        ...
+
+    def confirm(self, user_id: str, at: datetime | None) -> None:
+        """Their provider has just said who they are and which groups they are in; None: that they are out."""
+        ...
+
+    def confirmed_at(self, user_id: str) -> datetime | None:
+        """When it last did; None when that is not known."""
+        ...
+
+    def all(self) -> Sequence[User]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """A bearer secret, known only by the SHA-256 hex of its text.
+
+    `purpose`: `cli` (API bearer), `ticket` (database door), `device` (device code being confirmed),
+    `web` (browser session), `login` (OIDC state in flight), `deploy-keys` (no secret:
+    see `compare_deploy_keys`). `subject` is a user id, "" while unknown.
+    `data` is small JSON for the purpose (grant id, user code, nonce, …). `single_use` ones are consumed by `claim`.
+    """
+
+    digest: str
+    purpose: str
+    subject: str
+    issued_at: datetime
+    expires_at: datetime
+    single_use: bool = False
+    used_at: datetime | None = None
+    data: dict[str, str] | None = None
+
+
+class Credentials(Protocol):
+    def add(self, credential: Credential) -> None: ...
+    def find(self, digest: str, purpose: str) -> Credential | None: ...
+    def count_for(self, subject: str, purpose: str) -> int: ...
+    def find_by_data(self, purpose: str, key: str, value: str) -> Credential | None: ...
+    def save(self, credential: Credential) -> None: ...
+    def claim(self, digest: str, purpose: str, at: datetime) -> bool:
+        """Mark as used, atomically; False when it was used already or does not exist."""
+        ...
+
+    def remove_for(self, subject: str, purpose: str) -> int: ...
+    def of_subject(self, subject: str, purpose: str) -> Sequence[Credential]:
+        """All of a person's, used or not, the oldest first."""
+        ...
+
+    def usable(self, user_name: str, target: str, key: str, at: datetime, limit: int) -> Sequence[tuple[str, str]]:
+        """(digest, `data[key]`) of a person's tickets for a target that may be used at an instant, the newest first.
+
+        One question for any name: whether somebody has it shows neither in the answer nor in the time that it takes.
+        """
+        ...
+
+    def remove(self, digest: str, purpose: str) -> int: ...
+    def purge(self, before: datetime, purpose: str = "") -> int:
+        """Forget what expired before an instant, of one purpose or ("") of all; how many that were."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
