@@ -104,7 +104,7 @@ class SpoolRecording:
 
 
 class FileRecorder(RecordingFiles):
-    """Implements `recording_ports.Recorder`, and reading. Makes and starts nothing before the first `open` or `recover`.
+    """Implements `recording_ports.Recorder`, and reading. Makes, starts nothing before the first `open` or `recover`.
 
     `evidence(session id, count, hex digest, counters)` is called from the recorder's own thread, at most once a second
     for each session that grew, and when it ends; when it raises it is tried again a second later.
