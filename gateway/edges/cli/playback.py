@@ -20,10 +20,14 @@ from gateway.wire.asciicast import to_asciicast
 
 LONGEST_PAUSE_S = 2.0
 LONGEST_SEQUENCE = 256  # a longer one is no drawing
-# Main screen, no mouse or focus reports, no bracketed paste, plain colours, a cursor.
-RESTORE = "\x1b[?1049l\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1004l\x1b[?2004l\x1b[0m\x1b[?25h\r\n"
+# Main screen, no mouse or focus reports, no bracketed paste; a soft reset (keys, insertion, character sets), plain
+# colours, a cursor.
+RESTORE = (
+    "\x1b[?1049l\x1b[?9l\x1b[?1000l\x1b[?1001l\x1b[?1002l\x1b[?1003l\x1b[?1004l\x1b[?2004l\x1b[!p\x1b[0m\x1b[?25h\r\n"
+)
 _STRINGS = frozenset("]P^_X")  # OSC, DCS, PM, APC, SOS (ECMA-48 §5.6): they end with ST, or BEL
 _DRAWS = frozenset("ABCDEFGHIJKLMPSTXZ@`abdefghlmrs")  # final bytes of CSI sequences that only draw or set modes
+# With <, = or > in front they are private ones of a terminal's, which say what keys send (xterm's modifyOtherKeys).
 _PLAIN = frozenset("78DEHMc=>")  # two-character sequences that only draw
 
 
@@ -53,7 +57,8 @@ class TerminalFilter:
         elif self._sequence[1] in "()":
             return self._done()
         elif "@" <= c <= "~":
-            return self._done() if c in _DRAWS or self._sequence == "\x1b[u" else self._dropped()
+            is_drawing = c in _DRAWS or self._sequence == "\x1b[u"
+            return self._done() if is_drawing and self._sequence[2] not in "<=>" else self._dropped()
         return ""
 
     def _first(self, c: str) -> str:

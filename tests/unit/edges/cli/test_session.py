@@ -188,6 +188,7 @@ def test_locks_and_unlocks(server: HTTPServer):
         ("a\x1b]52;c;ZXZpbA==\x1b\\b", "ab"),
         ("a\x1bP$qm\x1b\\b", "ab"),
         ("a\x1b[6n\x1b[c\x1b[>c\x1b[21tb", "ab"),
+        ("a\x1b[>4;2m\x1b[=1;1m\x1b[<1mb", "ab"),
         ("a\x9b6n\x9d0;x\x07\x00\x05b", "a6n0;xb"),
         ("a\x1bcb\x1b#8\x1b[u\x1b[?u", "a\x1bcb8\x1b[u"),
         ("a\x1b[1\r2mb", "a2mb"),
