@@ -40,7 +40,7 @@ _DESCRIPTION, _NO_DATA, _ROW, _ERROR, _READY, _COPY_IN = b"TnDEZG"
 _ANY = 0xFFFFFFFF
 _MOST = {_DESCRIPTION: LONGEST_DESCRIPTION, _NO_DATA: 4, _ERROR: LONGEST_ERROR}
 _WHOLE = frozenset((_DESCRIPTION, _ERROR))
-_CONSTRAINT = b"23"  # the class of SQLSTATEs whose details quote rows
+_CONSTRAINT = (b"23", b"44")  # classes of SQLSTATEs whose details quote rows: constraints, WITH CHECK OPTION
 _OURS, _THEIRS, _ENDS_SYNC, _ENDS_QUERY = range(4)
 
 

@@ -292,6 +292,17 @@ def test_the_client_gets_what_it_asked_for_and_no_secret(
     assert kinds(shown) == kinds(server(stream, columns, fails_at))
 
 
+@pytest.mark.parametrize("code", [b"23502", b"44000"])
+def test_a_detail_that_may_quote_a_row_that_a_trigger_has_changed_is_left_out(code: bytes) -> None:
+    error = b"SERROR\0C" + code + b"\0Mno\0DFailing row contains (" + SECRET + b")."
+    asked = Asked()
+    shown = MaskedAnswers(asked, origin, is_free).feed(message(b"E", error + b"\0WPL/pgSQL function f()\0\0"))
+    assert b"WPL/pgSQL" in shown
+    assert SECRET not in shown
+    own = message(b"E", error + b"\0spublic\0tvisits\0\0")
+    assert MaskedAnswers(asked, origin, is_free).feed(own) == own
+
+
 def test_an_error_before_the_sync_is_sent_does_not_put_it_out_of_step() -> None:
     asked = Asked()
     client, answers = AskToDescribe(asked), MaskedAnswers(asked, origin, is_free)
