@@ -427,3 +427,31 @@ def test_what_a_client_sends_by_itself_keeps_no_session_open(stage: Stage, clien
     channel.sendall(b"y")
     assert channel.recv(1) == b"y"
     assert connection.attendance._seen > seen
+
+
+@pytest.mark.parametrize("wants_reply", [b"\0", b"\1"])
+def test_where_the_target_gives_no_terminal_nothing_is_typed_unseen(
+    tmp_path: Path, authorities: SshAuthorities, wants_reply: bytes
+) -> None:
+    with Sshd(tmp_path / "sshd", authorities.target_ca_public, settings=("PermitTTY no",)) as own:
+        stage = make_stage(tmp_path, own, authorities)
+        door = stage.open_door()
+        client = connect(stage)
+        handlers = client._channel_handler_table  # type: ignore[attr-defined]
+        client._channel_handler_table = {**handlers, 100: lambda _channel, _m: None}  # type: ignore[attr-defined]
+        channel = client.open_session(timeout=10)
+        to = u32(channel.remote_chanid)
+        terminal = string(b"vt100") + u32(80) + u32(24) + u32(0) * 2 + string(b"\0")
+        for message in (  # in one go: nobody waits for an answer
+            b"\x62" + to + string(b"pty-req") + wants_reply + terminal,
+            b"\x62" + to + string(b"exec") + b"\0" + string(b"sh -s"),
+            b"\x5e" + to + string(b"echo unse''en\nexit\n"),
+        ):
+            client._send_user_message(RawMessage(message))  # type: ignore[attr-defined]
+        assert channel.recv(100) == b"unseen\n"
+        client.close()
+        stage.wait(lambda: stage.ended)
+        assert b"echo unse''en" in b"".join(stage.recordings[0].of("in"))
+        assert not stage.recordings[0].of("typed")
+        client.join(10)
+        door.close()

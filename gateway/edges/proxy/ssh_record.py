@@ -156,6 +156,10 @@ class ChannelRecord:
         """A pty was asked for; it is recorded with what is started on it."""
         self._term = {"term": term, "columns": columns, "rows": rows}
 
+    def no_terminal(self) -> None:
+        """The target has none to give."""
+        self._term = {}
+
     def begin(self, type_: str, command: bytes, runs: tuple[str, bytes] | None = None) -> None:
         """A shell, command or subsystem is about to start. Returns when it may; RecordingFailed when it may not.
 

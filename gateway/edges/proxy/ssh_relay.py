@@ -10,8 +10,9 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
-from threading import Lock
+from threading import Event, Lock
 
 from paramiko import SSHException
 
@@ -40,6 +41,7 @@ from gateway.edges.proxy.ssh_record import ChannelRecord
 
 CONNECTION_GONE = (EOFError, OSError, SSHException)
 CLOSE_GRACE = 5.0
+LOOK_EVERY = 1.0  # seconds; who is gone while an answer is waited for is noticed then
 REFUSED_STATUS = 254
 SIGNALS = frozenset(
     {"ABRT", "ALRM", "FPE", "HUP", "ILL", "INT", "KILL", "PIPE", "QUIT", "SEGV", "TERM", "USR1", "USR2"}
@@ -51,37 +53,50 @@ _TO_PERSON = frozenset({"auth-agent-req@openssh.com", "x11-req"})  # ask for cha
 _FROM_TARGET = frozenset({"exit-status", "exit-signal", "xon-xoff", "eow@openssh.com"})
 
 
+@dataclass(slots=True)
+class _Due:
+    """An answer: `ok` None until the target gives it. `heard` is called with it before the person is told."""
+
+    ok: bool | None = None
+    is_told: bool = True
+    heard: Callable[[bool], None] | None = None
+
+
 class Replies:
     """Answers to the person's requests, in the order of the requests."""
 
     def __init__(self, person: ChannelEnd) -> None:
         self._person = person
         self._lock = Lock()
-        self._due: deque[bool | None] = deque()  # None: the target has not answered yet
+        self._due: deque[_Due] = deque()
 
-    def expect(self) -> None:
-        """A request that wants an answer was passed on."""
+    def expect(self, *, is_told: bool = True, heard: Callable[[bool], None] | None = None) -> None:
+        """A request that wants an answer was passed on; see `_Due`."""
         with self._lock:
-            self._due.append(None)
+            self._due.append(_Due(None, is_told, heard))
 
     def answer(self, *, ok: bool) -> None:
         """The gateway's own answer."""
         with self._lock:
-            self._due.append(ok)
+            self._due.append(_Due(ok))
             self._flush()
 
     def target_answered(self, *, ok: bool) -> None:
         """The target's answer to the oldest request that it was asked."""
         with self._lock:
-            try:
-                self._due[self._due.index(None)] = ok
-            except ValueError:
-                raise ProtocolViolationError("the target answered what nobody asked") from None
+            oldest = next((due for due in self._due if due.ok is None), None)
+            if oldest is None:
+                raise ProtocolViolationError("the target answered what nobody asked")
+            oldest.ok = ok
+            if oldest.heard is not None:
+                oldest.heard(ok)
             self._flush()
 
     def _flush(self) -> None:
-        while self._due and self._due[0] is not None:
-            self._person.reply(ok=self._due.popleft() is True)
+        while self._due and self._due[0].ok is not None:
+            due = self._due.popleft()
+            if due.is_told:
+                self._person.reply(ok=due.ok is True)
 
 
 class Relay:
@@ -207,6 +222,9 @@ class Relay:
 
     def _request(self, item: Item) -> None:
         if self._passes(item):
+            if item.name == "pty-req":
+                self._ask_terminal(item)
+                return
             if item.wants_reply:
                 self._replies.expect()
             self.target.request(item.name, bytes(item.octets), wants_reply=item.wants_reply)
@@ -278,6 +296,20 @@ class Relay:
         self.person.be_prompt()
         self.target.be_prompt()
         return True
+
+    def _ask_terminal(self, item: Item) -> None:
+        """What follows waits for the answer: without a terminal all that is typed is recorded, seen or not."""
+        answered = Event()
+
+        def heard(is_there: bool) -> None:
+            if not is_there:
+                self.record.no_terminal()
+            answered.set()
+
+        self._replies.expect(is_told=item.wants_reply, heard=heard)
+        self.target.request(item.name, bytes(item.octets), wants_reply=True)
+        while not (answered.wait(LOOK_EVERY) or self.person.is_over() or self.target.is_over()):
+            pass
 
     def _environment(self, name: str, value: bytes) -> bool:
         if self._started or not self._gate.may_set(name, value):
