@@ -83,7 +83,9 @@ class Sequencer:
         self._one_at_a_time = Lock()
         self._signed: Checkpoint | None = None
         self._note = ""  # the text of that, once it is stored
-        self._changed = Condition()
+        lock = Lock()
+        # Apart: who waits for its event is not woken by each of the others that asks for a batch.
+        self._work, self._news = Condition(lock), Condition(lock)
         self._poked = self._was_poked = self._stopping = False
         self._failure = ""
         self._newest: dict[str, None] = {}  # ids that this process has sequenced, the newest last
@@ -105,9 +107,9 @@ class Sequencer:
 
     def stop(self) -> None:
         """End the thread after its present batch and close the connections."""
-        with self._changed:
+        with self._work:
             self._stopping = True
-            self._changed.notify_all()
+            self._work.notify_all()
         if self._thread.ident is not None:
             self._thread.join(timeout=30)
             self._sequence_the_rest()
@@ -126,17 +128,17 @@ class Sequencer:
 
     def poke(self) -> None:
         """There is something to sequence: do it now."""
-        with self._changed:
+        with self._work:
             self._poked = True
-            self._changed.notify_all()
+            self._work.notify_all()
 
     def wait_for(self, event_ids: Collection[str], timeout: float) -> bool:
         """True as soon as this process has sequenced them all; False after `timeout` seconds.
 
         False says nothing: another gateway may have done it, or it was long ago.
         """
-        with self._changed:
-            return self._changed.wait_for(lambda: all(of in self._newest for of in event_ids), timeout)
+        with self._news:
+            return self._news.wait_for(lambda: all(of in self._newest for of in event_ids), timeout)
 
     @property
     def failure(self) -> str:
@@ -168,8 +170,8 @@ class Sequencer:
 
     def _sleep(self, seconds: float) -> bool:
         """False when it is time to stop."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._poked or self._stopping, seconds)
+        with self._work:
+            self._work.wait_for(lambda: self._poked or self._stopping, seconds)
             self._was_poked, self._poked = self._poked, False
             return not self._stopping
 
@@ -184,11 +186,11 @@ class Sequencer:
         total = 0
         while done := self._batch():
             total += len(done)
-            with self._changed:
+            with self._news:
                 self._newest |= dict.fromkeys(done)
                 for of in list(islice(self._newest, max(0, len(self._newest) - REMEMBERED))):
                     del self._newest[of]
-                self._changed.notify_all()
+                self._news.notify_all()
             if len(done) < BATCH:
                 break
         return total
