@@ -381,7 +381,7 @@ class FileRecorder(RecordingFiles):
 
     def _whole(self, lane: Lane) -> Iterator[Frame]:
         """Every frame, checked against what was acknowledged."""
-        frames = frames_of(lane.session_id, list(lane.stretches), self._keys)
+        frames = frames_of(lane.session_id, list(lane.stretches), self._keys, key=lane.key)
         return verified(lane.session_id, frames, lane.durable_count, lane.durable_digest.hex())
 
     def _is_behind(self, session_id: str) -> bool:

@@ -120,9 +120,8 @@ class SealedFiles:
         first = next(iterator, None)
         again = itertools.chain([first] if first else [], iterator)
         month = first.at() if first else datetime.fromtimestamp(0, UTC)
-        directory = private_directory(self._directory / f"{month.year:04d}" / f"{month.month:02d}")
-        path = directory / (session_id + SUFFIX)
-        _write(path, _encrypted_bytes(key, _sealed_bytes(session_id, chain, again)))
+        directory = self._directory / f"{month.year:04d}" / f"{month.month:02d}"
+        _write(directory, session_id + SUFFIX, _encrypted_bytes(key, _sealed_bytes(session_id, chain, again)))
         return directory, (chain.count, chain.digest.hex())
 
     def _decrypted(self, session_id: str, file: BinaryIO) -> BinaryIO:
@@ -134,35 +133,65 @@ class SealedFiles:
 
     def _key(self, session_id: str) -> SessionKey:
         try:
-            with self._key_file(session_id).open("rb") as file:
+            with (self._key_directory / _key_name(session_id)).open("rb") as file:
                 wrapped = file.read(WRAPPED + 1)
         except FileNotFoundError as error:
             raise RecordingLocked("its key is not there: destroyed on purpose, or lost") from error
         return self._keys.unwrapped(session_id, wrapped)
 
-    def _key_file(self, session_id: str) -> Path:
-        return self._key_directory / f"{require_session_id(session_id)}.key"
 
     def _store_key(self, key: SessionKey) -> Path:
         """The directory, to be synced before there is a file that needs the key."""
-        directory = private_directory(self._key_directory)
-        _write(self._key_file(key.session_id), [key.wrapped])
-        return directory
+        _write(self._key_directory, _key_name(key.session_id), [key.wrapped])
+        return self._key_directory
 
 
-def _write(path: Path, content: Iterable[bytes]) -> None:
-    """A file that is whole on disk before it has its name; the name is durable once the directory is synced."""
-    draft = path.with_name(f".{path.name.removesuffix(SUFFIX)}.draft")
+def _key_name(session_id: str) -> str:
+    return f"{require_session_id(session_id)}.key"
+
+
+def _write(directory: Path, name: str, content: Iterable[bytes]) -> None:
+    """A file that is whole on disk before it has its name; the name is durable once the directory is synced.
+
+    With few calls: each lets go of the interpreter, and each session that ends is sealed beside others that run.
+    """
+    draft = directory / f".{name.removesuffix(SUFFIX)}.draft"
     try:
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb", buffering=CHUNK) as file:
-            file.writelines(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
+        descriptor = _opened(draft)
+        try:
+            _write_out(descriptor, content)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        draft.replace(directory / name)
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
+
+
+def _opened(draft: Path) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(draft, flags, 0o600)
+    except FileNotFoundError:  # the first of its month
+        private_directory(draft.parent)
+        return os.open(draft, flags, 0o600)
+
+
+def _write_out(descriptor: int, content: Iterable[bytes]) -> None:
+    waiting = bytearray()
+    for part in content:
+        waiting += part
+        if len(waiting) >= CHUNK:
+            _write_whole(descriptor, waiting)
+            waiting.clear()
+    _write_whole(descriptor, waiting)
+
+
+def _write_whole(descriptor: int, content: bytes | bytearray) -> None:
+    done = 0
+    while done < len(content):
+        done += os.write(descriptor, content[done:] if done else content)
 
 
 def _sync_each(changed: Mapping[Path, Iterable[int]], results: dict[int, Made]) -> None:

@@ -218,10 +218,16 @@ def _unheeded(path: Path, offset: int) -> None:
 
 
 def frames_of(
-    session_id: str, stretches: Sequence[Stretch], keys: Keyring, passed: Callable[[Path, int], None] = _unheeded
+    session_id: str,
+    stretches: Sequence[Stretch],
+    keys: Keyring,
+    passed: Callable[[Path, int], None] = _unheeded,
+    key: SessionKey | None = None,
 ) -> Iterator[Frame]:
-    """One session's frames in the given stretches; `passed(path, offset)` after each block, of whichever session."""
-    key: SessionKey | None = None
+    """One session's frames in the given stretches; `passed(path, offset)` after each block, of whichever session.
+
+    `key` is the session's, where it is known.
+    """
     for stretch in stretches:
         with stretch.path.open("rb") as file:
             for run in runs(file, stretch.start, stretch.end):
