@@ -7,7 +7,7 @@ Format: docs/formats/event.md.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
@@ -18,7 +18,7 @@ TEXT_FIELDS: Final = ("at", "grant", "id", "outcome", "principal", "request", "s
 _FIELDS: Final = frozenset((*TEXT_FIELDS, "data", "format"))
 _REQUIRED: Final = ("at", "id", "outcome", "source", "type")
 _INSTANT: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z")
-_text: Final = json.JSONEncoder(ensure_ascii=False).encode  # escapes exactly what RFC 8785 §3.2.2.2 names
+_text: Final = json.encoder.encode_basestring  # escapes exactly what RFC 8785 §3.2.2.2 names
 _SAFE_INTEGER: Final = 2**53 - 1  # RFC 8785 §3.2.2.3: beyond it readers in other languages lose digits
 
 
@@ -93,27 +93,32 @@ def _json(value: object, depth: int) -> str:
     if depth < 0:
         raise ValueError(f"an event nests at most {MAX_DEPTH} deep")
     match value:
-        case None | bool():
-            return json.dumps(value)
         case str():
             return _text(value)
+        case None | bool():
+            return json.dumps(value)
         case int() if abs(value) <= _SAFE_INTEGER:
             return str(int(value))
         case float() if abs(value) <= _SAFE_INTEGER:  # which NaN and infinity are not
             return _number(value)
         case Mapping():
-            return "{" + ",".join(f"{_text(k)}:{_json(value[k], depth - 1)}" for k in sorted(value, key=_order)) + "}"
+            return "{" + ",".join([f"{_text(k)}:{_json(value[k], depth - 1)}" for k in _ordered(value)]) + "}"
         case list() | tuple():
-            return "[" + ",".join(_json(item, depth - 1) for item in value) + "]"
+            return "[" + ",".join([_json(item, depth - 1) for item in value]) + "]"
         case _:
             raise ValueError(f"an event cannot hold a {type(value).__name__} of this kind")
 
 
-def _order(key: object) -> bytes:
-    """§3.2.3: keys are sorted by their UTF-16 code units."""
+def _ordered(keys: Iterable[object]) -> list[str]:
+    """§3.2.3: sorted by their UTF-16 code units, which in ASCII is as Python sorts."""
+    texts = [_key(each) for each in keys]
+    return sorted(texts) if all(map(str.isascii, texts)) else sorted(texts, key=lambda each: each.encode("utf-16-be"))
+
+
+def _key(key: object) -> str:
     if not isinstance(key, str):
         raise ValueError("a key in an event is not text")  # noqa: TRY004 - one kind of error for bad events
-    return key.encode("utf-16-be")
+    return key
 
 
 def _number(value: float) -> str:
