@@ -141,17 +141,21 @@ def _begin_immediate(connection: Connection) -> None:
         time.sleep(_POLL_SECONDS)
 
 
-def _tried(driver: sqlite3.Connection) -> int:
+def _tried(driver: sqlite3.Connection, begin: str = "BEGIN IMMEDIATE") -> int:
     """SQLITE_OK once a transaction has begun, else SQLite's primary code for why not."""
     try:
-        driver.execute("BEGIN IMMEDIATE").close()
+        driver.execute(begin).close()
     except sqlite3.Error as error:
         return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
     return sqlite3.SQLITE_OK if driver.in_transaction else sqlite3.SQLITE_BUSY
 
 
 def _begin_deferred(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN DEFERRED")
+    """On the driver itself: each connection through a door begins some of these."""
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)
+    if _tried(driver, "BEGIN DEFERRED") != sqlite3.SQLITE_OK:
+        connection.exec_driver_sql("BEGIN DEFERRED")  # tells why not
 
 
 # ---------------------------------------------------------------- PostgreSQL

@@ -1,7 +1,5 @@
 """Which failures of a database mean "not now", and the sentence for each. Neither URL nor values get into a text."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from errno import ENOSPC
 from typing import Final
 
@@ -52,23 +50,33 @@ class WroteWhileReadingError(RuntimeError):
     """A bug: something was written through `Store.read()`. Nothing was stored."""
 
 
-@contextmanager
-def outages_as_unavailable(*, read_only: bool = False, committing: bool = False) -> Iterator[None]:
+class outages_as_unavailable:  # noqa: N801 - used like a function; as a class it costs a third, and each statement enters one
     """Turn failures of the database into `Unavailable`; bugs pass as they are."""
-    try:
-        yield
-    except PoolTimeoutError as error:
-        raise _unavailable(_BUSY) from error
-    except OSError as error:  # from making the SQLite file; PostgreSQL's driver has errors of its own
-        raise _unavailable(_FULL if error.errno == ENOSPC else _NO_FILE) from error
-    except DBAPIError as error:
-        if read_only and _is_write_refused(error):
+
+    __slots__ = ("_committing", "_read_only")
+
+    def __init__(self, *, read_only: bool = False, committing: bool = False) -> None:
+        self._read_only = read_only
+        self._committing = committing
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: object) -> None:
+        if isinstance(error, PoolTimeoutError):
+            raise _unavailable(_BUSY) from error
+        if isinstance(error, OSError):  # from making the SQLite file; PostgreSQL's driver has errors of its own
+            raise _unavailable(_FULL if error.errno == ENOSPC else _NO_FILE) from error
+        if isinstance(error, DBAPIError):
+            self._translate(error)
+
+    def _translate(self, error: DBAPIError) -> None:
+        if self._read_only and _is_write_refused(error):
             raise WroteWhileReadingError("this unit of work is for reading") from error
         sentence = _sentence(error)
-        if sentence is None:
-            raise
-        lost_in_flight = committing and error.connection_invalidated
-        raise _unavailable(_UNKNOWN if lost_in_flight else sentence) from error
+        if sentence is not None:
+            lost_in_flight = self._committing and error.connection_invalidated
+            raise _unavailable(_UNKNOWN if lost_in_flight else sentence) from error
 
 
 def _unavailable(sentence: str) -> Unavailable:

@@ -1,8 +1,8 @@
 """One transaction on one connection, as the repositories see it."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, Self
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Self, TypeVar
 
 from sqlalchemy import Connection, CursorResult, Delete, Executable, Insert, Row, Update
 from sqlalchemy.exc import IntegrityError
@@ -10,6 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from gateway.adapters.store.failures import outages_as_unavailable
 from gateway.adapters.store.prepared import Prepared
 
+T = TypeVar("T")
 _MOST_VALUES = 500  # in one IN (…): every database takes that many
 
 
@@ -42,8 +43,7 @@ class Transaction:
     def rows(self, statement: Executable | Prepared, **values: object) -> Sequence[Mapping[Any, Any]]:
         """All rows, keyed by column; `values` as of `first`."""
         if isinstance(statement, Prepared):
-            with self._guarded():
-                return statement.find(self._connection, **values)
+            return self._guarded(partial(statement.find, self._connection, **values))
         return self._run(statement, values).mappings().all()
 
     def tuples(self, statement: Executable) -> Sequence[Row[Any]]:
@@ -59,8 +59,7 @@ class Transaction:
     def change(self, statement: Update | Delete | Prepared, **values: object) -> int:
         """Run an update or a delete; the number of rows that it matched. `values` as of `first`."""
         if isinstance(statement, Prepared):
-            with self._guarded():
-                return statement.run(self._connection, values)
+            return self._guarded(partial(statement.run, self._connection, values))
         return self._run(statement, values).rowcount
 
     def change_each(self, statement: Update, rows: Sequence[dict[str, Any]]) -> None:
@@ -71,25 +70,21 @@ class Transaction:
     def insert(self, statement: Insert | Prepared, rows: Sequence[dict[str, Any]]) -> None:
         """Insert any number of rows."""
         if rows and isinstance(statement, Prepared):
-            with self._guarded():
-                statement.run(self._connection, *rows)
+            self._guarded(partial(statement.run, self._connection, *rows))
         elif rows and not isinstance(statement, Prepared):
             self._run(statement, rows)
 
     def _run(
         self, statement: Executable, parameters: Sequence[dict[str, Any]] | dict[str, Any] | None = None
     ) -> CursorResult[Any]:
-        with self._guarded():
-            return self._connection.execute(statement, parameters)
+        return self._guarded(partial(self._connection.execute, statement, parameters))
 
-    @contextmanager
-    def _guarded(self) -> Iterator[None]:
+    def _guarded(self, run: Callable[[], T]) -> T:
         try:
+            return run()
+        except BaseException as error:
+            self.has_failed = True
+            if isinstance(error, IntegrityError):
+                raise InconsistentError.without_values(error) from None
             with outages_as_unavailable(read_only=self._read_only):
-                yield
-        except IntegrityError as error:
-            self.has_failed = True
-            raise InconsistentError.without_values(error) from None
-        except BaseException:
-            self.has_failed = True
-            raise
+                raise
