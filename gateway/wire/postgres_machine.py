@@ -163,6 +163,7 @@ class TargetRefused(Exception):
 
 
 _MAX_LOGIN_MESSAGE = 65_536
+_SASL_CONTINUE = struct.Struct(">cII")  # type, length, which authentication
 _MAX_SETTLING = 1 << 20
 
 
@@ -191,10 +192,12 @@ class TargetLogin:
         """True from the first ReadyForQuery on."""
         return self._state is LoginState.READY
 
-    @property
-    def may_hash(self) -> bool:
-        """True when the next `feed` may take long: off the event loop with it."""
-        return self._state is LoginState.SASL_CONTINUE
+    def may_hash(self, data: bytes) -> bool:
+        """True when to `feed` this may take long: off the event loop with it."""
+        if self._state is not LoginState.SASL_CONTINUE:
+            return False
+        is_whole = not len(self._buffer) and data[:9] == _SASL_CONTINUE.pack(b"R", len(data) - 1, 11)
+        return not (is_whole and self._scram.knows(data[9:]))
 
     def settled(self) -> bytes:
         """What the client must be told: ParameterStatus, notices and ReadyForQuery."""

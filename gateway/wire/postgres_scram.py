@@ -7,7 +7,6 @@ Everything that a server says is bounded before it is used: a hostile one may as
 import hashlib
 import hmac
 from base64 import b64decode, b64encode
-from functools import lru_cache
 
 from gateway.wire.buffer import ProtocolViolation
 
@@ -17,6 +16,7 @@ MAX_ITERATIONS = 1_000_000
 MAX_MESSAGE = 2048
 MAX_NONCE = 256
 MAX_SALT = 256
+MOST_KNOWN = 256
 _NO_BINDING = "n,,"
 
 
@@ -40,6 +40,14 @@ class ScramClient:
     def first(self) -> bytes:
         """client-first-message."""
         return (_NO_BINDING + self._first_bare).encode()
+
+    def knows(self, server_first: bytes) -> bool:
+        """True when `final` has nothing to hash for this: another login with the same password did it."""
+        try:
+            _, salt, iterations = self._parse_first(_bounded(server_first))
+        except ProtocolViolation:
+            return False
+        return (self._password, salt, iterations) in _known
 
     def final(self, server_first: bytes) -> bytes:
         """client-final-message with the proof. Costs up to MAX_ITERATIONS hashes: call it off the event loop."""
@@ -84,9 +92,18 @@ def _iterations(text: str) -> int:
     return count
 
 
-@lru_cache(maxsize=256)  # a role is made for a grant, which has many connections; its password dies with it
+_known: dict[tuple[str, bytes, int], tuple[bytes, bytes]] = {}
+
+
 def _keys(password: str, salt: bytes, iterations: int) -> tuple[bytes, bytes]:
-    return keys_of(password, salt, iterations)
+    """A role is made for a grant, which has many connections; its password dies with it. The newest are kept."""
+    of = (password, salt, iterations)
+    found = _known.get(of)
+    if found is None:
+        if len(_known) >= MOST_KNOWN:
+            _known.pop(list(_known)[0], None)  # noqa: RUF015 - several threads: a list is made at one go
+        found = _known[of] = keys_of(password, salt, iterations)
+    return found
 
 
 def keys_of(password: str, salt: bytes, iterations: int) -> tuple[bytes, bytes]:

@@ -139,7 +139,6 @@ class SealedFiles:
             raise RecordingLocked("its key is not there: destroyed on purpose, or lost") from error
         return self._keys.unwrapped(session_id, wrapped)
 
-
     def _store_key(self, key: SessionKey) -> Path:
         """The directory, to be synced before there is a file that needs the key."""
         _write(self._key_directory, _key_name(key.session_id), [key.wrapped])

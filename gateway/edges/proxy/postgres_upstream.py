@@ -62,7 +62,7 @@ async def log_in(
             leg.write(machine.hello())
             while not machine.is_ready:
                 arrived = await leg.read()
-                if machine.may_hash:  # off the loop: a target may ask for as many hashes as SCRAM's bound allows
+                if machine.may_hash(arrived):  # off the loop: a target may ask for all hashes that SCRAM's bound allows
                     leg.write(await loop.run_in_executor(pool, machine.feed, arrived))
                 else:
                     leg.write(machine.feed(arrived))

@@ -20,7 +20,7 @@ from gateway.wire.postgres_machine import (
     TargetRefused,
 )
 from gateway.wire.postgres_parameters import ParameterRefused, relayed
-from gateway.wire.postgres_scram import ScramClient, verifier
+from gateway.wire.postgres_scram import MOST_KNOWN, ScramClient, _known, verifier
 
 PASSWORD = "pencil"
 NONCE = "rOprNGfwEbeRWgbNEkqO"
@@ -229,6 +229,38 @@ def test_a_whole_login() -> None:
     assert (machine.pid, machine.secret) == (99, b"real")
     assert machine.settled() == status + ready
     assert machine.rest() == b"rest"
+
+
+def test_only_what_was_hashed_before_is_no_long_work() -> None:
+    """The loop feeds it then. A target that asks for other hashes, however it sends that, does not hold the loop up."""
+
+    def asked(password: str, iterations: str = "4096") -> tuple[TargetLogin, bytes]:
+        machine = TargetLogin("gw_oncall_1", password, {}, NONCE)
+        assert not machine.may_hash(SASL)
+        return machine, FakeServer(password, iterations).first(machine.feed(SASL))
+
+    machine, first = asked("known to nobody yet")
+    assert machine.may_hash(first)
+    machine.feed(first)
+    assert not machine.may_hash(b"anything")
+    assert not TargetLogin("x", "known to nobody yet", {}, NONCE).may_hash(first), "not asked for yet"
+    machine, first = asked("known to nobody yet")
+    assert not machine.may_hash(first)
+    assert machine.may_hash(first + b"N")
+    assert machine.may_hash(first[:-1])
+    machine.feed(first[:5])
+    assert machine.may_hash(first), "behind what waits it is something else"
+    machine, first = asked("known to nobody yet", "4097")
+    assert machine.may_hash(first)
+    assert asked("another")[0].may_hash(first)
+
+
+def test_what_is_kept_of_passwords_is_bounded() -> None:
+    for number in range(MOST_KNOWN + 2):
+        verifier(f"one of many {number}", SALT, 1)
+        scram = ScramClient(f"one of many {number}", "n")
+        assert scram.knows(b"r=nx,s=" + b64encode(SALT) + b",i=4096") is False  # it was hashed once only
+    assert len(_known) == MOST_KNOWN
 
 
 @pytest.mark.parametrize(
