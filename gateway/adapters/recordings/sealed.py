@@ -4,14 +4,15 @@ import gzip
 import itertools
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, cast
 
 from gateway.adapters.recordings.chunks import Decrypted, encrypted
+from gateway.adapters.recordings.drafts import CHUNK, Drafts
 from gateway.adapters.recordings.keys import WRAPPED, Keyring, SessionKey
-from gateway.adapters.recordings.spool import private_directory, require_session_id, sync_directory
+from gateway.adapters.recordings.spool import require_session_id
 from gateway.app.replay_session import RecordingLocked
 from gateway.audit.recording import (
     BrokenRecordingError,
@@ -24,7 +25,6 @@ from gateway.audit.recording import (
     sealed_trailer,
 )
 
-CHUNK = 256 * 1024
 SUFFIX = ".gwrec"
 MAGIC = b"GWREC\x00\x02\n"
 SALT = 16
@@ -92,28 +92,27 @@ class SealedFiles:
         return made
 
     def write_all(self, recordings: Sequence[tuple[SessionKey, Iterable[Frame]]]) -> list[Made]:
-        """The same for several, each with what came of it: a sync of a directory is one for all that lie there."""
-        results: dict[int, Made] = {}
-        changed: dict[Path, list[int]] = {}
-        for n, (key, _) in enumerate(recordings):
-            try:
-                changed.setdefault(self._store_key(key), []).append(n)
-            except OSError as error:
-                results[n] = error
-        _sync_each(changed, results)  # keys are durable before there is a file that needs one
-        changed = {}
-        for n, (key, frames) in enumerate(recordings):
-            if n not in results:
+        """The same for several, each with what came of it: together they keep the disk less busy."""
+        failed: dict[int, Exception] = {}
+        made: dict[int, tuple[int, str]] = {}
+        with Drafts() as drafts:
+            for n, (key, _) in enumerate(recordings):
                 try:
-                    directory, results[n] = self._write(key, frames)
-                    changed.setdefault(directory, []).append(n)
+                    drafts.write(n, self._key_directory, _key_name(key.session_id), [key.wrapped])
+                except OSError as error:
+                    failed[n] = error
+            failed |= drafts.name_all()
+        with Drafts() as drafts:  # keys are durable before there is a file that needs one
+            for n, (key, frames) in enumerate(recordings):
+                try:
+                    if n not in failed:
+                        made[n] = self._write(drafts, n, key, frames)
                 except UNSEALED as error:
-                    results[n] = error
-        _sync_each(changed, results)
-        return [results[n] for n in range(len(recordings))]
+                    failed[n] = error
+            failed |= drafts.name_all()
+        return [failed.get(n) or made[n] for n in range(len(recordings))]
 
-    def _write(self, key: SessionKey, frames: Iterable[Frame]) -> tuple[Path, tuple[int, str]]:
-        """The directory, to be synced, and (count, hex digest)."""
+    def _write(self, drafts: Drafts, number: int, key: SessionKey, frames: Iterable[Frame]) -> tuple[int, str]:
         session_id = require_session_id(key.session_id)
         chain = Chain(session_id)
         iterator = iter(frames)
@@ -121,8 +120,9 @@ class SealedFiles:
         again = itertools.chain([first] if first else [], iterator)
         month = first.at() if first else datetime.fromtimestamp(0, UTC)
         directory = self._directory / f"{month.year:04d}" / f"{month.month:02d}"
-        _write(directory, session_id + SUFFIX, _encrypted_bytes(key, _sealed_bytes(session_id, chain, again)))
-        return directory, (chain.count, chain.digest.hex())
+        content = _encrypted_bytes(key, _sealed_bytes(session_id, chain, again))
+        drafts.write(number, directory, session_id + SUFFIX, content)
+        return chain.count, chain.digest.hex()
 
     def _decrypted(self, session_id: str, file: BinaryIO) -> BinaryIO:
         head = MAGIC + bytes([len(session_id)]) + session_id.encode("ascii")
@@ -139,67 +139,9 @@ class SealedFiles:
             raise RecordingLocked("its key is not there: destroyed on purpose, or lost") from error
         return self._keys.unwrapped(session_id, wrapped)
 
-    def _store_key(self, key: SessionKey) -> Path:
-        """The directory, to be synced before there is a file that needs the key."""
-        _write(self._key_directory, _key_name(key.session_id), [key.wrapped])
-        return self._key_directory
-
 
 def _key_name(session_id: str) -> str:
     return f"{require_session_id(session_id)}.key"
-
-
-def _write(directory: Path, name: str, content: Iterable[bytes]) -> None:
-    """A file that is whole on disk before it has its name; the name is durable once the directory is synced.
-
-    With few calls: each lets go of the interpreter, and each session that ends is sealed beside others that run.
-    """
-    draft = directory / f".{name.removesuffix(SUFFIX)}.draft"
-    try:
-        descriptor = _opened(draft)
-        try:
-            _write_out(descriptor, content)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        draft.replace(directory / name)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
-
-
-def _opened(draft: Path) -> int:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        return os.open(draft, flags, 0o600)
-    except FileNotFoundError:  # the first of its month
-        private_directory(draft.parent)
-        return os.open(draft, flags, 0o600)
-
-
-def _write_out(descriptor: int, content: Iterable[bytes]) -> None:
-    waiting = bytearray()
-    for part in content:
-        waiting += part
-        if len(waiting) >= CHUNK:
-            _write_whole(descriptor, waiting)
-            waiting.clear()
-    _write_whole(descriptor, waiting)
-
-
-def _write_whole(descriptor: int, content: bytes | bytearray) -> None:
-    done = 0
-    while done < len(content):
-        done += os.write(descriptor, content[done:] if done else content)
-
-
-def _sync_each(changed: Mapping[Path, Iterable[int]], results: dict[int, Made]) -> None:
-    """Sync directories; what lies in one that cannot be synced has failed."""
-    for directory, numbers in changed.items():
-        try:
-            sync_directory(directory)
-        except OSError as error:
-            results.update(dict.fromkeys(numbers, error))
 
 
 def _encrypted_bytes(key: SessionKey, content: Iterable[bytes]) -> Iterator[bytes]:
