@@ -5,6 +5,7 @@ import secrets
 import socket
 import ssl
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from gateway.app.database_certificate import digest_of_certificate
@@ -101,7 +102,9 @@ async def _take_over(leg: Leg, sock: socket.socket, tls: ssl.SSLContext) -> bool
 
 
 async def _peek(sock: socket.socket) -> bytes:
-    """The first byte, left in place."""
+    """The first byte, left in place. Nearly always it is there already: then the loop need not watch for it."""
+    with suppress(BlockingIOError):
+        return sock.recv(1, socket.MSG_PEEK)
     loop = asyncio.get_running_loop()
     readable = asyncio.Event()
     loop.add_reader(sock, readable.set)
