@@ -45,6 +45,7 @@ from gateway.edges.proxy.ssh_messages import (
 )
 
 WINDOW = 2 * 1024 * 1024  # as OpenSSH grants; what piles up within stays in the caches of the processor
+WIDE = 1 << 20  # octets of a peer's window; from here on nobody is in a hurry to hear that more were read
 _ACK_AFTER = WINDOW // 4
 _MOST_ITEMS = 65_536
 _MOST_REQUEST_OCTETS = 1024 * 1024  # of requests that wait, each with what it costs to keep
@@ -106,8 +107,11 @@ class ChannelEnd:
         with self._lock:
             self._is_expected = True
 
-    def accept(self, pieces: Sequence[Octets], kind: int = DATA) -> None:
-        """Data, in the pieces that it came in. Passed on here if the pump has nothing to do; else the pump is told."""
+    def accept(self, pieces: Sequence[Octets], kind: int = DATA) -> bool:
+        """Data, in the pieces that it came in. Passed on here if the pump has nothing to do; else the pump is told.
+
+        False when the pump now does what this thread could; it says when it is done (`Sender.read_soon`).
+        """
         with self._lock:
             self._is_expected = False
             carries = self.carry is not None and self._pump_waits
@@ -115,7 +119,7 @@ class ChannelEnd:
                 self._put_data(kind, piece if carries else bytes(piece))  # INVARIANT 6
             if self.carry is None or not carries:
                 self._arrived.notify()
-                return
+                return self.carry is None
             items = list(self._inbox)
             self._inbox.clear()
             self._is_carrying = True  # INVARIANT 5
@@ -129,8 +133,10 @@ class ChannelEnd:
         with self._lock:
             self._is_carrying = False
             self._inbox.extendleft(reversed(rest))
-            if self._inbox or self._fault is not None:
+            is_done = not self._inbox and self._fault is None
+            if not is_done:
                 self._arrived.notify()
+            return is_done
 
     def on_extended_data(self, message: Message) -> None:
         """SSH_MSG_CHANNEL_EXTENDED_DATA; only stderr (1) is defined."""
@@ -238,6 +244,8 @@ class ChannelEnd:
         """
         with self._lock:
             self._pump_waits = True
+            if self._is_left_to_others():
+                self._sender.read_soon()  # what comes next need not be handed over
             while self._is_left_to_others():
                 self._arrived.wait(_PATIENCE)
             self._pump_waits = False
@@ -309,6 +317,9 @@ class ChannelEnd:
             if self._gone or self._eof_sent or size > self._window or max(map(len, pieces)) > self._packet:
                 return False
             self._window -= size
+            is_narrow = self._window < WIDE
+        if is_narrow:
+            self._sender.read_soon()
         if self._sender.post_data_now(self._head(stderr=stderr), pieces):
             return True
         with self._window_lock:
@@ -351,7 +362,10 @@ class ChannelEnd:
                 return 0
             size = min(wanted, self._window, BURST)
             self._window -= size
-            return size
+            is_narrow = self._window < WIDE
+        if is_narrow:
+            self._sender.read_soon()
+        return size
 
     def last_words(self, sentence: bytes, exit_status: int) -> None:
         """Stop everybody else from sending, then a sentence on stderr, the exit status and CLOSE."""

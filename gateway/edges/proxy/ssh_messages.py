@@ -67,6 +67,10 @@ class Sender(Protocol):
         """The channel has a terminal: streams of other connections make way for this one."""
         ...
 
+    def read_soon(self) -> None:
+        """Read what the peer sends without lingering: somebody waits for it, or soon will."""
+        ...
+
     def flush(self) -> None:
         """Wait until what `post_now` and `post_data_now` sent has gone."""
         ...

@@ -85,6 +85,8 @@ class PacketLayer:
         self._terminal: int | None = None  # the descriptor, if streams make way for this connection
         self._unsent = b""  # sealed, of a burst that must not wait
         self._closed = False
+        self._soon = threading.Lock()  # held, but for when `read_soon` was called: smaller than an Event
+        self._soon.acquire()
         self._need_rekey = False
         self._changed = 0  # directions that have new keys since the exchange began
         self._overdue = 0  # octets read since a change of keys was asked for
@@ -92,9 +94,8 @@ class PacketLayer:
         self.gate: Callable[[int], None] = lambda _number: None
         self.deliver: Callable[[memoryview, int, int], bool] = lambda _view, _start, _end: False
         self.settle: Callable[[], None] = lambda: None
-        self.linger = (
-            0.0  # seconds; set by `deliver` when nobody waits for what came, to read more at once the next time
-        )
+        # Seconds; set by who is above when nobody waits for what comes next, to read more at once.
+        self.linger = 0.0
 
     # ---------------------------------------------------------------- what Transport sets
 
@@ -153,6 +154,12 @@ class PacketLayer:
         if self._terminal is None:
             COURTESY.make_way()
 
+    def read_soon(self) -> None:
+        """Somebody waits for what comes next, or soon will: the reader does not linger, now or the next time."""
+        if self._soon.locked():
+            with suppress(RuntimeError):  # another thread was first
+                self._soon.release()
+
     def need_rekey(self) -> bool:
         """True when Transport should begin a key exchange."""
         return self._need_rekey
@@ -206,7 +213,7 @@ class PacketLayer:
             if self._terminal is not None:
                 self._await_input(self._terminal)
             elif self.linger:
-                time.sleep(self.linger)
+                self._soon.acquire(timeout=self.linger)
                 self.linger = 0.0
             self._make_room(count)
             self._end += self._receive(self._view[self._end :])

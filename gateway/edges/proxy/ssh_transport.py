@@ -29,7 +29,7 @@ from paramiko import Message
 from paramiko.kex_curve25519 import KexCurve25519
 from paramiko.packet import Packetizer
 
-from gateway.edges.proxy.ssh_channels import WINDOW, ChannelEnd
+from gateway.edges.proxy.ssh_channels import WIDE, WINDOW, ChannelEnd
 from gateway.edges.proxy.ssh_fields import Fields, ProtocolViolationError, string, u32
 from gateway.edges.proxy.ssh_messages import BURST, MAX_PACKET, WINDOW_ADJUST, Octets, RawMessage
 from gateway.edges.proxy.ssh_packets import Burst, PacketLayer, Payload
@@ -43,8 +43,6 @@ POST_QUANTUM = ("mlkem768x25519-sha256",)
 
 TCP_INFO_SIZE = 104  # the oldest form of struct tcp_info (linux/tcp.h)
 VANISHED = 45.0  # seconds
-WIDE = 1 << 20  # octets of a window; from here on nobody is in a hurry to hear that more were read
-FASTEST = 1 << 29  # octets a second; no peer reads faster, so that a window is not used up meanwhile
 LINGER = 0.004  # seconds at most
 DATA_HEAD = struct.Struct(">BII")  # of SSH_MSG_CHANNEL_DATA: number, recipient, length (RFC 4254 §5.2)
 
@@ -147,18 +145,22 @@ class HardTransport(paramiko.Transport):
         return True
 
     def _widen(self, channel: ChannelEnd, more: int) -> bool:
-        """OpenSSH says for every 100 KB or so that they are read; if its window is wide that may wait until more is."""
-        window = channel.widen(more)
-        self.packets.linger = min(LINGER, window / FASTEST) if window >= WIDE else 0.0
+        """OpenSSH says for every 100 KB or so that they are read; if its window is wide that may wait until more is.
+
+        Whoever sends so much meanwhile that it gets narrow says so (`read_soon`).
+        """
+        self.packets.linger = LINGER if channel.widen(more) >= WIDE else 0.0
         return True
 
     def _hand_on(self) -> None:
-        if self._gathered_octets >= 2 * MAX_PACKET:
+        is_stream = self._gathered_octets >= 2 * MAX_PACKET
+        if is_stream:
             self.packets.make_way()
         self._gathered_octets = 0
         while self._gathered:
             channel, pieces = self._gathered.popitem()
-            channel.accept(pieces)
+            if not channel.accept(pieces) and is_stream:
+                self.packets.linger = LINGER  # what comes now would only be copied for the pump
 
     def why_over(self) -> BaseException | None:
         """What ended the connection, if it was an error."""
@@ -204,6 +206,10 @@ class HardTransport(paramiko.Transport):
     def be_prompt(self) -> None:
         """See `Sender`."""
         self.packets.be_prompt()
+
+    def read_soon(self) -> None:
+        """See `Sender`."""
+        self.packets.read_soon()
 
     def flush(self) -> None:
         """See `Sender`."""

@@ -20,7 +20,6 @@ from gateway.edges.proxy.ssh_messages import DATA, EOF, MAX_PACKET, Item, Octets
 from gateway.edges.proxy.ssh_packets import Burst, PacketLayer
 from gateway.edges.proxy.ssh_record import ChannelRecord, SessionRecord
 from gateway.edges.proxy.ssh_relay import Relay
-from gateway.edges.proxy.ssh_transport import LINGER, WIDE, HardTransport
 from tests.unit.edges.proxy.test_ssh_packets import key_in, key_out
 
 PATIENCE = 10.0
@@ -34,7 +33,7 @@ class Wire:
         self.posted: list[bytes] = []
         self.is_open = True
         self.flushed = True
-        self.flushes = 0
+        self.flushes = self.hurries = 0
 
     def post(self, encoded: bytes) -> None:
         self.posted.append(encoded)
@@ -62,6 +61,9 @@ class Wire:
 
     def is_flushed(self) -> bool:
         return self.flushed
+
+    def read_soon(self) -> None:
+        self.hurries += 1
 
     def forget_channel(self, number: int) -> None:
         del number
@@ -359,36 +361,5 @@ def test_who_must_not_wait_does_not_wait_for_another_writer() -> None:
         received += len(right.recv(65_536))
     stuck.join(PATIENCE)
     assert not stuck.is_alive()
-    left.close()
-    right.close()
-
-
-def test_a_wide_window_lets_adjustments_gather_and_data_never_waits() -> None:
-    left, right = socket.socketpair(socket.AF_UNIX)
-    transport = HardTransport.__new__(HardTransport)
-    transport._ends, transport._gathered, transport._gathered_octets = {}, {}, 0
-    transport._internals = transport
-    transport._expected_packet = ()  # type: ignore[attr-defined]
-    transport.packetizer = PacketLayer(left)  # type: ignore[assignment]
-    end = transport._ends[0] = ChannelEnd(Wire(), 0)
-    end.confirm(7, 0, MAX_PACKET)
-
-    def deliver(payload: bytes) -> bool:
-        return transport._deliver(memoryview(b"head" + payload + b"padding"), 4, 4 + len(payload))
-
-    adjust = b"\x5d" + u32(0)
-    assert deliver(adjust + u32(10))
-    assert transport.packets.linger == 0
-    assert deliver(adjust + u32(WIDE))
-    assert 0 < transport.packets.linger <= LINGER
-    assert deliver(adjust + u32(8 * WIDE))
-    assert transport.packets.linger == LINGER  # not longer, however wide
-    assert deliver(b"\x5e" + u32(0) + u32(1) + b"x")
-    assert transport.packets.linger == 0
-    assert deliver(adjust + u32(1))
-    end._window = WIDE - 2
-    assert deliver(adjust + u32(1))
-    assert transport.packets.linger == 0  # what is left may be used up soon
-    assert not deliver(adjust + u32(1) + b"more")  # Transport says what is wrong
     left.close()
     right.close()

@@ -25,6 +25,9 @@ class Wire:
         pieces = [data[at : at + packet] for at in range(0, len(data), packet)]
         self.posted += [head + u32(len(piece)) + piece for piece in pieces]
 
+    def read_soon(self) -> None:
+        """Nothing lingers."""
+
     def forget_channel(self, number: int) -> None:
         self.forgotten.append(number)
 

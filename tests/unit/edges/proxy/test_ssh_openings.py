@@ -156,6 +156,9 @@ class Nowhere:
     def post_data(self, head: bytes, data: bytes | bytearray | memoryview, packet: int) -> None:
         self.octets += len(data)
 
+    def read_soon(self) -> None:
+        """Nothing lingers."""
+
     def forget_channel(self, number: int) -> None:
         pass
 
