@@ -64,6 +64,10 @@ class DatabaseRoles(Protocol):
         """NOLOGIN → terminate → membership → reassign owned → drop → verify gone. Idempotent; else Unavailable."""
         ...
 
+    def end_backend(self, target: Target, role: str, pid: int) -> None:
+        """End one session of the role's, whatever its code catches. Idempotent; else Unavailable."""
+        ...
+
     def roles_of(self, target: Target, prefix: str) -> Sequence[str]:
         """Names of existing roles that begin with `prefix`, to find what nobody owns."""
         ...

@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -209,6 +210,31 @@ def test_what_has_no_heir_is_left_to_nobody(
     with pytest.raises(Unavailable, match="no group"):
         roles.revoke(target, ROLE)
     postgres_server.execute("DROP TABLE mine", target.database)
+
+
+UNENDING = """SET statement_timeout = 0; DO $$ BEGIN LOOP BEGIN PERFORM pg_sleep(3600);
+EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP; END $$"""
+
+
+def test_one_session_is_ended_whatever_its_code_catches_and_no_other(
+    roles: PostgresRoles, target: Target, postgres_server: PostgresServer
+) -> None:
+    login = roles.create(target, target.levels["read"], ROLE, UNTIL)
+    with (
+        log_in(postgres_server, target, login.password) as session,
+        log_in(postgres_server, target, login.password) as other,
+        ThreadPoolExecutor(1) as beside,
+    ):
+        pid = session.info.backend_pid
+        unending = beside.submit(session.execute, UNENDING.encode())
+        roles.end_backend(target, "gw_another", pid)
+        with pytest.raises(TimeoutError):
+            unending.result(0.5)
+        roles.end_backend(target, ROLE, pid)
+        with pytest.raises(psycopg.errors.AdminShutdown):
+            unending.result(10)
+        roles.end_backend(target, ROLE, pid)
+        assert row(other, "SELECT 1") == (1,)
 
 
 def test_a_role_is_made_whole_or_not_at_all(roles: PostgresRoles, target: Target) -> None:

@@ -117,7 +117,13 @@ class Stage:
 
     def keeper(self) -> Doorkeeper:
         return Doorkeeper(
-            self._authenticate, self._open, self._end, self.live, lambda: datetime.now(UTC), prove=self._prove
+            self._authenticate,
+            self._open,
+            self._end,
+            self.live,
+            lambda: datetime.now(UTC),
+            prove=self._prove,
+            end_backend=PostgresRoles().end_backend,
         )
 
     def url(self, **parameters: str) -> str:

@@ -88,6 +88,20 @@ class PostgresRoles:
             if _exists(admin, role):
                 _shut_out(admin, role, target)
 
+    def end_backend(self, target: Target, role: str, pid: int) -> None:
+        """End one session of the role's, for code may catch a cancel, but not this. Nothing when it is gone."""
+        name = sql.Identifier(_checked(role))
+        of_it = "FROM pg_catalog.pg_stat_activity WHERE pid = %s AND usename = %s"
+        with self._admin(target) as admin:
+            if admin.execute(f"SELECT 1 {of_it}".encode(), (pid, role)).fetchone() is None:
+                return
+            _become_member(admin, name)
+            admin.execute(
+                f"SELECT pg_catalog.pg_terminate_backend(pid, %s) {of_it}".encode(), (_TERMINATE_MS, pid, role)
+            )
+            if admin.execute(f"SELECT 1 {of_it}".encode(), (pid, role)).fetchone():
+                raise _unavailable(target, "a session of the role does not end")
+
     def roles_of(self, target: Target, prefix: str) -> Sequence[str]:
         """Names of existing roles that begin with `prefix`."""
         with self._admin(target) as admin:

@@ -55,6 +55,8 @@ from gateway.wire.postgres_scram_server import Misbound, Proof
 HANDSHAKE_S = 10.0
 STOP_S = 5.0
 _WORKERS = 32
+_UNHEEDED_S = (1.0, 10.0, 60.0)  # what a cancel has not ended by then is ended; again where that fails
+_ENDED_WITH_ROLE = (EndReason.GRANT_EXPIRED, EndReason.GRANT_REVOKED)
 _TELL_S = 86_400.0  # how a transaction ended is tried to be stored for so long; then `LeftHeld` knows less of it
 LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -89,6 +91,7 @@ class Doorkeeper:
     mask_key: bytes = field(default=b"", repr=False)
     ask_commit: Callable[[Session, Asking], Told] = field(default=_agrees_to_nothing)
     end_held: Callable[[Session, int, str], None] = lambda *_: None
+    end_backend: Callable[[Target, str, int], None] = lambda *_: None  # target, role, pid
 
     @classmethod
     def of(cls, ctx: Context) -> "Doorkeeper":
@@ -106,6 +109,7 @@ class Doorkeeper:
             ctx.mask_key,
             partial(ask_commit, ctx),
             partial(end_held, ctx),
+            ctx.roles.end_backend,
         )
 
 
@@ -326,7 +330,7 @@ class PostgresDoor:
         try:
             await asyncio.wait((session.over, connecting), return_when=asyncio.FIRST_COMPLETED)
             if not session.over.done() and (found := connecting.result()) is not None:
-                await self._relay(visitor, session, opened.target, *found)
+                await self._relay(visitor, session, opened, *found)
         finally:
             connecting.cancel()
             await asyncio.wait((connecting,))
@@ -366,8 +370,9 @@ class PostgresDoor:
             session.mask(await learn(leg, level.masks), self._keeper.mask_key)
 
     async def _relay(
-        self, visitor: Visitor, session: PostgresSession, target: Target, leg: Leg, machine: TargetLogin
+        self, visitor: Visitor, session: PostgresSession, opened: Opened, leg: Leg, machine: TargetLogin
     ) -> None:
+        target = opened.target
         key = self._keys.issue(Backend(target, machine.pid, machine.secret), visitor.minor)
         session.cancel_request = partial(cancel, target, machine.pid, machine.secret, self._scratch)
         try:
@@ -377,8 +382,24 @@ class PostgresDoor:
         finally:
             self._keys.forget(key)
         if session.left_work or reason not in (EndReason.CLIENT_CLOSED, EndReason.TARGET_CLOSED):
-            # A backend does not notice a closed connection while it works, and nothing may go on after a session.
-            self._keep(cancel(target, machine.pid, machine.secret, self._scratch))
+            is_at_work = session.left_work and reason not in _ENDED_WITH_ROLE
+            self._keep(self._stop_work(opened, machine, is_at_work=is_at_work))
+
+    async def _stop_work(self, opened: Opened, machine: TargetLogin, *, is_at_work: bool) -> None:
+        """A backend does not notice a closed connection while it works, and nothing may go on after a session: also not
+        code that catches a cancel (`EXCEPTION WHEN query_canceled`).
+        """
+        target, login = opened.target, opened.login
+        assert login is not None, "a database session has a login"
+        await cancel(target, machine.pid, machine.secret, self._scratch)
+        for wait in _UNHEEDED_S if is_at_work else ():
+            await asyncio.sleep(wait)
+            try:
+                await self._call(self._keeper.end_backend, target, login.role, machine.pid)
+            except GatewayError as why:
+                LOG.warning("what a session left at work could not be ended yet: %s", why.refusal.message)
+            else:
+                return
 
     async def _call(self, function: Callable[..., _T], *args: object) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, partial(function, *args))

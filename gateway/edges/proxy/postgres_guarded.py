@@ -33,6 +33,7 @@ from gateway.wire.postgres_messages import Report
 from gateway.wire.postgres_portals import Portals
 
 CANCEL_AGAIN_S = 5.0
+UNHEEDED_S = 8.0  # a statement that is cancelled, and goes on for longer, ends its session
 TELL_EVERY_S = 1.0  # of what is refused one event, which counts the others
 INDIRECT = Broken(
     "masked",
@@ -85,6 +86,7 @@ class GuardedSession(PostgresSession):
         self._clock = _WorkClock(level.budget)
         self._timer: asyncio.TimerHandle | None = None
         self._cancelling: asyncio.Task[None] | None = None
+        self._cut = ("", 0.0)  # why a statement was cancelled, and when
         self._readies = 0
         self._is_broken = False  # what the target says cannot be read any more
 
@@ -228,6 +230,7 @@ class GuardedSession(PostgresSession):
         that waits for COPY data hears of a cancel request with the next piece of it, so that must come.)
         """
         self._tell("statement:cut", {"what": what, "level": self._level.name})
+        self._cut = (what, monotonic())
         if what != "time":
             self._client.pause(Pause.CUT)
         self._send_cancel()
@@ -246,7 +249,10 @@ class GuardedSession(PostgresSession):
             self._client.resume(Pause.CUT)
 
     def _cancel_again(self) -> None:
-        if self._target_gate.is_cutting:
+        what, since = self._cut
+        if self._target_gate.is_cutting and self._ending is None and monotonic() - since > UNHEEDED_S:
+            self._end_for(what)  # the code of the statement catches the cancel
+        elif self._target_gate.is_cutting:
             self._send_cancel()
 
     # ------------------------------------------------------------ time

@@ -72,7 +72,7 @@ class PostgresSession:
         self._warnings: list[str] = []
         self._ending: tuple[EndReason, str] | None = None
         self._client_is_gone = False
-        self.left_work = False  # the client went away while the target worked for it
+        self.left_work = False  # it ended while the target worked for it
         self._last_words = b""
         self.cancel_request: Callable[[], Coroutine[Any, Any, None]] | None = None  # once the target is known
         self._cancel_asked: asyncio.Task[None] | None = None
@@ -141,6 +141,7 @@ class PostgresSession:
             return
         self._ending = (reason, detail)
         self._books.catch_up()
+        self.left_work = self._account.owes_answers
         self._client.pause(Pause.ENDING)
         words = error_response(report or of_end(reason, detail))
         if self._target is None or self._target.is_lost or self._books.answers.is_at_boundary():

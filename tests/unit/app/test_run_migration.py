@@ -61,6 +61,9 @@ class FakeSql:
     def extend(self, target: Target, role: str, until: datetime) -> None:
         raise AssertionError("never extended")
 
+    def end_backend(self, target: Target, role: str, pid: int) -> None:
+        raise AssertionError("never asked to")
+
     def roles_of(self, target: Target, prefix: str) -> Sequence[str]:
         return ()
 

@@ -98,6 +98,8 @@ class NoRoles:
 
     def revoke(self, target: Target, role: str) -> None: ...
 
+    def end_backend(self, target: Target, role: str, pid: int) -> None: ...
+
     def roles_of(self, target: Target, prefix: str) -> Sequence[str]:
         return ()
 
