@@ -54,6 +54,10 @@ def test_a_budget_of_time_that_is_not_heeded_ends_the_session(
         client.sendall(query(UNENDING))
         wait_until(postgres_server, stage.target.database, runs=True)
         assert stage.end_of() is EndReason.BUDGET_EXCEEDED
+        said = b""
+        while got := client.recv(65536):
+            said += got
+    assert b"It went on although it was cancelled" in said
     assert stage.told(2) == ["statement:cut", "session:budget-exceeded"]
     wait_until(postgres_server, stage.target.database, runs=False)
 

@@ -240,13 +240,17 @@ class Books:
             entries.clear()
 
 
+class Unaccountable(ProtocolViolation):
+    """A mistake of ours, which stops what passes as one of a peer's does."""
+
+
 def violation(fault: Exception) -> ProtocolViolation:
     """A mistake of ours ends the session as one of the peer's does: nothing passes that is not accounted for."""
     if isinstance(fault, ProtocolViolation):
         return fault
     where = extract_tb(fault.__traceback__)[-1]  # and not its text, which may hold what somebody sent
     LOG.error("a message could not be accounted for: %s in %s, line %s", type(fault).__name__, where.name, where.lineno)
-    return ProtocolViolation("the gateway could not account for it")
+    return Unaccountable("the gateway could not account for it")
 
 
 def telling(policy: BindParameters) -> Telling:

@@ -24,6 +24,7 @@ from gateway.edges.proxy.postgres_refusals import (
     of_call,
     of_encoding,
     of_session_budget,
+    of_unheeded,
     of_unsure_masks,
 )
 from gateway.edges.proxy.postgres_relay import PostgresSession
@@ -220,8 +221,8 @@ class GuardedSession(PostgresSession):
     def _over(self, what: str) -> Report:
         return of_budget(what, self._level)
 
-    def _end_for(self, what: str) -> None:
-        report = of_session_budget(what, self._level)
+    def _end_for(self, what: str, report: Report | None = None) -> None:
+        report = report or of_session_budget(what, self._level)
         self._tell("session:budget-exceeded", {"what": what, "level": self._level.name})
         self.end(EndReason.BUDGET_EXCEEDED, what, report=report)
 
@@ -251,7 +252,7 @@ class GuardedSession(PostgresSession):
     def _cancel_again(self) -> None:
         what, since = self._cut
         if self._target_gate.is_cutting and self._ending is None and monotonic() - since > UNHEEDED_S:
-            self._end_for(what)  # the code of the statement catches the cancel
+            self._end_for(what, of_unheeded(what, self._level))  # its code catches the cancel
         elif self._target_gate.is_cutting:
             self._send_cancel()
 

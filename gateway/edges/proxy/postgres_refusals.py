@@ -165,6 +165,16 @@ def of_budget(what: str, level: Level) -> Report:
     )
 
 
+def of_unheeded(what: str, level: Level) -> Report:
+    """A statement is cut and goes on all the same."""
+    return fatal(
+        LIMIT_EXCEEDED,
+        f"Cut by the gateway: a statement at level {level.name} may take {_LIMITS[what](level.budget.statement)}.",
+        "It went on although it was cancelled, so the session is closed, and what it does is ended on the database.",
+        "Leave out what catches a cancel (EXCEPTION WHEN query_canceled). Your grant is still good.",
+    )
+
+
 def of_session_budget(what: str, level: Level) -> Report:
     """All of a session is cut: it has taken all that it may, or what came beside its statements more than one may."""
     is_all = getattr(level.budget.session, what) is not None

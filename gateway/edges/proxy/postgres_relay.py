@@ -14,7 +14,7 @@ from gateway.app.statement_ports import Statement
 from gateway.core.bind_parameters import BindParameters
 from gateway.core.errors import Conflict, Refusal
 from gateway.core.session import EndReason
-from gateway.edges.proxy.postgres_books import Backlog, Books, telling, violation
+from gateway.edges.proxy.postgres_books import Backlog, Books, Unaccountable, telling, violation
 from gateway.edges.proxy.postgres_leg import Leg, Pause
 from gateway.edges.proxy.postgres_refusals import of_end, of_long_statement
 from gateway.edges.proxy.postgres_room import Room
@@ -199,6 +199,8 @@ class PostgresSession:
 
     def _break(self, why: ProtocolViolation) -> None:
         reason = EndReason.PROTOCOL_VIOLATION if self._books.is_unreadable else EndReason.TARGET_CLOSED
+        if isinstance(why, Unaccountable):
+            reason = EndReason.GATEWAY_FAULT
         self.end(reason, str(why), report=of_long_statement() if isinstance(why, StatementTooLong) else None)
 
     def _mind_the_crowd(self) -> None:
@@ -301,7 +303,7 @@ class PostgresSession:
                 chunk = self._cut_in(chunk, is_shown=is_shown)
             self._books.answer(chunk)
         except ProtocolViolation as why:
-            self.end(EndReason.TARGET_CLOSED, str(why))
+            self._break(why)
             return
         if self._books.records:
             self._record()

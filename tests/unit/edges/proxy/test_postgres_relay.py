@@ -247,7 +247,7 @@ async def test_a_mistake_in_what_waited_ends_its_session(monkeypatch: pytest.Mon
     async with Relay(is_strict=True) as relay:
         monkeypatch.setattr(relay.session, "_from_client", lambda chunk: chunk.no_such_thing)
         relay.to_client.write(ONE)
-        assert await asyncio.wait_for(relay.session.wait_over(), PATIENCE) == (EndReason.PROTOCOL_VIOLATION, UNTOLD)
+        assert await asyncio.wait_for(relay.session.wait_over(), PATIENCE) == (EndReason.GATEWAY_FAULT, UNTOLD)
         assert UNTOLD.encode() in await relay.client.read()
         assert await relay.target.read() == b""
 
@@ -264,7 +264,7 @@ async def test_a_mistake_in_what_waited_ends_the_session_of_a_client_that_has_le
         other.to_client.write(ONE)
         other.to_client.close()
         reason, _ = await asyncio.wait_for(other.session.wait_over(), PATIENCE)
-        assert reason is EndReason.PROTOCOL_VIOLATION
+        assert reason is EndReason.GATEWAY_FAULT
         assert await other.target.read() == b""
 
 
