@@ -10,7 +10,7 @@ from gateway.adapters.postgres_parser import PostgresParser
 from gateway.core.dry_run import Confirm, DryRun
 from gateway.core.statement_rules import StatementRules
 from gateway.core.target import Level
-from gateway.edges.proxy.postgres import Doorkeeper
+from gateway.edges.proxy.postgres_keeper import Doorkeeper
 from tests.e2e.postgres_stage import Stage, database, door_tls, leased, running_door
 from tests.servers import running_postgres
 

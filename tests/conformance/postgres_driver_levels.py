@@ -11,7 +11,7 @@ from gateway.core.dry_run import Confirm, DryRun
 from gateway.core.masking import ColumnName, Mask
 from gateway.core.session import Session
 from gateway.core.target import Level, Target
-from gateway.edges.proxy.postgres import Doorkeeper
+from gateway.edges.proxy.postgres_keeper import Doorkeeper
 from tests.conformance.postgres_drivers import DRIVERS, outcomes
 from tests.e2e.postgres_stage import Stage, database, door_tls, leased, running_door
 from tests.servers import PostgresServer

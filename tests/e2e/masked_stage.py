@@ -9,7 +9,7 @@ from gateway.adapters.postgres_parser import PostgresParser
 from gateway.core.masking import ColumnName, Mask, Masks
 from gateway.core.session import Session
 from gateway.core.target import Target
-from gateway.edges.proxy.postgres import Doorkeeper
+from gateway.edges.proxy.postgres_keeper import Doorkeeper
 from tests.e2e.postgres_stage import WITHIN, Stage, database
 from tests.servers import PostgresServer
 

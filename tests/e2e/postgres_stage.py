@@ -34,7 +34,8 @@ from gateway.core.request import RequestKind
 from gateway.core.session import EndReason, Protocol, Session
 from gateway.core.target import Kind, Level, Target
 from gateway.core.window import Window
-from gateway.edges.proxy.postgres import Doorkeeper, PostgresDoor
+from gateway.edges.proxy.postgres import PostgresDoor
+from gateway.edges.proxy.postgres_keeper import Doorkeeper
 from gateway.wire.postgres_scram_server import Misbound, Proof, Verifier
 from tests.servers import PostgresServer
 

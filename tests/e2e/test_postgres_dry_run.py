@@ -25,7 +25,7 @@ from gateway.core.session import EndReason, Session
 from gateway.core.session_settings import Asked
 from gateway.core.statement_rules import StatementRules
 from gateway.core.target import Target
-from gateway.edges.proxy.postgres import Doorkeeper
+from gateway.edges.proxy.postgres_keeper import Doorkeeper
 from gateway.wire.postgres_messages import message
 from tests.e2e.postgres_stage import WITHIN, Stage, database, door_tls, leased, running_door
 from tests.e2e.postgres_wire import signed_in

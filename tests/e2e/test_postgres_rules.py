@@ -17,7 +17,7 @@ from gateway.core.obligation import Record
 from gateway.core.session import EndReason, Session
 from gateway.core.statement_rules import StatementRules
 from gateway.core.target import Target
-from gateway.edges.proxy.postgres import Doorkeeper
+from gateway.edges.proxy.postgres_keeper import Doorkeeper
 from tests.e2e.postgres_stage import WITHIN, Stage, database, door_tls, leased, running_door
 from tests.servers import PostgresServer
 

@@ -7,8 +7,6 @@ import socket
 import ssl
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
 
@@ -16,22 +14,14 @@ import stamina
 
 from gateway.app.commit_ports import Asking, Told
 from gateway.app.context import Context
-from gateway.app.database_certificate import user_of_certificate
-from gateway.app.hold_commit import ask_commit, end_held
-from gateway.app.live import LiveSessions
-from gateway.app.note_statement import note_statement
-from gateway.app.open_session import Opened, end_session, open_session, user_of_ticket
-from gateway.app.recording_ports import Recording
-from gateway.app.statement_ports import ReadsNothing, StatementReader
-from gateway.app.ticket_proof import user_of_proof
+from gateway.app.open_session import Opened
 from gateway.core.client_encoding import is_safe_encoding
 from gateway.core.errors import GatewayError, Unavailable
 from gateway.core.grant import Grant
 from gateway.core.masking import Mask
 from gateway.core.obligation import Record
-from gateway.core.principal import User
 from gateway.core.session import EndReason, Session
-from gateway.core.target import Level, Target
+from gateway.core.target import Level
 from gateway.edges.proxy import postgres_refusals as refuse
 from gateway.edges.proxy.listener import MAX_STRANGERS, Admission, Listener
 from gateway.edges.proxy.postgres_books import Backlog
@@ -39,6 +29,7 @@ from gateway.edges.proxy.postgres_cancel import Backend, CancelKeys
 from gateway.edges.proxy.postgres_dry_run import Commits, DryRunSession
 from gateway.edges.proxy.postgres_greeting import Manners, Shown, Visitor, greet
 from gateway.edges.proxy.postgres_guarded import GuardedSession, is_guarded, is_judged
+from gateway.edges.proxy.postgres_keeper import Doorkeeper
 from gateway.edges.proxy.postgres_known import MasksUnsure, learn
 from gateway.edges.proxy.postgres_leg import SCRATCH, Leg, LegClosed
 from gateway.edges.proxy.postgres_mistakes import end_for_mistake
@@ -60,57 +51,6 @@ _ENDED_WITH_ROLE = (EndReason.GRANT_EXPIRED, EndReason.GRANT_REVOKED)
 _TELL_S = 86_400.0  # how a transaction ended is tried to be stored for so long; then `LeftHeld` knows less of it
 LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
-
-
-def _proves_nothing(user: str, proof: Proof | Misbound, target: str, client: str) -> tuple[User, Grant, bytes]:
-    raise NotImplementedError("this door asks for passwords")
-
-
-def _recognises_nobody(user: str, digest: str, target: str, level: str, client: str) -> tuple[User, Grant]:
-    raise NotImplementedError("this door asks for no certificates")
-
-
-def _agrees_to_nothing(session: Session, asking: Asking) -> Told:
-    del session, asking
-    return Told(may_pass=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Doorkeeper:
-    """The use cases behind the door, as plain synchronous calls. They raise GatewayError."""
-
-    authenticate: Callable[[str, str, str, str], tuple[User, Grant]]  # user, ticket, target, client's address
-    open: Callable[[User, Grant, str], Opened]
-    end: Callable[[Session, Recording, EndReason, str], None]
-    live: LiveSessions
-    now: Callable[[], datetime]
-    reader: StatementReader = field(default_factory=ReadsNothing)
-    note: Callable[[Session, str, Mapping[str, object]], None] = lambda *_: None
-    prove: Callable[[str, Proof | Misbound, str, str], tuple[User, Grant, bytes]] = field(default=_proves_nothing)
-    recognise: Callable[[str, str, str, str, str], tuple[User, Grant]] = field(default=_recognises_nobody)
-    mask_key: bytes = field(default=b"", repr=False)
-    ask_commit: Callable[[Session, Asking], Told] = field(default=_agrees_to_nothing)
-    end_held: Callable[[Session, int, str], None] = lambda *_: None
-    end_backend: Callable[[Target, str, int], None] = lambda *_: None  # target, role, pid
-
-    @classmethod
-    def of(cls, ctx: Context) -> "Doorkeeper":
-        """The real ones."""
-        return cls(
-            lambda user, ticket, target, client: user_of_ticket(ctx, user, ticket, target, client=client),
-            partial(open_session, ctx),
-            partial(end_session, ctx),
-            ctx.live,
-            ctx.clock.now,
-            ctx.reader,
-            partial(note_statement, ctx),
-            lambda user, proof, target, client: user_of_proof(ctx, user, proof, target, client),
-            partial(user_of_certificate, ctx),
-            ctx.mask_key,
-            partial(ask_commit, ctx),
-            partial(end_held, ctx),
-            ctx.roles.end_backend,
-        )
 
 
 class PostgresDoor:
