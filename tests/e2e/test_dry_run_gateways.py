@@ -186,7 +186,7 @@ class Outage:
 @pytest.fixture
 def outage(monkeypatch: pytest.MonkeyPatch) -> Outage:
     made = Outage(3)
-    monkeypatch.setattr("gateway.edges.proxy.postgres.end_held", made)
+    monkeypatch.setattr("gateway.edges.proxy.postgres_keeper.end_held", made)
     return made
 
 
