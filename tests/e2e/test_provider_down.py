@@ -3,7 +3,9 @@
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from tests.e2e.stage import GW, Stage, directory, running, wait_for
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(240)]
+PROBE_GOOD_FOR_S = 1.1  # what the gateway found out about the provider counts for a second (oidc_probe.py)
 WHY = ("--incident", "INC-1042", "--reason", "the provider is down, too")
 
 
@@ -42,22 +45,26 @@ def gw(env: dict[str, str], *words: str, status: int = 0) -> subprocess.Complete
     return done
 
 
-def login(env: dict[str, str]) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
+@contextmanager
+def login(env: dict[str, str]) -> Iterator["subprocess.Popen[str]"]:
+    with subprocess.Popen(
         [*GW, "login", "--passkey", "--no-browser"], env=env, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    ) as waiting:  # fmt: skip
+        try:
+            yield waiting
+        finally:
+            waiting.kill()
 
 
 def test_the_whole_of_an_outage(stage: Stage, tmp_path: Path) -> None:
     env = terminal(tmp_path / "home", stage)
     stage.ask("orders-db", "read")
-    waiting = login(env)
-    refused = touch(stage, waiting)  # the provider answers, so nobody comes in this way
+    with login(env) as waiting:
+        refused = touch(stage, waiting)  # the provider answers, so nobody comes in this way
     assert refused.returncode != 0
     assert "identity provider answers" in refused.stderr
-    waiting.kill()
-    waiting.communicate()
+    time.sleep(PROBE_GOOD_FOR_S)
 
     provider = stage.pids()["identity provider"]
     os.kill(provider, signal.SIGSTOP)
@@ -68,11 +75,11 @@ def test_the_whole_of_an_outage(stage: Stage, tmp_path: Path) -> None:
         stage.ask("web-1", "shell")
 
         # Somebody who is not signed in comes in by passkey, to break the glass.
-        waiting = login(env)
-        touched = touch(stage, waiting)
-        assert touched.returncode == 0, touched.stderr
-        out, err = waiting.communicate(timeout=60)
-        assert waiting.returncode == 0, err
+        with login(env) as waiting:
+            touched = touch(stage, waiting)
+            assert touched.returncode == 0, touched.stderr
+            out, err = waiting.communicate(timeout=60)
+            assert waiting.returncode == 0, err
         assert "break-glass and nothing else" in out
         pager = stage.directory / "log" / "pager.log"
         wait_for("everybody hears of it", lambda: "came in by passkey" in pager.read_text())
