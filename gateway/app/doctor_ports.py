@@ -13,8 +13,8 @@ from gateway.core.target import Level, Target
 class Finding:
     """One thing that the gateway needs on a target. `remedy`: what mends it, SQL where it is SQL, line by line.
 
-    `what` is administrator, version, createrole, group, connect, database, reach, create, use, masks, terminate,
-    revoke or leftover; `of` says which level, database or role.
+    `what` is administrator, version, createrole, group, connect, database, elevation, reach, create, use, masks,
+    terminate, revoke or leftover; `of` says which level, database or role.
     """
 
     what: str
@@ -22,6 +22,11 @@ class Finding:
     ok: bool
     problem: str = ""
     remedy: tuple[str, ...] = ()
+
+    @property
+    def is_warning(self) -> bool:
+        """True when the gateway can do its work, and somebody should look all the same."""
+        return self.ok and bool(self.problem)
 
 
 class TrialSession(Protocol):

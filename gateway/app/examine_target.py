@@ -18,6 +18,7 @@ from gateway.app.lease_role import place_of
 from gateway.app.log_ports import EventFilter
 from gateway.core.decision import Action
 from gateway.core.errors import Conflict, GatewayError, Refusal
+from gateway.core.event import Event
 from gateway.core.principal import User
 from gateway.core.target import Kind, Level, Target
 
@@ -40,6 +41,11 @@ class Examination:
         """True when nothing is in the way."""
         return all(finding.ok for finding in self.findings)
 
+    @property
+    def warnings(self) -> Sequence[Finding]:
+        """What is not in the way, and to be looked at."""
+        return [finding for finding in self.findings if finding.is_warning]
+
 
 def examine_target(ctx: Context, user: User, name: str) -> Examination:
     """What somebody asks for. Raises NotFound, Denied, Conflict (no database), Unavailable (examined right now)."""
@@ -58,17 +64,17 @@ def examine_due(ctx: Context) -> int:
     """
     done = 0
     for target in ctx.catalogue.current().targets.values():
-        if target.kind is Kind.POSTGRES and _is_due(ctx, target):
-            examination = _examine(ctx, target, "")
+        if target.kind is not Kind.POSTGRES:
+            continue
+        found = ctx.log.search(EventFilter(target=target.name, type="target:examined", limit=20))
+        last = next((stored.event for stored in found if stored.event.outcome != "denied"), None)
+        if _is_due(ctx, target, last):
+            _tell(ctx, target, _examine(ctx, target, ""), last)
             done += 1
-            if not examination.is_sound:
-                _tell(ctx, target, examination)
     return done
 
 
-def _is_due(ctx: Context, target: Target) -> bool:
-    found = ctx.log.search(EventFilter(target=target.name, type="target:examined", limit=20))
-    last = next((stored.event for stored in found if stored.event.outcome != "denied"), None)
+def _is_due(ctx: Context, target: Target, last: Event | None) -> bool:
     if last is None or last.data.get("as") != _as_declared(target):
         return True
     pause = AGAIN_AFTER if last.outcome == "ok" else AGAIN_AFTER_FAILURE
@@ -85,11 +91,20 @@ def _masked_columns(level: Level) -> str:
     return f" masks {' '.join(sorted('.'.join(name) for name in level.masks))}" if level.masks else ""
 
 
-def _tell(ctx: Context, target: Target, examination: Examination) -> None:
-    wrong = [finding for finding in examination.findings if not finding.ok]
-    body = "\n".join(f"{finding.what} {finding.of}: {finding.problem}" for finding in wrong[:10])
+def _tell(ctx: Context, target: Target, examination: Examination, last: Event | None) -> None:
+    """Of what is wrong each time; of a warning when the examination before did not say the same."""
     fields = {"target": target.name, "next": f"gw target doctor {target.name}"}
-    ctx.notifier.notify("default", f"{target.name} does not let the gateway do all of its work", body, fields)
+    if not examination.is_sound:
+        body = "\n".join(_texts([finding for finding in examination.findings if not finding.ok])[:10])
+        ctx.notifier.notify("default", f"{target.name} does not let the gateway do all of its work", body, fields)
+    warnings = _texts(examination.warnings)
+    if warnings and (last is None or last.data.get("warnings") != warnings):
+        body = "\n".join(warnings[:10])
+        ctx.notifier.notify("default", f"{target.name} lets levels do more than their groups may", body, fields)
+
+
+def _texts(findings: Sequence[Finding]) -> list[str]:
+    return [f"{finding.what} {finding.of}: {finding.problem}" for finding in findings]
 
 
 def _examine(ctx: Context, target: Target, by: str) -> Examination:
@@ -101,7 +116,8 @@ def _examine(ctx: Context, target: Target, by: str) -> Examination:
     examination = Examination(target.name, ctx.clock.now(), findings)
     wrong = [asdict(finding) for finding in findings if not finding.ok]
     outcome = "ok" if examination.is_sound else "failed"
-    journal.record(ctx, "target:examined", outcome, {**told, "findings": len(findings), "wrong": wrong}, **about)
+    told |= {"findings": len(findings), "wrong": wrong, "warnings": _texts(examination.warnings)}
+    journal.record(ctx, "target:examined", outcome, told, **about)
     return examination
 
 

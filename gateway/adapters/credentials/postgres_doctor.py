@@ -6,6 +6,7 @@ import psycopg
 from psycopg import sql
 
 from gateway.adapters.credentials.postgres import Connection, PostgresRoles
+from gateway.adapters.credentials.postgres_elevation import elevations
 from gateway.app.doctor_ports import Finding, TrialSession
 from gateway.app.target_ports import DatabaseLogin
 from gateway.core.errors import GatewayError
@@ -51,7 +52,17 @@ class PostgresDoctor:
                 f"Does {target.admin_dsn_file} hold a libpq URL that psql can connect with from the gateway's machine?",
             )
             return (Finding("administrator", target.name, ok=False, problem=why.refusal.message, remedy=remedy),)
-        return (*found, *(self._enter(target, name, admin_name) for name in names))
+        entered = [self._enter(target, name, admin_name) for name in names]
+        return (*found, *entered, *self._elevations(target))
+
+    def _elevations(self, target: Target) -> Sequence[Finding]:
+        """Asked inside the database that sessions work in."""
+        try:
+            with self._roles.administrator(target, target.database) as there:
+                return [elevations(there, level) for level in target.levels.values()]
+        except GatewayError as why:
+            problem = f"Nobody knows what runs there with the privileges of its owner. {why.refusal.message}"
+            return (Finding("elevation", target.database, ok=True, problem=problem),)
 
     def _enter(self, target: Target, database: str, admin: str) -> Finding:
         """What a role owns is reassigned in every database, from inside."""

@@ -12,6 +12,7 @@ _WORDS = {
     "group": "the group may be given to a role",
     "connect": "the group may connect to the database",
     "database": "the administrator gets into the databases that a level gets into",
+    "elevation": "nothing there gives more than the group's privileges",
     "reach": "address and TLS lead to the target",
     "leftover": "a trial role that was left behind is dropped",
     "create": "a role is made",
@@ -33,6 +34,8 @@ def target() -> None:
 def doctor(target: str, as_json: bool) -> None:
     """Try all that the gateway needs on TARGET, a database, and say what is in the way and what mends it.
 
+    Warned of is what lets a level do more than its group's privileges say: SECURITY DEFINER routines, views.
+
     A trial role of every level is made, used, revoked and dropped, by the code that does it for people. Exit code 1
     when something is in the way.
     """
@@ -48,7 +51,8 @@ def doctor(target: str, as_json: bool) -> None:
 
 
 def _show(finding: dict[str, object]) -> None:
-    mark, what = ("ok  " if finding["ok"] else "FAIL"), str(finding["what"])
+    mark = "FAIL" if not finding["ok"] else "warn" if finding["problem"] else "ok  "
+    what = str(finding["what"])
     output.say(f"{mark}  {_WORDS.get(what, output.safe(what))} ({output.safe(finding['of'])})")
     if finding["problem"]:
         output.say(f"      {output.safe(finding['problem'])}")

@@ -8,7 +8,10 @@ from gateway.edges.http.schemas import Schema
 
 
 class FindingOut(Schema):
-    """One thing that the gateway needs on a target; `remedy` is what mends it, mostly SQL."""
+    """One thing that the gateway needs on a target; `remedy` is what mends it, mostly SQL.
+
+    A `problem` of what is `ok` is a warning: it is not in the gateway's way.
+    """
 
     what: str
     of: str
