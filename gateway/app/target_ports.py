@@ -1,6 +1,6 @@
 """Credentials that are made on targets, or for them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
@@ -64,8 +64,11 @@ class DatabaseRoles(Protocol):
         """NOLOGIN → terminate → membership → reassign owned → drop → verify gone. Idempotent; else Unavailable."""
         ...
 
-    def end_backend(self, target: Target, role: str, pid: int) -> None:
-        """End one session of the role's, whatever its code catches. Idempotent; else Unavailable."""
+    def end_backend(self, target: Target, role: str, pid: int, attempt: Callable[[], None]) -> bool:
+        """End one session of the role's, whatever its code catches; else Unavailable. `attempt` is called before.
+
+        False, and no attempt, when there is no such session any more.
+        """
         ...
 
     def roles_of(self, target: Target, prefix: str) -> Sequence[str]:

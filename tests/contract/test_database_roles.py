@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -227,13 +228,16 @@ def test_one_session_is_ended_whatever_its_code_catches_and_no_other(
     ):
         pid = session.info.backend_pid
         unending = beside.submit(session.execute, UNENDING.encode())
-        roles.end_backend(target, "gw_another", pid)
+        attempts: list[int] = []
+        attempt = partial(attempts.append, pid)
+        assert not roles.end_backend(target, "gw_another", pid, attempt)
         with pytest.raises(TimeoutError):
             unending.result(0.5)
-        roles.end_backend(target, ROLE, pid)
+        assert roles.end_backend(target, ROLE, pid, attempt)
         with pytest.raises(psycopg.errors.AdminShutdown):
             unending.result(10)
-        roles.end_backend(target, ROLE, pid)
+        assert not roles.end_backend(target, ROLE, pid, attempt)
+        assert attempts == [pid]
         assert row(other, "SELECT 1") == (1,)
 
 

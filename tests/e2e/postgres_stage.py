@@ -124,7 +124,7 @@ class Stage:
             self.live,
             lambda: datetime.now(UTC),
             prove=self._prove,
-            end_backend=PostgresRoles().end_backend,
+            end_backend=lambda _, *backend: PostgresRoles().end_backend(*backend, lambda: None) and None,
         )
 
     def url(self, **parameters: str) -> str:

@@ -6,7 +6,7 @@ GRANT works. Names go through `psycopg.sql.Identifier`, never through string for
 
 import re
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -88,19 +88,21 @@ class PostgresRoles:
             if _exists(admin, role):
                 _shut_out(admin, role, target)
 
-    def end_backend(self, target: Target, role: str, pid: int) -> None:
-        """End one session of the role's, for code may catch a cancel, but not this. Nothing when it is gone."""
+    def end_backend(self, target: Target, role: str, pid: int, attempt: Callable[[], None]) -> bool:
+        """End one session of the role's, for code may catch a cancel, but not this."""
         name = sql.Identifier(_checked(role))
         of_it = "FROM pg_catalog.pg_stat_activity WHERE pid = %s AND usename = %s"
         with self._admin(target) as admin:
             if admin.execute(f"SELECT 1 {of_it}".encode(), (pid, role)).fetchone() is None:
-                return
+                return False
+            attempt()
             _become_member(admin, name)
             admin.execute(
                 f"SELECT pg_catalog.pg_terminate_backend(pid, %s) {of_it}".encode(), (_TERMINATE_MS, pid, role)
             )
             if admin.execute(f"SELECT 1 {of_it}".encode(), (pid, role)).fetchone():
                 raise _unavailable(target, "a session of the role does not end")
+            return True
 
     def roles_of(self, target: Target, prefix: str) -> Sequence[str]:
         """Names of existing roles that begin with `prefix`."""

@@ -335,7 +335,7 @@ class PostgresDoor:
         for wait in _UNHEEDED_S if is_at_work else ():
             await asyncio.sleep(wait)
             try:
-                await self._call(self._keeper.end_backend, target, login.role, machine.pid)
+                await self._call(self._keeper.end_backend, opened.session, target, login.role, machine.pid)
             except GatewayError as why:
                 LOG.warning("what a session left at work could not be ended yet: %s", why.refusal.message)
             else:

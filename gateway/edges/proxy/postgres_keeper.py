@@ -8,6 +8,7 @@ from functools import partial
 from gateway.app.commit_ports import Asking, Told
 from gateway.app.context import Context
 from gateway.app.database_certificate import user_of_certificate
+from gateway.app.end_backend import end_backend
 from gateway.app.hold_commit import ask_commit, end_held
 from gateway.app.live import LiveSessions
 from gateway.app.note_statement import note_statement
@@ -51,7 +52,7 @@ class Doorkeeper:
     mask_key: bytes = field(default=b"", repr=False)
     ask_commit: Callable[[Session, Asking], Told] = field(default=_agrees_to_nothing)
     end_held: Callable[[Session, int, str], None] = lambda *_: None
-    end_backend: Callable[[Target, str, int], None] = lambda *_: None  # target, role, pid
+    end_backend: Callable[[Session, Target, str, int], None] = lambda *_: None  # of the session: target, role, pid
 
     @classmethod
     def of(cls, ctx: Context) -> "Doorkeeper":
@@ -69,5 +70,5 @@ class Doorkeeper:
             ctx.mask_key,
             partial(ask_commit, ctx),
             partial(end_held, ctx),
-            ctx.roles.end_backend,
+            partial(end_backend, ctx),
         )

@@ -74,8 +74,8 @@ class FaultyRoles:
     def revoke(self, target: Target, role: str) -> None:
         self._with_fault(lambda: self.real.revoke(target, role))
 
-    def end_backend(self, target: Target, role: str, pid: int) -> None:
-        self._with_fault(lambda: self.real.end_backend(target, role, pid))
+    def end_backend(self, target: Target, role: str, pid: int, attempt: Callable[[], None]) -> bool:
+        return bool(self._with_fault(lambda: self.real.end_backend(target, role, pid, attempt)))
 
     def roles_of(self, target: Target, prefix: str) -> Sequence[str]:
         return self.real.roles_of(target, prefix)

@@ -61,7 +61,7 @@ class FakeSql:
     def extend(self, target: Target, role: str, until: datetime) -> None:
         raise AssertionError("never extended")
 
-    def end_backend(self, target: Target, role: str, pid: int) -> None:
+    def end_backend(self, target: Target, role: str, pid: int, attempt: Callable[[], None]) -> bool:
         raise AssertionError("never asked to")
 
     def roles_of(self, target: Target, prefix: str) -> Sequence[str]:

@@ -98,7 +98,8 @@ class NoRoles:
 
     def revoke(self, target: Target, role: str) -> None: ...
 
-    def end_backend(self, target: Target, role: str, pid: int) -> None: ...
+    def end_backend(self, target: Target, role: str, pid: int, attempt: Callable[[], None]) -> bool:
+        return False
 
     def roles_of(self, target: Target, prefix: str) -> Sequence[str]:
         return ()
