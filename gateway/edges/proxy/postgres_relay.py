@@ -339,7 +339,8 @@ class PostgresSession:
         running = self._account.running()
         if running is None or n not in (0, running[0]) or self.cancel_request is None or self._ending is not None:
             return
-        if self._held or self._cancel_asked is not None:  # it is not at the target yet, or another cancel is under way
+        is_waiting = self._held or self._stalled  # for its record: it is not at the target yet
+        if is_waiting or self._cancel_asked is not None:  # or another cancel is under way
             self._loop.call_later(_CANCEL_AGAIN_S, self._cancel_statement_of, by, running[0])
             return
         self.note("cancel", json.dumps({"n": running[0], "by": by}).encode())
