@@ -30,6 +30,7 @@ from gateway.wire.sftp_packets import (
     HANDLE,
     HAVE_ATTRIBUTES_AFTER,
     HEAD,
+    HEAD_AND_SIZE,
     INIT,
     LONGEST_HANDLE,
     LONGEST_PACKET,
@@ -56,12 +57,14 @@ from gateway.wire.sftp_packets import (
     missing_of_request,
     outcome_word,
     string,
+    whole_read,
 )
 from gateway.wire.sftp_requests import Asked, Denied, Done, Judge, OpenFile, Pending
 
 MOST_REQUESTS = 65_536  # paramiko asks for a whole file at once; who walks waits when `is_full`
 MOST_HANDLES = 4_096
 MOST_ANSWERS = 4_096
+_NOT_OPEN = "Nothing is open for that under this handle."
 
 Octets = bytes | bytearray | memoryview
 
@@ -133,6 +136,12 @@ class SftpWalker:
                     passes.append(piece)
                 position += len(piece)
                 continue
+            if not side.head and self._initiated and (read := whole_read(view, position)):
+                *what, end = read
+                if self._read(*what, at):
+                    passes.append(view[position:end])
+                position = end
+                continue
             missing = missing_of_request(side.head)
             side.head += view[position : position + missing]
             position += missing
@@ -155,8 +164,7 @@ class SftpWalker:
         if not self._initiated or type_ == INIT:
             return self._init(head)
         number = HEAD.unpack_from(head)[2]
-        if number in self._pending:
-            raise SftpError("two open requests with one number")
+        self._check_new(number)
         reader = Reader(head, HEAD.size)
         if type_ == WRITE:
             return self._write(head, number, reader, at)
@@ -166,13 +174,19 @@ class SftpWalker:
             allowed = self._open(number, reader, at)
         elif type_ in NAMED:
             allowed = self._named(type_, NAMED[type_], number, reader, at)
-        elif type_ in (CLOSE, READ, FSTAT, FSETSTAT, READDIR):
+        elif type_ == READ:
+            allowed = self._read(number, reader.string(), reader.u64(), reader.u32(), at)
+        elif type_ in (CLOSE, FSTAT, FSETSTAT, READDIR):
             allowed = self._with_handle(type_, number, reader, at)
         else:
             raise SftpError(f"packet type {type_} from a client")
         if type_ not in HAVE_ATTRIBUTES_AFTER and type_ != EXTENDED:
             reader.end()
         return head if allowed else b""
+
+    def _check_new(self, number: int) -> None:
+        if number in self._pending:
+            raise SftpError("two open requests with one number")
 
     def _init(self, head: bytes) -> bytes:
         if self._initiated or head[4] != INIT:
@@ -224,22 +238,26 @@ class SftpWalker:
         self._answer(number, PERMISSION_DENIED, sentence)
         return False
 
+    def _read(self, number: int, handle: bytes, offset: int, length: int, at: float) -> bool:
+        self._check_new(number)
+        file = self._handles.get(handle)
+        if file is None or not file.asked.reads:
+            self._answer(number, FAILURE, _NOT_OPEN)
+            return False
+        self._expect(number, Pending(READ, at, None, file, handle, offset, length))
+        return True
+
     def _with_handle(self, type_: int, number: int, reader: Reader, at: float) -> bool:
         handle = reader.string()
         file = self._handles.get(handle)
-        if file is None or (type_ == READ and not file.asked.reads):
-            if type_ == READ:
-                reader.u64(), reader.u32()
-            self._answer(number, FAILURE, "Nothing is open for that under this handle.")
+        if file is None:
+            self._answer(number, FAILURE, _NOT_OPEN)
             return False
-        waiting = Pending(type_, at, file=file, handle=handle)
-        if type_ == READ:
-            waiting.offset, waiting.length = reader.u64(), reader.u32()
         if type_ == FSETSTAT:
             return self._judged(type_, number, Asked("setstat", file.asked.paths), at)
         if type_ == CLOSE:  # INVARIANT 5
             del self._handles[handle]
-        self._expect(number, waiting)
+        self._expect(number, Pending(type_, at, file=file, handle=handle))
         return True
 
     def _extended(self, number: int, reader: Reader, at: float) -> bool:
@@ -288,6 +306,8 @@ class SftpWalker:
                 piece = view[position : position + side.left]
                 self._stream(side, piece)
                 position += len(piece)
+            elif not side.head and self._is_data(view, position):
+                position += HEAD_AND_SIZE.size
             else:
                 missing = self._missing_of_reply(side.head)
                 side.head += view[position : position + missing]
@@ -299,6 +319,17 @@ class SftpWalker:
             if not side.left and not side.head:
                 boundary = min(position, len(view))
         return boundary
+
+    def _is_data(self, view: memoryview, position: int) -> bool:
+        """True when the whole head of a piece of a file was there, and is dealt with: what most replies are."""
+        if not self._welcomed or len(view) - position < HEAD_AND_SIZE.size:
+            return False
+        length, type_, number, size = HEAD_AND_SIZE.unpack_from(view, position)
+        if type_ != DATA or not HEAD_AND_SIZE.size - 4 <= length <= LONGEST_PACKET:
+            return False
+        self._server.left = length + 4 - HEAD_AND_SIZE.size
+        self._data(self._answered(number, DATA), size)
+        return True
 
     def _missing_of_reply(self, head: bytearray) -> int:
         """How many octets are missing until a reply can be understood; what follows them may pass."""
@@ -329,12 +360,7 @@ class SftpWalker:
         if not self._welcomed or type_ == VERSION_REPLY:
             self._version(type_, number)
             return
-        waiting = self._pending.get(number)
-        if waiting is None:
-            raise SftpError("a reply to nothing that was asked")
-        if type_ not in ANSWERED_BY.get(waiting.type_, STATUS_ONLY):
-            raise SftpError(f"packet type {type_} in reply to {waiting.type_}")
-        del self._pending[number]
+        waiting = self._answered(number, type_)
         if type_ == STATUS:
             self._status(waiting, U32.unpack_from(head, HEAD.size)[0], at)
         elif type_ == DATA:
@@ -345,6 +371,15 @@ class SftpWalker:
             self._realpath(waiting, Reader(head, HEAD.size))
         elif waiting.asked is not None:
             self._finish(waiting.asked, waiting.at, at, "ok")
+
+    def _answered(self, number: int, type_: int) -> Pending:
+        waiting = self._pending.get(number)
+        if waiting is None:
+            raise SftpError("a reply to nothing that was asked")
+        if type_ not in ANSWERED_BY.get(waiting.type_, STATUS_ONLY):
+            raise SftpError(f"packet type {type_} in reply to {waiting.type_}")
+        del self._pending[number]
+        return waiting
 
     def _version(self, type_: int, number: int) -> None:
         """VERSION has its number where the others have the request's."""

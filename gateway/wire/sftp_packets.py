@@ -40,7 +40,8 @@ ANSWERED_BY = {
 STATUS_ONLY = {STATUS}
 U32 = struct.Struct(">I")
 HEAD = struct.Struct(">IBI")  # length, type, request id
-WRITE_TAIL = struct.Struct(">QI")
+HEAD_AND_SIZE = struct.Struct(">IBII")  # and how long the string is that follows: a READ's handle, DATA's data
+PLACE = struct.Struct(">QI")  # offset, length: how a READ ends, and what stands before the data of a WRITE
 
 
 class SftpError(Exception):
@@ -58,15 +59,30 @@ def missing_of_request(head: bytearray) -> int:
         if length > LONGEST_REQUEST:
             raise SftpError(f"a request of {length} octets")
         return int(length) + 4 - len(head)
-    if length < 4 + HEAD.size + WRITE_TAIL.size:
+    if length < 4 + HEAD.size + PLACE.size:
         raise SftpError("a WRITE that is too short")
     if len(head) < HEAD.size + 4:
         return HEAD.size + 4 - len(head)
     handle = U32.unpack_from(head, HEAD.size)[0]
-    wanted = HEAD.size + 4 + handle + WRITE_TAIL.size
+    wanted = HEAD.size + 4 + handle + PLACE.size
     if handle > LONGEST_HANDLE or wanted > length + 4:
         raise SftpError("a handle that is too long")
     return int(wanted) - len(head)
+
+
+def whole_read(octets: memoryview, at: int) -> tuple[int, bytes, int, int, int] | None:
+    """A READ that begins there, if all of it is there and as it should be: number, handle, offset, length, its end.
+
+    Whoever downloads sends one for each 32 KB or so.
+    """
+    if len(octets) - at < HEAD_AND_SIZE.size:
+        return None
+    length, type_, number, handle = HEAD_AND_SIZE.unpack_from(octets, at)
+    tail = at + HEAD_AND_SIZE.size + handle
+    end = tail + PLACE.size
+    if type_ != READ or handle > LONGEST_HANDLE or end != at + 4 + length or end > len(octets):
+        return None
+    return number, bytes(octets[at + HEAD_AND_SIZE.size : tail]), *PLACE.unpack_from(octets, tail), end
 
 
 class Reader:
