@@ -130,12 +130,12 @@ class SftpGate(_Walked):
         self._poke = poke
         self._walker = SftpWalker(self._judge)
 
-    def inward(self, octets: Octets) -> Iterator[Octets]:
+    def inward(self, octets: Octets) -> Iterable[Octets]:
         """See `FileGate`."""
         with self._changed:
             while self._walker.is_full:
                 if not self._wait():
-                    return
+                    return ()
             try:
                 passes = self._walker.from_client(octets, time.monotonic())
             except SftpError as wrong:
@@ -144,24 +144,24 @@ class SftpGate(_Walked):
             answers_are_due = self._walker.has_answers
         if answers_are_due:
             self._poke()
-        if passes:
-            yield passes
+        return (passes,) if passes else ()
 
-    def outward(self, octets: Octets) -> Iterator[Octets]:
+    def outward(self, octets: Octets) -> Iterable[Octets]:
         """See `FileGate`."""
         with self._changed:
+            was_full = self._walker.is_full
             try:
                 boundary = self._walker.from_server(octets, time.monotonic())
             except SftpError as wrong:
                 raise self._not_understood(wrong) from wrong
             self._settle()
-            answers = self._walker.take_answers() if boundary >= 0 else b""
-            self._changed.notify_all()
+            answers = self._walker.take_answers() if boundary >= 0 and self._walker.has_answers else b""
+            if was_full:
+                self._changed.notify_all()
         if answers:
             view = memoryview(octets)
-            yield b"".join((view[:boundary], answers, view[boundary:]))
-        elif octets:
-            yield octets
+            return (b"".join((view[:boundary], answers, view[boundary:])),)
+        return (octets,) if octets else ()
 
     def is_prompt(self, *, inward: bool) -> bool:
         """See `FileGate`."""
@@ -180,6 +180,8 @@ class SftpGate(_Walked):
         return ChannelRefusedError(f"{_NOT_UNDERSTOOD}: {wrong}.")
 
     def _settle(self) -> None:
+        if not self._walker.done:
+            return
         done, self._walker.done = self._walker.done, []
         for one in done:
             if isinstance(one, Denied):
