@@ -137,8 +137,8 @@ class SftpWalker:
                 position += len(piece)
                 continue
             if not side.head and self._initiated and (read := whole_read(view, position)):
-                *what, end = read
-                if self._read(*what, at):
+                number, handle, offset, length, end = read
+                if self._read(number, handle, offset, length, at):
                     passes.append(view[position:end])
                 position = end
                 continue
