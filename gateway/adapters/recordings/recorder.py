@@ -3,7 +3,7 @@
 import json
 import logging
 import queue
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -13,11 +13,10 @@ from time import monotonic
 from gateway.adapters.recordings import recovery
 from gateway.adapters.recordings.files import RecordingFiles
 from gateway.adapters.recordings.gap import Gap
-from gateway.adapters.recordings.index import NOT_INDEXED, StatementIndex
+from gateway.adapters.recordings.index import StatementIndex
+from gateway.adapters.recordings.indexing import Indexing
 from gateway.adapters.recordings.keys import Keyring
-from gateway.adapters.recordings.lane import Batch, Lane
-from gateway.adapters.recordings.late_index import LateIndex, Paced
-from gateway.adapters.recordings.sealed import UNSEALED
+from gateway.adapters.recordings.lane import Lane
 from gateway.adapters.recordings.spool import (
     Disk,
     Stretch,
@@ -129,7 +128,7 @@ class FileRecorder(RecordingFiles):
         self._gateway = require_gateway(gateway)
         self._evidence = evidence
         self._gaps = gaps
-        self._index = index
+        self._indexing = Indexing(index, self.read)
         self._limits = limits or SpoolLimits()
         self._disk = disk or Disk()
         self._evidence_every = evidence_every
@@ -140,7 +139,6 @@ class FileRecorder(RecordingFiles):
         self._first = 1  # number of this process's first segment
         self._lanes: dict[str, Lane] = {}  # guarded by the writer's lock
         self._to_seal: queue.SimpleQueue[Lane | None] = queue.SimpleQueue()
-        self._late_index: LateIndex | None = None
         self._stopping = Event()
         self._threads: list[Thread] = []
 
@@ -185,43 +183,52 @@ class FileRecorder(RecordingFiles):
             if self._writer is not None:
                 left = [name for name in left if name.number < self._first]
             results = recovery.recover(self.sealed, self._keys, left) if left else []
-        self._reindex(session_id for session_id, _, _ in results)
+        self._indexing.rebuild(session_id for session_id, _, _ in results)
         with self._starting:
-            self._start_late_index()
+            self._indexing.start()
         return results
 
     def recover_all(self) -> Sequence[tuple[str, int, str]]:
         """The same for other gateways on this directory of which no process lives."""
         private_directory(self.spool_directory)
         results = recovery.recover_all(self.spool_directory, self.sealed, self._keys)
-        self._reindex(session_id for session_id, _, _ in results)
+        self._indexing.rebuild(session_id for session_id, _, _ in results)
         return results
 
     def sealed_digest(self, session_id: str) -> tuple[int, str] | None:
         """(count, digest) of a sealed recording; None when it is not sealed or damaged."""
         return self.sealed.digest(session_id)
 
+    def rebuild_index(self) -> int:
+        """Make the statement index anew from every sealed recording; how many there are."""
+        sessions = list(self.sealed.sessions())
+        self._indexing.rebuild(sessions)
+        return len(sessions)
+
     def close(self, timeout: timedelta = timedelta(seconds=30)) -> None:
         """Write what is queued, seal what is over, stop the threads. What is not over is found by `recover`."""
         with self._starting:
-            if self._writer is not None:
-                self._stopping.set()
-                self._to_seal.put(None)
-                for thread in self._threads:
-                    thread.join(timeout.total_seconds())
-                self._finish_late_index(timeout)
-                if not self._writer.stop(timeout):
-                    log.error("the recording disk does not answer; what is left is recovered at the next start")
-                    return
-                with self._writer.lock:
-                    self._remove_empty_segments(below=self._writer.current_number() + 1)
-                for session_id in self._index.waiting() if self._index is not None else ():
-                    self._note_behind(session_id)  # so that it is indexed after the next start
-                self._writer = None
-            self._finish_late_index(timeout)
-            if self._lock is not None:
+            is_stopped = self._stop_writing(timeout)
+            self._indexing.finish(timeout)
+            if not is_stopped:
+                log.error("the recording disk does not answer; what is left is recovered at the next start")
+            elif self._lock is not None:
                 self._lock.release()
                 self._lock = None
+
+    def _stop_writing(self, timeout: timedelta) -> bool:
+        if self._writer is None:
+            return True
+        self._stopping.set()
+        self._to_seal.put(None)
+        for thread in self._threads:
+            thread.join(timeout.total_seconds())
+        if not self._writer.stop(timeout):
+            return False
+        with self._writer.lock:
+            self._remove_empty_segments(below=self._writer.current_number() + 1)
+        self._writer = None
+        return True
 
     # ------------------------------------------------------------ threads
 
@@ -234,28 +241,16 @@ class FileRecorder(RecordingFiles):
                 used = segments(self.spool_directory, self._gateway)
                 self._first = max((name.number for name in used), default=0) + 1
                 self._writer = SpoolWriter(
-                    self.spool_directory, self._gateway, self._first, self._limits, self._disk, self._feed_index
+                    self.spool_directory, self._gateway, self._first, self._limits, self._disk, self._indexing.feed
                 )
                 self._threads = [
                     Thread(target=self._report_for_ever, name="recording-clerk", daemon=True),
                     Thread(target=self._seal_for_ever, name="recording-sealer", daemon=True),
                 ]
-                self._start_late_index()
+                self._indexing.start()
                 for thread in self._threads:
                     thread.start()
             return self._writer
-
-    def _start_late_index(self) -> None:
-        """With what is sealed and not wholly indexed, as a process that was killed left it."""
-        if self._late_index is None and self._index is not None:
-            self._late_index = LateIndex(lambda session_id, paced: self._reindex([session_id], paced))
-            for session_id in self._left_behind():
-                self._late_index.add(session_id)
-
-    def _finish_late_index(self, timeout: timedelta) -> None:
-        if self._late_index is not None:
-            self._late_index.finish(timeout)
-            self._late_index = None
 
     def _hold_name(self) -> None:
         if self._lock is None:
@@ -275,8 +270,7 @@ class FileRecorder(RecordingFiles):
             self._report(lane)
         for lane in holed:
             self._tell_gaps(lane)
-        if self._index is not None:
-            self._index.store_fed()
+        self._indexing.store()
 
     def _report(self, lane: Lane) -> None:
         with self._reporting:  # the clerk and the sealer both report, and never an older count after a newer one
@@ -358,8 +352,7 @@ class FileRecorder(RecordingFiles):
         for lane in lanes:
             self._report(lane)
         told = [lane for lane in lanes if self._tell_gaps(lane)]
-        behind = [lane.session_id for lane in told if self._is_behind(lane.session_id)]
-        self._note_ending([lane.session_id for lane in told])
+        behind = self._indexing.note_ending([lane.session_id for lane in told])
         made = self.sealed.write_all([(lane.key, self._whole(lane)) for lane in told])
         sealed = []
         for lane, result in zip(told, made, strict=True):
@@ -373,45 +366,14 @@ class FileRecorder(RecordingFiles):
             for lane in sealed:
                 self._lanes.pop(lane.session_id, None)
             self._remove_empty_segments(below=writer.current_number())
-        late, done = self._late_index, {lane.session_id for lane in sealed}
-        for session_id in behind:
-            if session_id in done and late is not None:
-                late.add(session_id)
+        done = {lane.session_id for lane in sealed}
+        self._indexing.add(session_id for session_id in behind if session_id in done)
         return [lane for lane in lanes if lane not in sealed]
 
     def _whole(self, lane: Lane) -> Iterator[Frame]:
         """Every frame, checked against what was acknowledged."""
         frames = frames_of(lane.session_id, list(lane.stretches), self._keys, key=lane.key)
         return verified(lane.session_id, frames, lane.durable_count, lane.durable_digest.hex())
-
-    def _is_behind(self, session_id: str) -> bool:
-        """True when the index lacks some of it; that is noted before it is sealed, for what is not is recovered."""
-        if self._index is None or not self._index.is_behind(session_id):
-            return False
-        self._note_behind(session_id)
-        return True
-
-    def _note_behind(self, session_id: str) -> None:
-        try:
-            if self._index is not None:
-                self._index.note_behind(session_id)
-        except NOT_INDEXED:
-            log.exception("it could not be noted that the statements of %s are not all indexed", session_id)
-
-    def _note_ending(self, session_ids: Sequence[str]) -> None:
-        """Before they are sealed, as in `_is_behind`; one write for all."""
-        try:
-            if self._index is not None:
-                self._index.note_ending(session_ids)
-        except NOT_INDEXED:
-            log.exception("it could not be noted which sessions end before they are indexed")
-
-    def _left_behind(self) -> Sequence[str]:
-        try:
-            return self._index.left_behind() if self._index is not None else ()
-        except NOT_INDEXED:
-            log.exception("which sessions are not all indexed could not be read")
-            return ()
 
     def _remove_empty_segments(self, below: int) -> None:
         """Segments of this process, with smaller numbers, in which no unsealed session has anything (hold the lock)."""
@@ -448,27 +410,6 @@ class FileRecorder(RecordingFiles):
             return lane.news.wait_for(
                 lambda: lane.durable_count > count or lane.is_settled(), silence.total_seconds()
             )  # fmt: skip
-
-    # ------------------------------------------------------------ the index
-
-    def _feed_index(self, batch: Batch) -> None:
-        if self._index is not None:
-            self._index.feed((entry.lane.session_id, entry.kind, entry.frame) for entry in batch)
-
-    def _reindex(self, session_ids: Iterable[str], paced: Paced = iter) -> None:
-        if self._index is None:
-            return
-        for session_id in session_ids:
-            try:
-                self._index.rebuild_session(session_id, paced(self.read(session_id)))
-            except (LookupError, *UNSEALED, *NOT_INDEXED):
-                log.exception("the statements of %s could not be indexed", session_id)
-
-    def rebuild_index(self) -> int:
-        """Make the statement index anew from every sealed recording; how many there are."""
-        sessions = list(self.sealed.sessions())
-        self._reindex(sessions)
-        return len(sessions)
 
 
 def _described(session: Session, mode: Record) -> Mapping[str, str]:
