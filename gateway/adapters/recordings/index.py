@@ -1,7 +1,7 @@
 """Search over the statements of all sessions: an index beside the recordings, rebuilt from them at will.
 
 It proves nothing, the recordings do. While a session is busier than the index, its statements are left out and
-added when it is over (`is_behind`).
+added when it is over (`left_out`).
 """
 
 import itertools
@@ -28,6 +28,7 @@ from gateway.audit.recording import BATCH, Frame, frame_of, is_piece, joined, un
 log = logging.getLogger(__name__)
 # What a database and its directory say, and what it cannot hold: lone surrogates, numbers beyond 64 bits.
 NOT_INDEXED = (sqlite3.Error, OSError, ValueError, OverflowError)
+PASSING = (sqlite3.Error, OSError)  # of these, what may be over by itself
 FEED_BYTES = 16 * 1024 * 1024  # waiting for the next second
 FEED_SECONDS = 0.05  # of processor time per second, so that a busy session does not starve the proxy of this processor
 FEED_CHUNK = 128 * 1024  # of one transaction, and at most a batch more
@@ -150,7 +151,7 @@ class StatementIndex:
                 for session_id, frames in by_session.items():
                     self._store(database, session_id, frames)
         except NOT_INDEXED:
-            log.exception("statements could not be indexed; their sessions are indexed when they are over")
+            log.exception("statements could not be indexed; their sessions are once they are over")
             with self._fed_lock:
                 self._behind.update(by_session)
         with self._fed_lock:
@@ -167,15 +168,23 @@ class StatementIndex:
             self._taken += len(taken)
         return taken
 
-    def is_behind(self, session_id: str) -> bool:
-        """True when statements of this session were left out."""
+    def leave_out(self, session_id: str) -> None:
+        """Whoever searches is told that this session holds more."""
         with self._fed_lock:
-            return session_id in self._behind
+            self._behind.add(session_id)
 
-    def note_behind(self, session_id: str) -> None:
+    def left_out(self) -> frozenset[str]:
+        """Sessions of which something was left out, or could not be written."""
+        with self._fed_lock:
+            return frozenset(self._behind)
+
+    def note_behind(self, session_ids: Iterable[str]) -> None:
         """So that it is known after a restart, too: whoever searches is told which sessions hold more."""
         with self._transaction() as database:
-            database.execute("INSERT OR IGNORE INTO behind VALUES (?)", (session_id,))
+            self._note(database, session_ids)
+
+    def _note(self, database: sqlite3.Connection, session_ids: Iterable[str]) -> None:
+        database.executemany("INSERT OR IGNORE INTO behind VALUES (?)", [(session_id,) for session_id in session_ids])
 
     def note_ending(self, session_ids: Iterable[str]) -> None:
         """The same until what was fed is stored: a process that is killed before has sealed what it did not index."""
@@ -185,7 +194,7 @@ class StatementIndex:
                 return
         noted = dict.fromkeys(session_ids, until)
         with self._transaction() as database:
-            database.executemany("INSERT OR IGNORE INTO behind VALUES (?)", [(session_id,) for session_id in noted])
+            self._note(database, noted)
         with self._fed_lock:
             self._ending |= noted
 

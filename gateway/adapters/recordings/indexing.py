@@ -1,10 +1,10 @@
 """What the recorder does for its statement index. Nothing of it stands in the way of a recording."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import timedelta
 
-from gateway.adapters.recordings.index import NOT_INDEXED, StatementIndex
+from gateway.adapters.recordings.index import NOT_INDEXED, PASSING, StatementIndex
 from gateway.adapters.recordings.lane import Batch
 from gateway.adapters.recordings.late_index import LateIndex, Paced
 from gateway.adapters.recordings.sealed import UNSEALED
@@ -14,30 +14,36 @@ log = logging.getLogger(__name__)
 
 
 class Indexing:
-    """Feeds the index and makes up in it what was left out; does nothing where there is none.
+    """Feeds the index and makes up in it what it lacks; does nothing where there is none.
 
-    `read(session id)` gives the frames of a recording. `start` and `finish` are never called at the same time.
+    `read(session id)` gives the frames of a recording, `is_live(session id)` says whether it is not sealed yet. `start`
+    and `finish` are never called at the same time.
     """
 
-    def __init__(self, index: StatementIndex | None, read: Callable[[str], Iterator[Frame]]) -> None:
+    def __init__(
+        self, index: StatementIndex | None, read: Callable[[str], Iterator[Frame]], is_live: Callable[[str], bool]
+    ) -> None:
         self._index = index
         self._read = read
+        self._is_live = is_live
         self._late: LateIndex | None = None
 
     def start(self) -> None:
         """With what is sealed and not wholly indexed, as a process that was killed left it. Idempotent."""
         if self._late is None and self._index is not None:
-            self._late = LateIndex(lambda session_id, paced: self.rebuild([session_id], paced))
+            self._late = LateIndex(self._is_made_up)
             for session_id in self._left_behind():
                 self._late.add(session_id)
 
     def finish(self, timeout: timedelta) -> None:
-        """Make up what is under way, and note what is still to be stored; nothing is fed any more. Idempotent."""
+        """Make up what is under way, and note the rest for the next start; nothing is fed any more. Idempotent."""
+        if self._index is None:
+            return
+        lacking = self._index.waiting()
         if self._late is not None:
-            self._late.finish(timeout)
+            lacking |= self._late.finish(timeout)
             self._late = None
-        for session_id in self._index.waiting() if self._index is not None else ():
-            self._note_behind(session_id)  # so that it is indexed after the next start
+        self.note(lacking)
 
     def feed(self, batch: Batch) -> None:
         """Take what is durable; cheap."""
@@ -49,43 +55,51 @@ class Indexing:
         if self._index is not None:
             self._index.store_fed()
 
-    def note_ending(self, session_ids: Sequence[str]) -> list[str]:
-        """Before they are sealed, for what is not is recovered: note what the index lacks of them. Those that were too
-        busy for it are to be made up by `add` once they are sealed.
-        """
-        if self._index is None:
-            return []
-        behind = [session_id for session_id in session_ids if self._index.is_behind(session_id)]
-        for session_id in behind:
-            self._note_behind(session_id)
+    def note(self, session_ids: Collection[str]) -> None:
+        """The index lacks something of these: they are made up after the next start, unless they have been before."""
         try:
-            self._index.note_ending(session_ids)  # one write for all
+            if self._index is not None and session_ids:
+                self._index.note_behind(session_ids)
+        except NOT_INDEXED:
+            log.exception("it could not be noted of which sessions not all is indexed")
+
+    def note_ending(self, session_ids: Collection[str]) -> None:
+        """What the index lacks of these. To be called before they are sealed, for what is not is recovered."""
+        if self._index is None:
+            return
+        self.note(self._index.left_out().intersection(session_ids))
+        try:
+            self._index.note_ending(session_ids)
         except NOT_INDEXED:
             log.exception("it could not be noted which sessions end before they are indexed")
-        return behind
 
-    def add(self, session_ids: Iterable[str]) -> None:
-        """Make these up, one by one."""
-        if (late := self._late) is not None:
-            for session_id in session_ids:
-                late.add(session_id)
+    def make_up(self) -> None:
+        """One by one what was left out of sessions that are sealed. To be called now and then, at no cost."""
+        if self._index is not None and (late := self._late) is not None:
+            for session_id in self._index.left_out():
+                if not self._is_live(session_id):
+                    late.add(session_id)
 
-    def rebuild(self, session_ids: Iterable[str], paced: Paced = iter) -> None:
-        """Index these anew from their recordings."""
+    def rebuild(self, session_ids: Iterable[str]) -> None:
+        """Index these anew from their recordings; what fails is made up later."""
         if self._index is None:
             return
         for session_id in session_ids:
             try:
-                self._index.rebuild_session(session_id, paced(self._read(session_id)))
+                self._index.rebuild_session(session_id, self._read(session_id))
             except (LookupError, *UNSEALED, *NOT_INDEXED):
                 log.exception("the statements of %s could not be indexed", session_id)
+                self._index.leave_out(session_id)
 
-    def _note_behind(self, session_id: str) -> None:
+    def _is_made_up(self, session_id: str, paced: Paced) -> bool:
+        """False when it may go better later. What cannot be read, or never be held by an index, is not tried again."""
+        assert self._index is not None, "only called with an index"
         try:
-            if self._index is not None:
-                self._index.note_behind(session_id)
-        except NOT_INDEXED:
-            log.exception("it could not be noted that the statements of %s are not all indexed", session_id)
+            self._index.rebuild_session(session_id, paced(self._read(session_id)))
+        except PASSING:
+            log.exception("the statements of %s could not be indexed yet", session_id)
+            return False
+        return True
 
     def _left_behind(self) -> Sequence[str]:
         try:

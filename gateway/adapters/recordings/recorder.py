@@ -128,7 +128,6 @@ class FileRecorder(RecordingFiles):
         self._gateway = require_gateway(gateway)
         self._evidence = evidence
         self._gaps = gaps
-        self._indexing = Indexing(index, self.read)
         self._limits = limits or SpoolLimits()
         self._disk = disk or Disk()
         self._evidence_every = evidence_every
@@ -138,6 +137,7 @@ class FileRecorder(RecordingFiles):
         self._writer: SpoolWriter | None = None
         self._first = 1  # number of this process's first segment
         self._lanes: dict[str, Lane] = {}  # guarded by the writer's lock
+        self._indexing = Indexing(index, self.read, self._lanes.__contains__)
         self._to_seal: queue.SimpleQueue[Lane | None] = queue.SimpleQueue()
         self._stopping = Event()
         self._threads: list[Thread] = []
@@ -182,7 +182,7 @@ class FileRecorder(RecordingFiles):
             left = segments(self.spool_directory, self._gateway)
             if self._writer is not None:
                 left = [name for name in left if name.number < self._first]
-            results = recovery.recover(self.sealed, self._keys, left) if left else []
+            results = recovery.recover(self.sealed, self._keys, left, self._indexing.note) if left else []
         self._indexing.rebuild(session_id for session_id, _, _ in results)
         with self._starting:
             self._indexing.start()
@@ -191,7 +191,7 @@ class FileRecorder(RecordingFiles):
     def recover_all(self) -> Sequence[tuple[str, int, str]]:
         """The same for other gateways on this directory of which no process lives."""
         private_directory(self.spool_directory)
-        results = recovery.recover_all(self.spool_directory, self.sealed, self._keys)
+        results = recovery.recover_all(self.spool_directory, self.sealed, self._keys, self._indexing.note)
         self._indexing.rebuild(session_id for session_id, _, _ in results)
         return results
 
@@ -352,7 +352,7 @@ class FileRecorder(RecordingFiles):
         for lane in lanes:
             self._report(lane)
         told = [lane for lane in lanes if self._tell_gaps(lane)]
-        behind = self._indexing.note_ending([lane.session_id for lane in told])
+        self._indexing.note_ending([lane.session_id for lane in told])
         made = self.sealed.write_all([(lane.key, self._whole(lane)) for lane in told])
         sealed = []
         for lane, result in zip(told, made, strict=True):
@@ -366,8 +366,7 @@ class FileRecorder(RecordingFiles):
             for lane in sealed:
                 self._lanes.pop(lane.session_id, None)
             self._remove_empty_segments(below=writer.current_number())
-        done = {lane.session_id for lane in sealed}
-        self._indexing.add(session_id for session_id in behind if session_id in done)
+        self._indexing.make_up()
         return [lane for lane in lanes if lane not in sealed]
 
     def _whole(self, lane: Lane) -> Iterator[Frame]:

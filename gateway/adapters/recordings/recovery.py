@@ -3,7 +3,7 @@
 import fcntl
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -61,13 +61,17 @@ class _Left:
             known.append(Stretch(path, start, end))
 
 
-def recover(sealed: SealedFiles, keys: Keyring, left: Sequence[SegmentName]) -> list[tuple[str, int, str]]:
+Note = Callable[[Collection[str]], None]
+
+
+def recover(sealed: SealedFiles, keys: Keyring, left: Sequence[SegmentName], note: Note) -> list[tuple[str, int, str]]:
     """Seal every session found in these segments of one gateway (whose lock the caller holds), then remove them.
 
-    (session id, count, hex digest) of each. A torn tail is what a crash leaves and is dropped: nobody was told that it
-    was durable. Damage anywhere else is kept for examination as `*.damaged`, loudly.
+    (session id, count, hex digest) of each; `note` is told of them before. A torn tail is what a crash leaves and is
+    dropped: nobody was told that it was durable. Damage anywhere else is kept for examination as `*.damaged`, loudly.
     """
     found = _survey(left)
+    note(found.stretches)
     results = [_sealed_or_seal(session, sealed, keys, found) for session in found.stretches]
     for name in left:
         if name.path in found.damaged:
@@ -78,7 +82,7 @@ def recover(sealed: SealedFiles, keys: Keyring, left: Sequence[SegmentName]) -> 
     return results
 
 
-def recover_all(directory: Path, sealed: SealedFiles, keys: Keyring) -> list[tuple[str, int, str]]:
+def recover_all(directory: Path, sealed: SealedFiles, keys: Keyring, note: Note) -> list[tuple[str, int, str]]:
     """The same for every gateway of which no process lives."""
     results: list[tuple[str, int, str]] = []
     for gateway in sorted({name.gateway for name in segments(directory)}):
@@ -87,7 +91,7 @@ def recover_all(directory: Path, sealed: SealedFiles, keys: Keyring) -> list[tup
         except RecordingFailed:
             continue  # alive
         try:
-            results += recover(sealed, keys, segments(directory, gateway))
+            results += recover(sealed, keys, segments(directory, gateway), note)
         finally:
             lock.release()
     return results

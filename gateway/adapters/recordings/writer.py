@@ -253,8 +253,8 @@ class SpoolWriter:
         content = b"".join(part for _, pair in blocks for part in pair)
         segment = self._segment_for(len(content))
         start = segment.append(content) if content else segment.size
+        self._on_batch(batch)  # first: whoever seals a session then knows what the index has still to store of it
         done = self._settle(parts, [(lane, len(head) + len(body)) for lane, (head, body) in blocks], segment, start)
-        self._on_batch(batch)  # first: who hears the news wants the interpreter
         _call(done, is_durable=True)
 
     def _segment_for(self, size: int) -> Segment:
