@@ -6,7 +6,6 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -18,6 +17,8 @@ from urllib.parse import quote
 
 import psycopg
 from psycopg import sql
+
+from gateway.demo.ports import free_port
 
 START_WITHIN = 30.0
 STOP_WITHIN = 20.0
@@ -90,13 +91,6 @@ def running_postgres(install: Path | None = None, **settings: str) -> Iterator[P
             _stop(process)
     finally:
         shutil.rmtree(root)
-
-
-def free_port() -> int:
-    """A TCP port of the loopback interface that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _reachable_binaries(root: Path) -> Path:

@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Self
 
+from gateway.demo.ports import free_port
+
 START_WITHIN = 10.0
 
 
@@ -53,9 +55,7 @@ class Sshd:
             self._process = None
 
     def _start(self, binary: str) -> bool:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         config = self.directory / "sshd_config"
         config.write_text("\n".join(self._config()) + "\n")
         with self.log.open("ab") as log:

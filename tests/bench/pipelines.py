@@ -21,7 +21,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from gateway.core.deploy_token import Caveat, Tag, VerifiedDeployToken, attenuate, verify
 from gateway.demo.ci_issuer import AUDIENCE, CiIssuer, ci_issuer
-from gateway.demo.processes import Processes, free_port
+from gateway.demo.ports import free_port
+from gateway.demo.processes import Processes
 from tests.bench.meter import Row, cpu_of_tree
 from tests.bench.servers import GW
 

@@ -18,7 +18,8 @@ import psycopg
 from psycopg import sql
 
 from gateway.demo import owners, sshd
-from gateway.demo.processes import Processes, free_port, listens
+from gateway.demo.ports import free_port
+from gateway.demo.processes import Processes, listens
 from gateway.demo.programs import find
 
 GW = [sys.executable, "-m", "gateway"]

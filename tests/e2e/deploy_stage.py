@@ -22,8 +22,8 @@ from gateway.app.possession import KEY
 from gateway.core.deploy_token import Caveat, Right, mint
 from gateway.core.principal import User, Workload
 from gateway.demo.ci_issuer import CiIssuer, ci_issuer
+from gateway.demo.ports import free_port
 from gateway.edges.cli.client import write_private
-from tests.servers import free_port
 from tests.sshd import Sshd
 from tests.unit.edges.device import DEVICE
 

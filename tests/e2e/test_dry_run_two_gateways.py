@@ -19,8 +19,9 @@ import psycopg
 import pytest
 
 from gateway.demo.config import STORE_URL_FILE
+from gateway.demo.ports import free_port
 from tests.e2e.stage import GW, Stage, directory, running, wait_for
-from tests.servers import PostgresServer, free_port
+from tests.servers import PostgresServer
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(240)]
 Held = psycopg.errors.ObjectNotInPrerequisiteState

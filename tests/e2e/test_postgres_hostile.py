@@ -18,12 +18,13 @@ from gateway.app.target_ports import DatabaseLogin
 from gateway.core.bind_parameters import BindParameters
 from gateway.core.session import EndReason
 from gateway.core.target import Kind, Level, Target
+from gateway.demo.ports import free_port
 from gateway.edges.proxy.listener import MAX_STRANGERS
 from gateway.edges.proxy.postgres_cancel import Backend, CancelKeys
 from gateway.wire import postgres_messages as pg
 from tests.e2e.postgres_stage import WITHIN, Stage, database, door_tls, leased, running_door
 from tests.e2e.postgres_wire import encrypted, plain, rest_of, signed_in
-from tests.servers import PostgresServer, free_port
+from tests.servers import PostgresServer
 
 LOGIN = DatabaseLogin("gw_oncall_fake", "planted-role-password")
 

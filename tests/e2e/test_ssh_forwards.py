@@ -16,6 +16,7 @@ import pytest
 from gateway.adapters.credentials.ssh_ca import SshAuthorities
 from gateway.core.session import EndReason
 from gateway.core.target import FileRule, SshRules
+from gateway.demo.ports import free_port
 from gateway.edges.proxy.ssh_openings import OpeningTransport
 from tests.e2e.ssh_stage import Stage, make_stage
 from tests.e2e.ssh_stage import authorities as authorities
@@ -71,11 +72,6 @@ def unix_upper(path: Path) -> Iterator[Upper]:
         listener.listen()
         yield Upper(listener)
         listener.shutdown(socket.SHUT_RDWR)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,19 @@ def test_ports_are_kept_and_a_taken_one_is_named(tmp_path: Path) -> None:
             ports.choose(tmp_path, None)
 
 
+def test_no_outgoing_connection_is_given_a_servers_port() -> None:
+    """One in fifteen stages did not come up: its port had become some connection's before its sshd listened."""
+    found = ports.free_ports(50)
+    assert len(set(found)) == 50
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=200))
+        given = {listener.getsockname()[1]}
+        for _ in range(100):
+            connection = stack.enter_context(socket.create_connection(listener.getsockname()))
+            given.add(connection.getsockname()[1])
+    assert not [port for port in found if min(given) <= port <= max(given)]
+
+
 def test_broken_memory_of_ports_is_no_obstacle(tmp_path: Path) -> None:
     (tmp_path / "ports.json").write_text("{")
     assert set(ports.choose(tmp_path, None)) == set(ports.NAMES)
@@ -92,9 +106,7 @@ def test_a_private_home_is_not_opened_up_for_a_server(tmp_path: Path, monkeypatc
 
 
 def test_the_pager_prints_one_line_whatever_it_is_sent(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = ports.free_port()
     log = tmp_path / "log"
     with (
         log.open("w") as out,

@@ -14,8 +14,9 @@ from gateway.adapters.store import SqlStore, engine, upgrade
 from gateway.adapters.store.failures import outages_as_unavailable
 from gateway.core.errors import Unavailable
 from gateway.core.principal import User
+from gateway.demo.ports import free_port
 from tests.contract.store_values import ONCALL, T0, TICKET
-from tests.servers import PostgresServer, free_port
+from tests.servers import PostgresServer
 
 SECRETIVE = replace(TICKET, digest="swordfish", data={"nonce": "swordfish"})
 
