@@ -7,6 +7,7 @@ from either.
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from functools import partial
 
 from gateway.app import journal
@@ -36,7 +37,8 @@ _EVENTS = {HeldState.CONFIRMED: "transaction:confirmed", HeldState.REFUSED: "tra
 @dataclass(frozen=True, slots=True)
 class HeldView:
     """What somebody sees who decides: `writes` are the first of the statements, as far as the gateway knows them,
-    `under` the first settings under which they ran; those changed so many times.
+    `under` the first settings under which they ran; those changed so many times. `silence`: for how long nothing was
+    heard of the gateway that holds the session, None when it is this one.
     """
 
     session: Session
@@ -44,26 +46,28 @@ class HeldView:
     writes: Sequence[Write]
     under: Sequence[Under]
     changes: int
+    silence: timedelta | None
 
 
 def show_held(ctx: Context, user: User, session_id: str) -> HeldView:
     """Raises NotFound (no such session, nothing held, its gateway silent), Denied, Unavailable. That others looked is
     in the log.
     """
-    session, held = _find(ctx, user, session_id, spends=False)
+    session, held, heard = _find(ctx, user, session_id, spends=False)
     if user.id != session.holder:
         data = {"tx": held.tx, "mark": held.mark, "holder": session.holder_name}
         about: journal.About = {**journal.about_session(session), "principal": user.name}
         journal.confirm_logged(ctx, journal.record(ctx, "transaction:shown", data=data, **about))
-    return HeldView(session, held, *_shown(ctx, held))
+    return HeldView(session, held, *_shown(ctx, held), _silence(ctx, heard))
 
 
 def answer_held(ctx: Context, user: User, session_id: str, mark: str, state: HeldState, reason: str = "") -> HeldView:
     """Say yes or no to what `mark` stands for. Raises as `show_held`, and Conflict (it has changed, or is decided).
 
-    A COMMIT goes on as soon as a yes is stored, so the log has confirmed before that who says it, and to what.
+    A COMMIT goes on as soon as a yes is stored, so the log has confirmed before that who says it, and to what. The
+    gateway that holds the session carries it out; when it does not come back, `transaction:ended` says `unknown`.
     """
-    session, held = _find(ctx, user, session_id, spends=True)
+    session, held, heard = _find(ctx, user, session_id, spends=True)
     about: journal.About = {**journal.about_session(session), "principal": user.name}
     wrong = may_decide(held, state, session.holder, user.id)
     if wrong is not None:
@@ -82,7 +86,7 @@ def answer_held(ctx: Context, user: User, session_id: str, mark: str, state: Hel
         decided = _store(ctx, held, answer, data, about)
     if isinstance(decided, Refusal):
         raise journal.refuse(ctx, _EVENTS[state], decided, Conflict, data, **about)
-    return HeldView(session, decided, *shown)
+    return HeldView(session, decided, *shown, _silence(ctx, heard))
 
 
 def _log_first(ctx: Context, data: journal.Facts, about: journal.About) -> None:
@@ -118,10 +122,12 @@ def _store(
     return decided
 
 
-def _find(ctx: Context, user: User, session_id: str, *, spends: bool) -> tuple[Session, HeldCommit]:
+def _find(ctx: Context, user: User, session_id: str, *, spends: bool) -> tuple[Session, HeldCommit, datetime | None]:
+    """Last, when another gateway that holds it was heard."""
     with ctx.store.read() as uow:
         session, held = uow.sessions.get(session_id), uow.held.get(session_id)
-        silent = {*uow.gateways.silent_since(ctx.clock.now() - ctx.limits.gateway_silent_after)} - {ctx.gateway}
+        elsewhere = session.gateway if session is not None and session.gateway != ctx.gateway else ""
+        heard = uow.gateways.heard(elsewhere) if elsewhere else None
     if session is None:
         raise NotFound(Refusal("unknown-session", "There is no such session.", next_steps=("gw sessions lists them.",)))
     if user.id != session.holder:
@@ -130,9 +136,13 @@ def _find(ctx: Context, user: User, session_id: str, *, spends: bool) -> tuple[S
         authorise(ctx, user, Action.APPROVE, target, facts, spends=spends)
     if held is None or not session.is_live():
         raise NotFound(_NOTHING)
-    if session.gateway in silent:
+    if heard is not None and heard < ctx.clock.now() - ctx.limits.gateway_silent_after:
         raise NotFound(_GONE)
-    return session, held
+    return session, held, heard
+
+
+def _silence(ctx: Context, heard: datetime | None) -> timedelta | None:
+    return None if heard is None else max(ctx.clock.now() - heard, timedelta())
 
 
 def _shown(ctx: Context, held: HeldCommit) -> tuple[Sequence[Write], Sequence[Under], int]:

@@ -643,6 +643,7 @@ def test_gateways_are_silent_when_their_last_beat_is_old(store: SqlStore) -> Non
         uow.gateways.beat("gw-a", T0)
         uow.gateways.beat("gw-b", T0)
         uow.gateways.beat("gw-b", T0 + MINUTE)
+        assert (uow.gateways.heard("gw-b"), uow.gateways.heard("gw-c")) == (T0 + MINUTE, None)
         assert list(uow.gateways.silent_since(T0)) == []
         assert list(uow.gateways.silent_since(T0 + MINUTE)) == ["gw-a"]
         uow.gateways.forget("gw-a")

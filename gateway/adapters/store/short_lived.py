@@ -207,6 +207,10 @@ class SqlGateways:
         query = select(GATEWAYS).where(GATEWAYS.c.beat_at < before).order_by(GATEWAYS.c.name)
         return [row[GATEWAYS.c.name] for row in self._tx.rows(query)]
 
+    def heard(self, gateway: str) -> datetime | None:
+        rows = self._tx.rows(select(GATEWAYS).where(GATEWAYS.c.name == gateway))
+        return next((row[GATEWAYS.c.beat_at] for row in rows), None)
+
     def forget(self, gateway: str) -> None:
         self._tx.change(delete(GATEWAYS).where(GATEWAYS.c.name == gateway))
 

@@ -38,7 +38,15 @@ def commit(session_id: str, mark: str, refuse: bool, reason: str, as_json: bool)
     if as_json:
         output.print_json(answered)
     else:
-        say("Refused: only ROLLBACK is left." if refuse else "Confirmed: the next COMMIT in the session goes through.")
+        say("Refused: only ROLLBACK is left." if refuse else f"Confirmed: {_what_follows(answered)}")
+
+
+def _what_follows(held: Any) -> str:
+    """Nobody else carries it out, and one that was heard lately may be gone all the same."""
+    ago = held["heard_seconds_ago"]
+    if ago is None:
+        return "the next COMMIT in the session goes through."
+    return f"it waits for gateway {safe(held['gateway'])}, last heard {ago:.0f} s ago; COMMIT goes through there."
 
 
 def _counted(count: int, what: str) -> str:

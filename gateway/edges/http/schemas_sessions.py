@@ -103,7 +103,8 @@ class UnderOut(Schema):
 
 class HeldOut(Schema):
     """A COMMIT that is held, and what has been answered. `writes` are the first 100 of `statements`, `under` the first
-    10 of the settings under which they ran, which were others `settings_changes` times.
+    10 of the settings under which they ran, which were others `settings_changes` times. The gateway that holds the
+    session carries a yes out; `heard_seconds_ago` is null when it is the one that answers here.
     """
 
     session: str
@@ -123,6 +124,8 @@ class HeldOut(Schema):
     decided_by: str
     decided_at: datetime | None
     reason: str
+    gateway: str
+    heard_seconds_ago: float | None
 
     @classmethod
     def of(cls, view: HeldView) -> "HeldOut":
@@ -146,4 +149,6 @@ class HeldOut(Schema):
             decided_by=held.decided_by,
             decided_at=held.decided_at,
             reason=held.reason,
+            gateway=session.gateway,
+            heard_seconds_ago=None if view.silence is None else view.silence.total_seconds(),
         )

@@ -308,6 +308,10 @@ def test_nobody_answers_for_a_gateway_that_has_fallen_silent(sealed: House):
     other, beat = replace(sealed.ctx, gateway="other"), sealed.clock.now()
     with sealed.ctx.store.begin() as uow:
         uow.gateways.beat(session.gateway, beat)
+    assert show_held(other, sealed.people["lead"], session.id).silence == timedelta(0)
+    sealed.later(timedelta(seconds=7))
+    assert show_held(other, sealed.people["lead"], session.id).silence == timedelta(seconds=7)
+    assert show_held(sealed.ctx, sealed.people["lead"], session.id).silence is None
     sealed.later(sealed.ctx.limits.gateway_silent_after + timedelta(seconds=1))
     for look in (show_held, lambda *about: answer_held(*about, "m1", YES)):
         with pytest.raises(NotFound) as no:

@@ -82,6 +82,18 @@ def test_it_is_shown_and_then_asked(held: Gw) -> None:
     assert (told["state"], told["decided_by"], told["reason"]) == ("confirmed", "lead", "looked")
 
 
+def test_a_yes_says_which_other_gateway_has_to_carry_it_out(held: Gw) -> None:
+    stage = held.stage
+    lead = held.as_("lead")
+    assert lead.json("session", "commit", "ses_1")["heard_seconds_ago"] is None
+    object.__setattr__(stage.ctx, "gateway", "this")
+    with stage.ctx.store.begin() as uow:
+        uow.gateways.beat("stage", stage.clock.now() - timedelta(seconds=4))
+    assert lead.json("session", "commit", "ses_1")["gateway"] == "stage"
+    yes = lead("session", "commit", "ses_1", "--mark", "m1")
+    assert "Confirmed: it waits for gateway stage, last heard 4 s ago; COMMIT goes through there." in yes.stdout
+
+
 def test_an_answer_without_a_question_needs_the_mark(held: Gw) -> None:
     lead = held.as_("lead")
     assert held.as_("oncall")("session", "commit", "ses_1", "--mark", "m1").exit_code == 3
