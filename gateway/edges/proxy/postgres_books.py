@@ -248,9 +248,14 @@ def violation(fault: Exception) -> ProtocolViolation:
     """A mistake of ours ends the session as one of the peer's does: nothing passes that is not accounted for."""
     if isinstance(fault, ProtocolViolation):
         return fault
-    where = extract_tb(fault.__traceback__)[-1]  # and not its text, which may hold what somebody sent
-    LOG.error("a message could not be accounted for: %s in %s, line %s", type(fault).__name__, where.name, where.lineno)
+    log_where("a message could not be accounted for", fault)
     return Unaccountable("the gateway could not account for it")
+
+
+def log_where(what: str, fault: Exception) -> None:
+    """A mistake of ours, told by its place: its text may hold what somebody sent."""
+    where = extract_tb(fault.__traceback__)[-1]
+    LOG.error("%s: %s in %s, line %s", what, type(fault).__name__, where.name, where.lineno)
 
 
 def telling(policy: BindParameters) -> Telling:
