@@ -143,7 +143,7 @@ def test_both_legs_are_probed_while_nothing_is_said(stage: Stage) -> None:
     person.expect("ready")
     assert stage.door is not None
     [connection] = stage.door._connections()
-    for leg in (connection._transport, connection._is.leg):
+    for leg in (connection._transport, connection._upstream.leg):
         assert leg is not None
         assert leg.sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
         idle, every, times = (
@@ -167,7 +167,7 @@ def test_a_peer_that_vanished_with_data_on_its_way_ends_the_session(
     assert process.stdout.readline() == b"ready\n"
     assert stage.door is not None
     [connection] = stage.door._connections()
-    gone = connection._transport if vanished == "person" else connection._is.leg
+    gone = connection._transport if vanished == "person" else connection._upstream.leg
     monkeypatch.setattr(HardTransport, "is_stalled", lambda self, _now: self is gone)
     stage.wait(lambda: stage.ended)
     process.wait(10)

@@ -257,6 +257,6 @@ def test_both_legs_send_at_once(stage: Stage, raw: Connect) -> None:
     stage.wait(lambda: stage.recordings and stage.recordings[0].of("channel"))
     assert stage.door is not None
     [connection] = stage.door._connections()
-    for leg in (connection._transport, connection._is.leg):
+    for leg in (connection._transport, connection._upstream.leg):
         assert leg is not None
         assert leg.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0

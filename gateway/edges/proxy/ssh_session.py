@@ -1,4 +1,4 @@
-"""One person's SSH connection: at most one gateway session and one upstream connection, any number of channels.
+"""One person's SSH connection: any number of channels, and one session for all of them (`ssh_upstream`).
 
 The session is opened by the first channel (a connection that asks for nothing opens nothing), and ended exactly once,
 by the connection's own thread, when everything that could still write to its recording has stopped.
@@ -18,14 +18,11 @@ import paramiko
 
 from gateway.app.open_session import Opened
 from gateway.app.recording_ports import RecordingFailed
-from gateway.core.errors import GatewayError, Refusal, Unavailable
-from gateway.core.grant import Grant
-from gateway.core.obligation import Record
-from gateway.core.principal import User
+from gateway.core.errors import GatewayError, Refusal
 from gateway.core.session import EndReason
 from gateway.edges.proxy.ssh_attendance import Attendance
 from gateway.edges.proxy.ssh_channels import ChannelEnd
-from gateway.edges.proxy.ssh_client import HostKeyChangedError, TargetTransport
+from gateway.edges.proxy.ssh_client import TargetTransport
 from gateway.edges.proxy.ssh_fields import ProtocolViolationError, TargetViolationError, by_target
 from gateway.edges.proxy.ssh_forwards import Forwards
 from gateway.edges.proxy.ssh_gate import Gate
@@ -36,7 +33,8 @@ from gateway.edges.proxy.ssh_openings import GlobalAnswer, OpeningTransport
 from gateway.edges.proxy.ssh_record import ChannelRecord, SessionRecord
 from gateway.edges.proxy.ssh_relay import CONNECTION_GONE, Relay
 from gateway.edges.proxy.ssh_server import DoorEvents, DoorTransport, Newcomer
-from gateway.edges.proxy.ssh_target import Authority, TargetRefusedError, dial, fault, host_key_changed
+from gateway.edges.proxy.ssh_target import Authority, fault
+from gateway.edges.proxy.ssh_upstream import Upstream
 
 LOG = logging.getLogger("gateway.ssh")
 REFUSED_STATUS = 254
@@ -50,17 +48,10 @@ CHANNEL_TIMEOUT = 20.0
 class _Progress:
     """What changes over a connection's life; under `Connection._lock`."""
 
-    user: User | None = None
-    grant: Grant | None = None  # the one that a ticket is for
-    asked_for: str = ""
     since: float = math.inf  # when they logged in
     asked: bool = False  # for any channel or forward, whatever came of it
-    opened: Opened | None = None
-    record: SessionRecord | None = None
-    leg: TargetTransport | None = None
     ending: tuple[EndReason, str] | None = None
     ending_since: float = math.inf
-    over: bool = False
     told_of_refusal: bool = False
     relays: list[Relay] = field(default_factory=list)
     unsaid: list[str] = field(default_factory=list)
@@ -88,11 +79,11 @@ class Connection:
         self._authority = authority
         self._when_over = when_over
         self._lock = Lock()
-        self._opening = Lock()  # one thread opens the session; the end waits for it
         self._is = _Progress()
         self.attendance = Attendance()
         self._goodbyes = goodbyes
         self._forwards = Forwards(self)
+        self._upstream = Upstream(self, keeper, authority, self._forwards.attach)
         events = DoorEvents(
             self._judge, self._ticket, self._refused, self._logged_in, self._opened,
             direct=self._direct, listen=self._listen, forward_refused=self._forward_refused, over=self._over,
@@ -105,27 +96,24 @@ class Connection:
 
     def cut(self) -> None:
         """End both legs without a word. Unless another reason stands, it is the person who has left."""
-        self._ends(self._natural_end(), "")
-        with self._lock:
-            leg = self._is.leg
-        if leg is not None:
-            leg.close()
+        self.ends(self._natural_end(), "")
+        self._upstream.hang_up()
         self._transport.close()
 
     def is_logged_in(self) -> bool:
         """False while nobody has authenticated."""
-        return self._is.user is not None
+        return self._upstream.is_admitted()
 
     def holds_session(self) -> bool:
         """False while nothing is opened: such a connection may do nothing and need not stay."""
-        return self._is.opened is not None
+        return self._upstream.is_open()
 
     def look(self, now: float) -> None:
         """Open the session of who only waits (`ssh -N -L`): a no is told at once, and a yes need not hurry.
 
         Also notice that the target has vanished, with data on its way to it.
         """
-        leg = self._is.leg
+        leg = self._upstream.leg
         if leg is not None and leg.is_stalled(now):
             self.terminate(EndReason.TARGET_CLOSED, "it does not answer any more")
         if now - self._is.since > SILENT_FOR and not self._is.asked:
@@ -163,9 +151,7 @@ class Connection:
         return found if isinstance(found, Refusal) else Newcomer(found[0].id, found[1])
 
     def _logged_in(self, who: Newcomer, user_name: str) -> None:
-        self._is.user = self._keeper.user(who.user_id)
-        self._is.grant = who.grant
-        self._is.asked_for = user_name
+        self._upstream.admit(self._keeper.user(who.user_id), who.grant, user_name)
         self._is.since = time.monotonic()
 
     def _opened(self, channel: ChannelEnd) -> None:
@@ -176,7 +162,7 @@ class Connection:
         self.start(lambda: self._serve_channel(channel))
 
     def _forward_refused(self, what: str) -> None:
-        if self._is.opened is not None:
+        if self.holds_session():
             self._forwards.refused(what)
 
     def _direct(self, kind: str, octets: bytes, channel: ChannelEnd) -> None:
@@ -197,9 +183,8 @@ class Connection:
 
     def _over(self) -> None:
         """The last thing that the connection's thread does."""
-        self._ends(self._natural_end(), "")
-        with self._opening:
-            self._is.over = True
+        self.ends(self._natural_end(), "")
+        self._upstream.shut()
         self.cut()
         with self._goodbyes.books():
             self._close_books()
@@ -208,20 +193,13 @@ class Connection:
         for thread in self._is.threads:
             thread.join(PUMP_TIME)
         self._recorded(self._forwards.end)
-        if self._is.record is not None:
-            self._recorded(self._is.record.close)
+        if self._upstream.record is not None:
+            self._recorded(self._upstream.record.close)
         try:
-            self._end()
+            if self._is.ending is not None:
+                self._upstream.end(*self._is.ending)
         finally:
             self._when_over(self)
-
-    def _end(self) -> None:
-        opened = self._is.opened
-        if opened is None or self._is.ending is None:
-            return
-        reason, detail = self._is.ending
-        self._keeper.release(opened.session.id)
-        self._keeper.end(opened.session, opened.recording, reason, detail)
 
     def _natural_end(self) -> EndReason:
         broken = isinstance(self._transport.why_over(), ProtocolViolationError)
@@ -231,7 +209,7 @@ class Connection:
 
     def terminate(self, reason: EndReason, detail: str) -> None:
         """See `LiveSession`."""
-        if not self._ends(reason, detail):
+        if not self.ends(reason, detail):
             return
         self._goodbyes.add(self, reason.sentence(detail))
 
@@ -244,10 +222,7 @@ class Connection:
 
     def leave_target(self) -> None:
         """See `ssh_goodbye`."""
-        with self._lock:
-            leg = self._is.leg
-        if leg is not None:
-            leg.close()
+        self._upstream.hang_up()
 
     def _say_why(self, sentence: str) -> None:
         with self._lock:
@@ -345,27 +320,11 @@ class Connection:
 
     def session(self) -> tuple[Opened, SessionRecord]:
         """See `ssh_forwards.Host`."""
-        with self._opening:
-            return self._session()
-
-    def _session(self) -> tuple[Opened, SessionRecord]:
-        self._still_wanted()
-        if self._is.record is None:
-            self._open_session()
-        record, opened = self._is.record, self._is.opened
-        if record is None or opened is None:
-            raise AssertionError("a session that is open has a record")
-        return opened, record
+        return self._upstream.session()
 
     def upstream(self) -> tuple[TargetTransport, SessionRecord]:
-        """The connection to the target; the first call opens the session and dials."""
-        with self._opening:
-            opened, record = self._session()
-            if self._is.leg is None:
-                self._dial(opened)
-            if self._is.leg is None:
-                raise AssertionError("dialled or raised")
-            return self._is.leg, record
+        """See `ssh_forwards.Host`."""
+        return self._upstream.connection()
 
     def door(self) -> OpeningTransport:
         """See `ssh_forwards.Host`."""
@@ -373,66 +332,22 @@ class Connection:
 
     def tell(self, type: str, outcome: str, data: dict[str, object]) -> None:
         """See `ssh_forwards.Host`."""
-        opened = self._is.opened
-        if opened is not None:
-            self._keeper.tell(opened.session, type, outcome, data)
+        self._upstream.tell(type, outcome, data)
 
-    def _still_wanted(self) -> None:
-        if self._is.over or self._is.ending is not None:
-            raise Unavailable(Refusal("session-over", "This connection is closing."))
+    # ---------------------------------------------------------------- how it ends
 
-    def _open_session(self) -> None:
-        user = self._is.user
-        if user is None:
-            raise AssertionError("channels come after login")
-        level, _, target = self._is.asked_for.rpartition("%")
-        grant = self._is.grant or self._keeper.grant_for(user, target, level)
-        opened = self._keeper.open(user, grant, self.client)
-        require = opened.record is Record.REQUIRE
-        self._is.opened = opened
-        self._is.record = SessionRecord(opened.recording, self._keeper.now, require=require)
-        self._keeper.hold(opened.session.id, self)
+    def is_ending(self) -> bool:
+        """See `ssh_upstream.Owner`."""
+        return self._is.ending is not None
 
-    def _dial(self, opened: Opened) -> None:
-        try:
-            leg = dial(opened, self._authority, self._keeper.now(), self._target_over)
-        except TargetRefusedError as no:
-            if no.presented:
-                self._untrusted(no)
-            self._ends(EndReason.TARGET_UNREACHABLE, no.refusal.code)  # the person is told on the channel
-            raise
-        self._forwards.attach(leg)
-        with self._lock:
-            self._is.leg = leg
-        if not leg.is_active():  # it was over before anybody could be told
-            self._target_over()
-        if self._is.ending is not None:
-            leg.close()
-            self._still_wanted()
-
-    def _ends(self, reason: EndReason, detail: str) -> bool:
-        """Note why it ends; False when that is settled already: the first reason stands."""
+    def ends(self, reason: EndReason, detail: str) -> bool:
+        """See `ssh_upstream.Owner`."""
         with self._lock:
             if self._is.ending is not None:
                 return False
             self._is.ending = (reason, detail)
             self._is.ending_since = time.monotonic()
             return True
-
-    def _target_over(self) -> None:
-        """Called by the thread of the upstream connection, whoever ended it; a failed dial tells its own story."""
-        leg, opened = self._is.leg, self._is.opened
-        if leg is None or opened is None:
-            return
-        why = leg.why_over()
-        if isinstance(why, HostKeyChangedError):  # when keys were exchanged anew
-            with suppress(GatewayError):
-                self._untrusted(host_key_changed(opened.target, why))
-        self.terminate(EndReason.TARGET_CLOSED, fault(why))
-
-    def _untrusted(self, no: TargetRefusedError) -> None:
-        """A host key that the catalogue does not know is worth an event of its own."""
-        self.tell("target:untrusted", "denied", {"code": no.refusal.code, **no.presented})
 
     def _turn_away(self, channel: ChannelEnd, refusal: Refusal) -> None:
         """A no, told where a person and a script can see it: on stderr and as exit status."""
