@@ -10,7 +10,7 @@
 | CVE-2023-46446, CVE-2023-46445: rogue session, extension info | `test_a_second_user_name_ends_the_connection`; here: `test_extension_info_changes_nobodys_name` |
 | CVE-2023-48795 Terrapin | here: `test_strict_key_exchange_is_offered_and_enforced` |
 | GHSA-vgvv: a length allocates | `test_impossible_lengths_before_login_are_cut_off`, `test_an_endless_identification_is_cut_off` |
-| CVE-2025-22869, CVE-2026-7776: withheld handshakes, slow new keys | `test_whoever_does_not_log_in_is_cut_off`; here: `test_new_keys_that_never_come_hold_no_memory` |
+| CVE-2025-22869, CVE-2026-7776: withheld handshakes, slow new keys | `test_whoever_does_not_log_in_is_cut_off`; here: `test_new_keys_that_never_come_hold_no_memory`, `test_whoever_ignores_a_request_for_new_keys_is_cut_off` |
 | CVE-2026-39827: rejected channels leak | here: `test_rejected_channels_leave_nothing` |
 | CVE-2026-39830: unsolicited replies | here: `test_an_answer_that_nobody_asked_for_ends_the_connection` |
 | CVE-2026-39829: huge RSA moduli | here: `test_a_huge_modulus_costs_nothing` |
@@ -41,6 +41,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicNumbers
 from cryptography.hazmat.primitives.serialization import SSHCertificateBuilder, SSHCertificateType
 
 from gateway.core.session import EndReason
+from gateway.edges.proxy import ssh_keys, ssh_packets
 from gateway.edges.proxy.ssh_channels import WINDOW
 from gateway.edges.proxy.ssh_fields import string, u32
 from gateway.edges.proxy.ssh_server import DoorAuth
@@ -185,6 +186,27 @@ def test_new_keys_that_never_come_hold_no_memory(stage: Stage, raw: Connect) -> 
     assert _resident() - before < 60_000  # KiB
     stage.live["ses_0"].terminate(EndReason.KILLED, "")
     stage.wait(lambda: stage.ended, 5)
+
+
+def test_whoever_ignores_a_request_for_new_keys_is_cut_off(
+    stage: Stage, raw: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ssh_keys, "REKEY_OCTETS", 100_000)
+    monkeypatch.setattr(ssh_packets, "OVERDUE_OCTETS", 200_000)
+    client = raw()
+    client.log_in()
+    open_session(client)
+    asked = threading.Event()
+    client.transport._handler_table[20] = lambda _m: asked.set()
+    client.send(b"\x62", u32(0), string(b"exec"), b"\0", string(b"cat > /dev/null"))
+    stage.wait(lambda: "ses_0" in stage.live)
+    for _ in range(10):
+        client.send(b"\x5e", u32(0), string(bytes(20_000)))
+    assert asked.wait(10)
+    assert client.transport.is_alive()  # what is under way may still come
+    for _ in range(10):
+        client.send(b"\x5e", u32(0), string(bytes(20_000)))
+    assert client.has_ended()
 
 
 def test_rejected_channels_leave_nothing(stage: Stage, raw: Connect) -> None:

@@ -4,7 +4,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 import paramiko
 import pytest
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from paramiko import Message, SSHException
 from paramiko.packet import Packetizer
 
-from gateway.edges.proxy import ssh_keys
+from gateway.edges.proxy import ssh_keys, ssh_packets
 from gateway.edges.proxy.ssh_fields import ProtocolViolationError
 from gateway.edges.proxy.ssh_messages import RawMessage
 from gateway.edges.proxy.ssh_packets import (
@@ -332,6 +332,26 @@ def test_keys_change_under_load(monkeypatch: pytest.MonkeyPatch, cipher: str, ou
     for transport in (client, server):
         transport.close()
         transport.join(10)
+
+
+@pytest.mark.parametrize("is_heeded", [True, False])
+def test_under_worn_keys_so_much_may_come_and_no_more(
+    pair: Callable[[str], Pair], monkeypatch: pytest.MonkeyPatch, is_heeded: bool
+) -> None:
+    monkeypatch.setattr(ssh_keys, "REKEY_OCTETS", 10_000)
+    monkeypatch.setattr(ssh_packets, "OVERDUE_OCTETS", 20_000)
+    joined = pair("gcm")
+    piece, read = b"\x5e" * 1_000, 0
+    with nullcontext() if is_heeded else pytest.raises(SSHException, match="ignores requests for new keys"):
+        for _ in range(100):
+            _send_quietly(joined.plain, piece)
+            joined.ours.read_message()
+            read += 1
+            if is_heeded and joined.ours.need_rekey():
+                for layer in (joined.ours, joined.plain):
+                    key_in(layer, "gcm")
+                    key_out(layer, "gcm")
+    assert read == 100 if is_heeded else 27 <= read < 30  # 30,000 octets with what frames them
 
 
 def _echo(channel: paramiko.Channel) -> None:
