@@ -197,7 +197,10 @@ def test_a_disk_that_hangs_is_a_gap_too(tmp_path: Path):
     recorder = FileRecorder(
         tmp_path, "gw1", keyring(tmp_path), disk=disk, limits=limits, gaps=lambda _, gap: told.append(gap)
     )
-    recording = recorder.open(session(), Record.BEST_EFFORT, _never)
+    disk.free.clear()
+    recording = recorder.open(session(), Record.BEST_EFFORT, _never)  # whose first record takes longer than the limit
+    disk.free.set()
+    eventually(lambda: recording.digest()[0] == 1)
     kept = recording.digest()
     disk.free.clear()
     for _ in range(100):
