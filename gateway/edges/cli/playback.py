@@ -98,9 +98,9 @@ def play(frames: Iterable[Frame], speed: float, sleep: Callable[[float], None] =
     """Show a terminal session in its own time (at once and harmless elsewhere). False when it has no terminal."""
     lines = cast_lines(frames)
     header = next(lines, None)
-    if header is None:
+    if header is None or "env" not in json.loads(header):
         return False
-    is_drawn = sys.stdout.isatty() and "env" in json.loads(header)
+    is_drawn = sys.stdout.isatty()
     shown, last = TerminalFilter(), 0.0
     try:
         for line in lines:
@@ -149,6 +149,13 @@ def _sentence(kind: str, fields: dict[str, Any]) -> str:
         case "session":
             who, target, level = (fields.get(key) for key in ("holder_name", "target", "level"))
             return f"{who} on {target} as {level} ({fields.get('protocol')})"
+        case "channel":
+            size = f" on a terminal of {fields['columns']}x{fields['rows']}" if fields.get("term") else ""
+            runs = f" (runs {fields['runs']})" if fields.get("runs") else ""
+            return f"[{fields.get('channel')}] {fields.get('type')} {fields.get('command') or ''}{runs}{size}"
+        case "exit":
+            ended = "status" if fields.get("status") is not None else "signal"
+            return f"[{fields.get('channel')}]   -> exit {ended} {fields.get(ended)}"
         case "statement":
             values = f"  with {json.dumps(fields['params'], ensure_ascii=False)}" if fields.get("params") else ""
             return f"[{fields.get('n')}] {fields.get('sql') or '(text not on the wire)'}{values}"

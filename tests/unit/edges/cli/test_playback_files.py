@@ -1,7 +1,7 @@
 import json
 
 from gateway.audit.recording import Frame, unix_ns
-from gateway.edges.cli.playback import transcript
+from gateway.edges.cli.playback import play, transcript
 from tests.unit.adapters.recordings.stage import AT
 
 
@@ -17,6 +17,17 @@ def test_a_file_is_one_harmless_line() -> None:
     )  # fmt: skip
     assert line == r"sftp transfer upload /a\n\x1b[2J\udcff\u202e -> ok, 7 bytes, 12 ms, sha256 ed70"
     assert line.isascii()
+
+
+def test_a_session_without_a_terminal_is_no_picture_but_lines() -> None:
+    """Of one that only moved files a picture would show nothing."""
+    begun = {"channel": 0, "type": "subsystem", "command": "sftp"}
+    assert not play([Frame(0, unix_ns(AT), "channel", json.dumps(begun).encode())], 1.0)
+    assert shown("channel", **begun) == "[0] subsystem sftp"
+    assert shown("exit", channel=0, status=0) == "[0]   -> exit status 0"
+    assert shown("exit", channel=0, signal="TERM") == "[0]   -> exit signal TERM"
+    forced = {"channel": 1, "type": "shell", "command": "", "runs": "top", "term": "xterm", "columns": 80, "rows": 24}
+    assert shown("channel", **forced) == "[1] shell  (runs top) on a terminal of 80x24"
 
 
 def test_the_digest_of_a_stream_is_shown_under_its_algorithms_name() -> None:
