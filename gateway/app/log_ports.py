@@ -10,7 +10,10 @@ from gateway.core.event import Event
 
 @dataclass(frozen=True, slots=True)
 class EventFilter:
-    """What to look for; empty fields match everything. `text` is matched in type and data, case-insensitively."""
+    """What to look for; empty fields match everything. `text` is matched in type and data, case-insensitively.
+
+    `before`: only events with a smaller index.
+    """
 
     target: str = ""
     principal: str = ""
@@ -21,6 +24,7 @@ class EventFilter:
     text: str = ""
     since: datetime | None = None
     until: datetime | None = None
+    before: int | None = None
     limit: int = 100
 
 

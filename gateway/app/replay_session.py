@@ -18,7 +18,7 @@ from gateway.core.principal import User
 from gateway.core.session import Session
 from gateway.core.target import Target
 
-MOST_EVIDENCE = 1000
+EVIDENCE_AT_ONCE = 1000
 ASK_AGAIN = timedelta(seconds=3)  # whether somebody who watches still may
 _UNKNOWN = Refusal("unknown-session", "There is no such session.", next_steps=("gw sessions lists them.",))
 _DISABLED = Refusal("user-disabled", "Your account has been disabled.", next_steps=("Ask the gateway's operators.",))
@@ -192,9 +192,16 @@ def _proved(ctx: Context, session: Session, reader: RecordingReader) -> Replay:
 
 
 def _digests(ctx: Context, session: Session, type: str) -> list[tuple[int, str]]:
-    found = ctx.log.search(EventFilter(session=session.id, type=type, limit=MOST_EVIDENCE))
-    told = [stored.event.data for stored in found if stored.event.type == type and stored.event.session == session.id]
-    return [(_number(data.get("records")), str(data.get("digest") or "")) for data in told]
+    """All of them: whoever can add events could push the old ones out of any number of the newest."""
+    digests: list[tuple[int, str]] = []
+    wanted = EventFilter(session=session.id, type=type, limit=EVIDENCE_AT_ONCE)
+    while True:
+        found = ctx.log.search(wanted)
+        told = [one.event.data for one in found if one.event.type == type and one.event.session == session.id]
+        digests += [(_number(data.get("records")), str(data.get("digest") or "")) for data in told]
+        if len(found) < EVIDENCE_AT_ONCE:
+            return digests
+        wanted = replace(wanted, before=min((one.index for one in found if one.index is not None), default=0))
 
 
 def _number(value: object) -> int:

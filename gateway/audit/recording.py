@@ -234,7 +234,7 @@ def verified(
     narrows down where it begins.
     """
     chain = Chain(session_id)
-    known = {count: digest for count, digest in (*evidence, (expected_count, expected_digest)) if count > 0}
+    known = _known([*evidence, (expected_count, expected_digest)])
     proved = 0
     for frame in _readable(frames, chain):
         if frame.seq != chain.count:
@@ -252,8 +252,19 @@ def verified(
         yield frame
     if chain.count != expected_count:
         raise BrokenRecordingError(chain.count, f"missing: the log knows of {expected_count} records")
+    if (most := max(known, default=0)) > expected_count:
+        raise BrokenRecordingError(chain.count, f"missing: the log saw {most} records before it was told of this end")
     if expected_count == 0 and expected_digest not in ("", chain.digest.hex()):
         raise BrokenRecordingError(0, "the log's digest is not that of an empty recording")
+
+
+def _known(told: Iterable[tuple[int, str]]) -> dict[int, str]:
+    """The log's digests by count. A chain has one for each count: whoever adds another to the log has forged one."""
+    known: dict[int, str] = {}
+    for count, digest in told:
+        if count > 0 and known.setdefault(count, digest) != digest:
+            raise BrokenRecordingError(0, f"the log has two digests of the first {count} records")
+    return known
 
 
 def _readable(frames: Iterable[Frame], chain: Chain) -> Iterator[Frame]:

@@ -238,6 +238,14 @@ def test_tiles_that_do_not_exist(house: House):
 # ---------------------------------------------------------------- searching
 
 
+def test_a_search_goes_on_below_an_index(house: House):
+    ids = house.sequenced(5)
+    house.append(1, 5)  # not sequenced, so below no index
+    found = house.log.search(EventFilter(before=3, limit=2))
+    assert [(stored.event.id, stored.index) for stored in found] == [(ids[2], 2), (ids[1], 1)]
+    assert house.log.search(EventFilter(before=0)) == []
+
+
 def test_search_filters_in_the_database(house: House):
     house.append(2, 0, target="orders-db", principal="oncall", grant="grt_1", request="req_1", session="ses_1")
     house.append(2, 2, type="policy:denied", outcome="denied", data={"reason": 'say "HALT"\nnow', "list": ["Ärger"]})

@@ -165,6 +165,8 @@ def _conditions(filter: EventFilter) -> Iterator[ColumnElement[bool]]:
         yield EVENTS.c.at >= unix_microseconds(filter.since)
     if filter.until is not None:
         yield EVENTS.c.at < unix_microseconds(filter.until)
+    if filter.before is not None:
+        yield EVENTS.c.position < filter.before
 
 
 def _containing(rows: Any, needle: str, limit: int) -> Iterator[StoredEvent]:

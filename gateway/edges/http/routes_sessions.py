@@ -28,6 +28,7 @@ from gateway.edges.http.schemas_sessions import AnswerIn, CancelIn, HeldOut, Ses
 from gateway.edges.web import player, session_pages
 
 MOST_CHARACTERS = 1_000_000  # of a recording on a page
+MOST_EVIDENCE = 1000  # of what the log saw while a session ran, the newest: it only narrows down where an edit begins
 MOST_SESSIONS = 200  # on a page, the newest
 router = APIRouter(prefix="/api/sessions", tags=["sessions"])
 pages = APIRouter()
@@ -101,8 +102,9 @@ def unlock(ctx: Ctx, user: Caller, session_id: str, body: ReasonIn) -> SessionOu
 def recording(ctx: Ctx, user: Caller, session_id: str) -> StreamingResponse:
     """A verified recording as JSON lines: an announcement, then one line per frame. That you looked is in the log."""
     found = replay(ctx, user, session_id)
+    newest = found.evidence[-MOST_EVIDENCE:]
     announced = Announced(
-        session_id, found.session.protocol.value, found.count, found.digest, found.evidence, found.is_complete
+        session_id, found.session.protocol.value, found.count, found.digest, newest, found.is_complete
     )
     return StreamingResponse(to_json_lines(announced, found.frames()), media_type="application/x-ndjson")
 

@@ -9,7 +9,7 @@ from gateway.adapters.recordings import FileRecorder, StatementIndex
 from gateway.app.context import Context
 from gateway.app.log_ports import EventFilter, StoredEvent
 from gateway.app.recording_ports import Recording
-from gateway.app.replay_session import ASK_AGAIN, replay, watch
+from gateway.app.replay_session import ASK_AGAIN, EVIDENCE_AT_ONCE, replay, watch
 from gateway.app.search_statements import search_statements
 from gateway.core.decision import Action, Query
 from gateway.core.errors import Conflict, Denied, NotFound, Unavailable
@@ -34,7 +34,9 @@ class KnowingLog(PromptLog):
     known: list[Event] = field(default_factory=list)
 
     def search(self, filter: EventFilter) -> Sequence[StoredEvent]:
-        return [StoredEvent(e, b"", 0) for e in self.known if (e.session, e.type) == (filter.session, filter.type)]
+        until = len(self.known) if filter.before is None else filter.before
+        found = [StoredEvent(e, b"", index) for index, e in enumerate(self.known[:until])][::-1]
+        return [s for s in found if (s.event.session, s.event.type) == (filter.session, filter.type)][: filter.limit]
 
 
 @dataclass
@@ -194,6 +196,16 @@ def test_evidence_that_does_not_fit_is_found_out(scene: Scene):
     scene.tell("session:evidence", 2, "00" * 32)
     scene.end()
     assert "Record 0" in broken(scene)
+
+
+def test_evidence_is_not_pushed_out_by_newer(scene: Scene):
+    """Somebody cut the spool of a gateway that died, then told the log so much that what it had seen was old."""
+    seen = list(digests(scene))
+    scene.tell("session:evidence", 4, "00" * 32)  # one record more than was left
+    for _ in range(EVIDENCE_AT_ONCE * 2):
+        scene.tell("session:evidence", 1, seen[0])
+    scene.end()
+    assert "Record 3: missing: the log saw 4 records" in broken(scene)
 
 
 def test_a_session_whose_end_nobody_saw_is_played_as_far_as_the_evidence_goes(scene: Scene):

@@ -161,6 +161,29 @@ def test_a_recording_rewritten_with_new_links_is_narrowed_down_by_the_evidence(r
     assert caught.value.seq == max([count for count, _ in evidence if count <= k], default=0)
 
 
+@given(drafts.filter(lambda r: len(r) > 1), st.data())
+def test_an_end_that_falls_short_of_what_the_log_saw_is_broken(records: Records, data: st.DataObject):
+    """Somebody cut the spool of a gateway that died, and what was left was sealed as if it were all."""
+    frames, chain = chained(records)
+    left = data.draw(st.integers(1, len(records) - 1))
+    rest, end = chained(records[:left])
+    with pytest.raises(BrokenRecordingError, match=f"the log saw {chain.count} records") as caught:
+        verify(rest, end, ((chain.count, chain.digest.hex()),))
+    assert caught.value.seq == left
+    verify(frames, chain, ((end.count, end.digest.hex()),))
+
+
+@given(drafts)
+def test_two_digests_of_as_many_records_prove_nothing(records: Records):
+    """Whoever can add events to the log adds one that fits his forgery, in any order of the two."""
+    _, true = chained(records)
+    frames, forged = chained([(kind, payload + b"!", at) for kind, payload, at in records])
+    told = (true.count, true.digest.hex()), (forged.count, forged.digest.hex())
+    for evidence in (told, told[::-1], told[:1]):
+        with pytest.raises(BrokenRecordingError):
+            verify(frames, forged, evidence)
+
+
 @given(drafts)
 def test_another_sessions_frames_do_not_stand_in(records: Records):
     frames, chain = chained(records, "ses_2")
