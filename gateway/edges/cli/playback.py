@@ -10,11 +10,12 @@ import os
 import stat
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from datetime import tzinfo
 from typing import Any
 
-from gateway.audit.recording import Frame, joined
+from gateway.audit.recording import Frame, joined, unpacked
 from gateway.edges.cli.output import safe
 from gateway.wire.asciicast import to_asciicast
 
@@ -116,6 +117,16 @@ def play(frames: Iterable[Frame], speed: float, sleep: Callable[[float], None] =
         if is_drawn:
             sys.stdout.write(RESTORE)
     return True
+
+
+def left_out(frames: Iterable[Frame]) -> str:
+    """What the picture of an SSH session does not show, in words; "" when nothing.
+
+    It is of one channel. Whoever works in another beside it must not be overlooked.
+    """
+    seen = Counter(frame.kind for frame in unpacked(frames))
+    kinds = (("more channel(s)", seen["channel"] - 1), ("forward(s)", seen["forward"]))
+    return " and ".join(f"{count} {kind}" for kind, count in kinds if count > 0)
 
 
 # ---------------------------------------------------------------- one line per record

@@ -145,9 +145,12 @@ def replay(
             _print_records(fetched)
         elif export:
             _export(fetched, export, asciicast)
+            _tell_left_out(fetched)
         elif statements or fetched.announced.protocol != "ssh" or not playback.play(fetched.frames(), speed):
             for line in playback.transcript(fetched.frames()):
                 say(line)
+        else:
+            _tell_left_out(fetched)
         if not as_json:
             _tell_verified(fetched.announced, gaps)
 
@@ -242,6 +245,11 @@ def _tell_verified(announced: Announced, gaps: int) -> None:
     if gaps:
         said += f"; parts were NOT RECORDED, {gaps} time(s): --statements says what is missing where"
     say(said, err=True)
+
+
+def _tell_left_out(fetched: Fetched) -> None:
+    if unseen := playback.left_out(fetched.frames()):
+        say(f"NOT IN THIS PICTURE: {unseen}; --statements shows all of the session", err=True)
 
 
 def _print_records(fetched: Fetched) -> None:

@@ -21,7 +21,7 @@ from gateway.app.show_access import show_session
 from gateway.audit.recording_json import Announced, to_json_lines
 from gateway.core.held_commit import HeldState
 from gateway.core.session import Protocol
-from gateway.edges.cli.playback import cast_lines, transcript
+from gateway.edges.cli.playback import cast_lines, left_out, transcript
 from gateway.edges.http.deps import AccessReader, Caller, Ctx, Token, Viewer, Wired
 from gateway.edges.http.schemas import ReasonIn, problems
 from gateway.edges.http.schemas_sessions import AnswerIn, CancelIn, HeldOut, SessionOut
@@ -137,7 +137,7 @@ def replay_in_browser(ctx: Ctx, user: Viewer, session_id: str) -> Response:
     if not is_terminal:  # else the page holds nothing of it, and the player asks for `cast`
         use_proof(ctx, user, found.session)
     lines = None if is_terminal else _first_lines(transcript(found.frames(), UTC), session_id)
-    page = player.replay_page(found, user.name, lines)
+    page = player.replay_page(found, user.name, lines, left_out(found.frames()) if is_terminal else "")
     return HTMLResponse(page, headers={"content-security-policy": player.CSP})
 
 

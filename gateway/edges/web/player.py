@@ -18,11 +18,12 @@ _templates = Environment(
 )
 
 
-def replay_page(found: Replay, viewer: str, lines: Sequence[str] | None = None) -> str:
+def replay_page(found: Replay, viewer: str, lines: Sequence[str] | None = None, left_out: str = "") -> str:
     """The HTML, to be sent with `content-security-policy: CSP`.
 
-    `lines` None plays `/api/sessions/{id}/cast` in the player; otherwise they are the session's transcript. Everything
-    is escaped: recordings hold whatever somebody typed.
+    `lines` None plays `/api/sessions/{id}/cast` in the player; otherwise they are the session's transcript.
+    `left_out` is what the player does not show, in words. Everything is escaped: recordings hold whatever somebody
+    typed.
     """
     shown = lines
     if lines is not None and len(lines) > MOST_LINES:
@@ -36,4 +37,5 @@ def replay_page(found: Replay, viewer: str, lines: Sequence[str] | None = None) 
         digest=found.digest,
         is_complete=found.is_complete,
         gaps=found.gaps,
+        left_out=left_out,
     )

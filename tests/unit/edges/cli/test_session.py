@@ -95,6 +95,19 @@ def test_a_shell_is_exported(server: HTTPServer, tmp_path: Path):
     assert "red" in run("replay", "ses_1", "--statements").stdout
 
 
+@pytest.mark.parametrize("export", [False, True])
+def test_what_the_picture_leaves_out_is_told(server: HTTPServer, tmp_path: Path, export: bool):
+    args = ["replay", "ses_1", *(["--export", str(tmp_path / "x.cast")] if export else [])]
+    serve(server, *recording(SHELL, "ssh"))
+    assert "NOT IN THIS PICTURE" not in run(*args).stderr
+    beside = ("channel", b'{"channel": 1, "type": "exec", "command": "rm -rf /srv"}')
+    forward = ("forward", b'{"forward": 1, "type": "direct-tcpip", "destination": "db:5432", "originator": ""}')
+    server.clear()
+    serve(server, *recording([*SHELL, beside, forward], "ssh"))
+    assert "NOT IN THIS PICTURE: 1 more channel(s) and 1 forward(s)" in run(*args).stderr
+    assert "rm -rf /srv" in run("replay", "ses_1", "--statements").stdout
+
+
 def test_scripts_get_one_value(server: HTTPServer):
     announced, frames = recording(SQL, "postgres")
     serve(server, announced, frames)

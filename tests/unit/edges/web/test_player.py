@@ -56,6 +56,11 @@ def test_a_gap_is_never_silent():
     assert "were not recorded, 2 time(s)" in replay_page(replace(found(), gaps=2), "auditor")
 
 
+def test_what_the_picture_leaves_out_is_told():
+    assert "Not in this picture" not in replay_page(found(), "auditor")
+    assert "Not in this picture: 1 more channel(s)." in replay_page(found(), "auditor", left_out="1 more channel(s)")
+
+
 def test_a_long_transcript_is_cut_and_says_so():
     page = replay_page(found(), "auditor", [f"line {n}" for n in range(MOST_LINES + 7)])
     assert "there is more: gw session replay ses_1" in page
