@@ -20,6 +20,9 @@ _OF_DATABASES = re.compile(
     r"SQL_ASCII|UTF8|MULE_INTERNAL|EUC_\w+|LATIN\d+|WIN(?:125\d|866|874)|KOI8[RU]|ISO_8859_\d", re.ASCII
 )
 
+# Where the second byte may be ASCII it is 0x30 or more: letters, digits and _ stay within a name or a string anyway.
+_TAKEN_IN = re.compile(rb"[\x80-\xff][:-@\[-^`{-~]")
+
 
 def is_safe_encoding(name: str) -> bool:
     """True for those in which a byte of ASCII is always that character; names are compared as PostgreSQL does."""
@@ -29,6 +32,11 @@ def is_safe_encoding(name: str) -> bool:
 def keeps_ascii(reported: str) -> bool:
     """The same of the name that a server says a session's encoding has. Whatever has set it: a function, a default."""
     return _OF_DATABASES.fullmatch(reported) is not None
+
+
+def depends_on_encoding(sql: bytes) -> bool:
+    """True when in another encoding a character could take in one of ASCII that ends a name, a string, a statement."""
+    return _TAKEN_IN.search(sql) is not None
 
 
 def may_change_encoding(sql: bytes, settings: frozenset[str], functions: frozenset[str]) -> bool:

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from gateway.core.client_encoding import may_change_encoding
+from gateway.core.client_encoding import depends_on_encoding, may_change_encoding
 from gateway.core.statement_facts import StatementFacts, StatementKind
 
 # With standard_conforming_strings off, which a session may set, a string goes on behind \' where the grammar that is
@@ -41,11 +41,18 @@ class Broken:
 
 
 def judge(
-    rules: StatementRules, facts: StatementFacts, sql: bytes, *, is_masked: bool = False, is_dry_run: bool = False
+    rules: StatementRules,
+    facts: StatementFacts,
+    sql: bytes,
+    *,
+    is_masked: bool = False,
+    is_dry_run: bool = False,
+    is_behind: bool = False,
 ) -> Broken | None:
     """The first rule that a text breaks; None lets it pass. Of several statements in a text every one counts.
 
-    `is_masked`, `is_dry_run`: the level has masks, or a dry-run, which judge the same text.
+    `is_masked`, `is_dry_run`: the level has masks, or a dry-run, which judge the same text. `is_behind`: something that
+    runs before it is not answered, and no rule sees into a function that sets the client's encoding.
     """
     if (is_masked or is_dry_run or rules.is_set()) and may_change_encoding(sql, facts.settings, facts.functions):
         return Broken(
@@ -58,6 +65,12 @@ def judge(
         opaque = _opaque(facts, sql, may_do=not is_strict)
         if opaque:
             return opaque
+        if is_behind and depends_on_encoding(sql):
+            return Broken(
+                "client-encoding",
+                "What was sent before it is not answered yet, and in another encoding this text would be another one.",
+                "Send it once the answer is there, or put what is not ASCII into a parameter.",
+            )
     if rules.require_where and facts.unbounded:
         what = facts.unbounded[0]
         if what == "TRUNCATE":

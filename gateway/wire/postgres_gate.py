@@ -26,6 +26,7 @@ _HEAD = HEADER.size
 _QUERY, _PARSE, _CALL, _BIND, _EXECUTE, _SYNC = b"QPFBES"
 _ERROR, _READY, _SUSPENDED, _SETTING = b"EZsS"
 _COUNTED = frozenset(b"DdVN")  # each as a row: rows, COPY, what a function call gives, notices (RAISE tells anything)
+_RUNS = frozenset((_QUERY, _BIND, _EXECUTE, _CALL))  # to bind is to plan, with immutable functions run
 _WHOLE = frozenset(b"EZS")  # read here
 _APART = frozenset(b"AS")  # notifications and settings belong to no statement
 
@@ -75,7 +76,10 @@ class PortalRule:
 
 
 class ClientGate:
-    """From the client: whole statements are judged, all else passes as it comes. Lengths were looked at before."""
+    """From the client: whole statements are judged, all else passes as it comes. Lengths were looked at before.
+
+    `has_run`: something that runs has passed; for the edge to take back once the server has answered it all.
+    """
 
     def __init__(
         self, judge: Judge, no_calls: Report | None, refusals: Refusals, portals: PortalRule | None = None
@@ -90,6 +94,7 @@ class ClientGate:
         self._wanted = 0
         self._left = 0  # of a body that is under way
         self._drops = False  # that body
+        self.has_run = False
 
     def feed(self, chunk: bytes) -> bytes:
         """What goes to the server now."""
@@ -107,6 +112,7 @@ class ClientGate:
             if stop > len(chunk) and self._waits(kind, chunk, pos + _HEAD):
                 break
             instead = self._instead(kind, chunk[pos + _HEAD : stop]) if kind in self._read else None
+            self.has_run = self.has_run or kind in _RUNS
             if instead is not None:
                 out += (chunk[start:pos], instead)
                 start = stop
@@ -187,7 +193,8 @@ class TargetGate:
     """From the server. `feed` gives what the account is told and what the client sees: the same object as a rule.
 
     `over_statement` and `over_session` say what was used up, for the edge to take and act upon; `encoding` what the
-    server has last said that the client's is.
+    server has last said that the client's is, and `is_ready` that it has said all: it tells of settings in front of a
+    ReadyForQuery (PostgreSQL 14 and newer).
     """
 
     def __init__(
@@ -209,6 +216,7 @@ class TargetGate:
         self.over_statement = ""
         self.over_session = ""
         self.encoding = ""
+        self.is_ready = False
         self.readies = 0  # ReadyForQuery messages so far
 
     @property
@@ -263,6 +271,7 @@ class TargetGate:
         if self._due is not None and kind not in _APART:
             self._cut, self._due = self._due, None
             out.insert(pos, error_response(self._cut))
+        self.is_ready = kind == _READY or (self.is_ready and kind in _APART)
         if kind in _COUNTED and self._cut is None:
             self._count(stop - pos - _HEAD, pos, out)
         elif kind in _APART:

@@ -123,8 +123,9 @@ class GuardedSession(PostgresSession):
         if self._refusals.is_one(sql):
             return None  # refused already
         is_masked, is_dry_run = bool(self._level.masks), self._level.dry_run is not None
+        is_behind = self._client_gate is not None and self._client_gate.has_run
         facts = self._reader.read(sql).facts
-        broken = judge(self._level.rules, facts, sql, is_masked=is_masked, is_dry_run=is_dry_run)
+        broken = judge(self._level.rules, facts, sql, is_masked=is_masked, is_dry_run=is_dry_run, is_behind=is_behind)
         if broken is None and is_masked:
             broken = self._masking.judge(sql) if self._masking else UNJUDGED
         return None if broken is None else self._refused(broken)
@@ -185,8 +186,10 @@ class GuardedSession(PostgresSession):
 
     def _mind_encoding(self) -> None:
         """Whatever has changed it (a function, a view of settings, a default): nothing more goes on that the target
-        would read otherwise than it was judged.
+        would read otherwise than it was judged. What came in the meantime was judged as it is in any (`has_run`).
         """
+        if self._client_gate is not None and self._target_gate.is_ready and not self._account.owes_answers:
+            self._client_gate.has_run = False
         encoding = self._target_gate.encoding
         if encoding and is_judged(self._level) and not keeps_ascii(encoding) and self._ending is None:
             self.end(EndReason.PROTOCOL_VIOLATION, "client_encoding", report=of_encoding(encoding, self._level))

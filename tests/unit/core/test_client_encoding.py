@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.client_encoding import is_safe_encoding, keeps_ascii, may_change_encoding
+from gateway.core.client_encoding import depends_on_encoding, is_safe_encoding, keeps_ascii, may_change_encoding
 
 SETS, CALLS, NOTHING = frozenset({"client_encoding"}), frozenset({"set_config"}), frozenset[str]()
 
@@ -93,3 +93,31 @@ def test_no_text_is_too_strange_to_be_judged(sql: bytes) -> None:
     assert may_change_encoding(sql, SETS, CALLS) in (True, False)
     if b"update" not in sql.lower():
         assert not may_change_encoding(sql, NOTHING, NOTHING)
+
+
+ENDS = "\\|;[]{}^~@<=>:?`"
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_text_in_which_a_character_could_take_in_what_ends_something(end: str) -> None:
+    assert depends_on_encoding(f"SELECT 'é{end}'".encode())
+    assert not depends_on_encoding(f"SELECT 'é {end}', e{end}".encode())
+
+
+@pytest.mark.parametrize("text", ["SELECT 'é', \"é\" - é/é*é(é)$é$,é.é%é+é&é#é!é", "été1, é_x", "SELECT 1"])
+def test_a_text_that_has_the_same_tokens_in_every_encoding(text: str) -> None:
+    assert not depends_on_encoding(text.encode())
+
+
+@pytest.mark.parametrize("encoding", ["shift_jis", "big5", "gbk", "gb18030", "uhc", "johab"])
+def test_no_other_character_of_ascii_is_taken_in(encoding: str) -> None:
+    """As Python knows these encodings: each of ASCII behind a byte that is not."""
+    taken = {
+        chr(second)
+        for first in range(0x80, 0x100)
+        for second in range(1, 0x80)
+        if len(bytes((first, second)).decode(encoding, "replace")) == 1
+        and "\ufffd" not in bytes((first, second)).decode(encoding, "replace")
+    }
+    assert taken
+    assert {one for one in taken if not (one.isalnum() or one == "_")} <= set(ENDS)

@@ -53,6 +53,16 @@ def test_a_text_that_a_setting_would_cut_up_otherwise_is_not_judged(sql: bytes, 
     assert judge(StatementRules(True, forward_unparsed=True), READ, sql) is None
 
 
+@pytest.mark.parametrize("is_behind", [True, False])
+def test_behind_what_is_not_answered_no_text_passes_that_another_encoding_would_cut_up_otherwise(
+    is_behind: bool,
+) -> None:
+    broken = judge(ALL, READ, "select 'é|'".encode(), is_behind=is_behind)
+    assert (broken.rule if broken else None) == ("client-encoding" if is_behind else None)
+    assert judge(ALL, READ, "select 'é'".encode(), is_behind=is_behind) is None
+    assert judge(StatementRules(True, forward_unparsed=True), READ, "select 'é|'".encode(), is_behind=True) is None
+
+
 @given(RULES, RULES, FACTS)
 def test_more_rules_refuse_no_less(one: StatementRules, other: StatementRules, facts: StatementFacts) -> None:
     both = StatementRules(
