@@ -1,6 +1,7 @@
 """See what happened in a session: the viewing is in the log first, and only what the log proves is played."""
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import islice
@@ -84,7 +85,7 @@ def replay(ctx: Context, user: User, session_id: str, *, spends: bool = True) ->
     _note(ctx, user, session, "session:replayed")
     try:
         found = _proved(ctx, session, _reader(ctx))
-        return replace(found, gaps=sum(frame.kind == "gap" for frame in found.frames()))
+        return replace(found, gaps=_gaps(found))
     except BrokenRecordingError as broken:
         raise _alarm(ctx, user, session, broken) from broken
     except RecordingLocked as locked:
@@ -92,6 +93,23 @@ def replay(ctx: Context, user: User, session_id: str, *, spends: bool = True) ->
     except LookupError as gone:
         missing = BrokenRecordingError(0, "the whole recording is missing")
         raise _alarm(ctx, user, session, missing) from gone
+
+
+def _gaps(found: Replay) -> int:
+    """How many; BrokenRecordingError when a frame is wrong, or the recording says that it was somebody else's."""
+    gaps = 0
+    for frame in found.frames():
+        if frame.seq == 0 and frame.kind == "session":
+            _require_same(found.session, json.loads(frame.payload))
+        gaps += frame.kind == "gap"
+    return gaps
+
+
+def _require_same(session: Session, told: Mapping[str, object]) -> None:
+    """The store's row is what is shown, and nothing seals it: what the recording began with is sealed."""
+    for name in ("holder", "holder_name", "target", "level", "grant", "client"):
+        if told.get(name) != getattr(session, name):
+            raise BrokenRecordingError(0, f"it says {name} {told.get(name)!r}, the store {getattr(session, name)!r}")
 
 
 def use_proof(ctx: Context, user: User, session: Session) -> None:

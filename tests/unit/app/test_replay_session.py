@@ -186,6 +186,21 @@ def test_a_store_that_tells_another_story_than_the_log_is_found_out(scene: Scene
     assert "not the one in the log" in broken(scene)
 
 
+@pytest.mark.parametrize(
+    "blamed", [{"holder_name": "somebody-else"}, {"holder": "usr_9"}, {"target": "billing-db"}, {"grant": "grt_9"}]
+)
+def test_a_store_that_says_it_was_somebody_elses_is_found_out(scene: Scene, blamed: dict[str, str]):
+    scene.end()
+    sessions = scene.ctx.store
+    with sessions.begin() as uow:
+        kept = uow.sessions.get(ID)
+    assert kept is not None
+    told = replace(kept, **blamed)  # type: ignore[arg-type]  # each a text
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("gateway.app.replay_session._session", lambda *_, **__: told)
+        assert "Record 0: it says" in broken(scene)
+
+
 def test_an_end_that_the_log_does_not_know_is_found_out(scene: Scene):
     scene.end()
     scene.log.known.clear()
