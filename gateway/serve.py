@@ -29,6 +29,7 @@ from gateway.app.compare_deploy_keys import compare_deploy_keys
 from gateway.app.lease_role import reap_leases
 from gateway.app.providers import Providers
 from gateway.app.recover import recover
+from gateway.app.reload_rules import note_start
 from gateway.app.watch_deploys import recover_deploys
 from gateway.bootstrap import AlreadyRunningError, Gateway, build
 from gateway.core.errors import GatewayError
@@ -130,13 +131,8 @@ async def _run(gateway: Gateway, *, as_json: bool, is_worker: bool) -> None:
     doors = await _open_doors(gateway, is_worker=is_worker)
     gateway.supervisor.start()
     _calm_the_collector()
-    await asyncio.to_thread(
-        journal.record,
-        ctx,
-        "gateway:started",
-        "ok",
-        {"interrupted_sessions": interrupted, "interrupted_runs": interrupted_runs},
-    )
+    digest = gateway.settings.digest()
+    await asyncio.to_thread(note_start, ctx, digest, interrupted=interrupted, interrupted_runs=interrupted_runs)
     serving = asyncio.create_task(doors.api.serve(sockets=doors.api_sockets))
     stopped = asyncio.create_task(stopping.wait())
     while not (doors.api.started or serving.done() or stopped.done()):  # noqa: ASYNC110 - uvicorn has no event for it

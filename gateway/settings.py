@@ -5,6 +5,7 @@ Units stand in the names. Secrets are given by file path, never by value.
 
 import re
 from datetime import timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -258,6 +259,10 @@ class Settings(BaseSettings):
         """What clients type."""
         scheme = "https" if self.api.tls_cert_file else "http"
         return self.api.public_url.rstrip("/") or f"{scheme}://{self.api.host}:{self.api.port}"
+
+    def digest(self) -> str:
+        """SHA-256 in hex, to tell that something was changed. Without the one setting that may hold a secret."""
+        return sha256(self.model_dump_json(exclude={"database_url"}).encode()).hexdigest()
 
     def store_url(self) -> str:
         """The database's SQLAlchemy URL."""

@@ -8,6 +8,21 @@ from gateway.app.context import Context
 LOG = logging.getLogger(__name__)
 
 
+def rules_in_force(ctx: Context) -> dict[str, str]:
+    """The digest of each set of rules that this process goes by."""
+    trust = ctx.trust.current().digest
+    return {"policy": ctx.policy.digest(), "catalogue": ctx.catalogue.current().version, "trust": trust}
+
+
+def note_start(ctx: Context, settings: str, *, interrupted: int, interrupted_runs: int) -> None:
+    """What this process goes by, at its start: rules that were changed while none ran are told of nowhere else.
+
+    `settings` is their digest; the others are how many sessions and runs a crash had left open.
+    """
+    told = {"interrupted_sessions": interrupted, "interrupted_runs": interrupted_runs}
+    journal.record(ctx, "gateway:started", data={**told, **rules_in_force(ctx), "settings": settings})
+
+
 class Reloads:
     """Remembers what was told, so that a file that stays broken is one event and not one every other second."""
 
@@ -17,20 +32,15 @@ class Reloads:
 
     def reload(self, ctx: Context) -> bool:
         """Try all; True when anything is newly in force."""
-        before = self._in_force(ctx)
+        before = rules_in_force(ctx)
         for what, digest in before.items():
             self._recorded.setdefault(what, digest)
         why = {"policy": ctx.policy.reload(), "catalogue": ctx.catalogue.reload(), "trust": ctx.trust.reload()}
-        after = self._in_force(ctx)
+        after = rules_in_force(ctx)
         for what, digest in after.items():
             self._record(ctx, what, digest)
             self._tell(ctx, what, why[what])
         return before != after
-
-    @staticmethod
-    def _in_force(ctx: Context) -> dict[str, str]:
-        trust = ctx.trust.current().digest
-        return {"policy": ctx.policy.digest(), "catalogue": ctx.catalogue.current().version, "trust": trust}
 
     def _record(self, ctx: Context, what: str, digest: str) -> None:
         old = self._recorded[what]

@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from gateway.settings import Api
+from gateway.settings import Api, Settings
 
 
 @pytest.mark.parametrize(
@@ -26,3 +26,9 @@ def test_the_public_address_is_written_as_browsers_write_it(told: str, meant: st
 def test_what_is_no_address_is_refused(wrong: str) -> None:
     with pytest.raises(ValidationError):
         Api(public_url=wrong)
+
+
+def test_settings_have_a_digest_that_nothing_secret_is_in() -> None:
+    one = Settings(database_url="postgresql://gw:secret@db/gw").digest()
+    assert one == Settings().digest()
+    assert one != Settings(role_groups={"friends": ["auditor"]}).digest()

@@ -26,7 +26,7 @@ from gateway.app.record_evidence import Evidence
 from gateway.app.recover import end_sessions_of_the_silent
 from gateway.app.reevaluate import Reevaluation
 from gateway.app.refresh_facts import Told, refresh_facts
-from gateway.app.reload_rules import Reloads
+from gateway.app.reload_rules import Reloads, note_start
 from gateway.app.replay_session import replay
 from gateway.app.request_access import MOST_WAITING, request_access
 from gateway.app.revoke_grant import revoke_grant
@@ -171,6 +171,18 @@ def test_a_policy_change_is_an_event_even_when_the_database_was_away(house: Hous
     store.writes = True
     reloads.reload(house.ctx)
     assert house.events("policy:loaded")
+
+
+def test_rules_that_were_changed_while_nothing_ran_are_told_at_the_start(house: House, tmp_path: Path):
+    folder = own_policies(house, tmp_path)
+    note_start(house.ctx, "5e77", interrupted=0, interrupted_runs=0)
+    edit(folder, "oncall.cedar", '@max_duration("4h")', '@max_duration("3h")')
+    house.ctx = replace(house.ctx, policy=CedarPolicy(folder, ROLES))  # another process
+    note_start(house.ctx, "5e77", interrupted=1, interrupted_runs=0)
+    before, after = (event.data for event in house.events("gateway:started"))
+    assert before["policy"] != after["policy"] == house.ctx.policy.digest()
+    assert {**before, "policy": "", "interrupted_sessions": 1} == {**after, "policy": ""}
+    assert {"catalogue", "trust", "settings"} <= after.keys()
 
 
 @dataclass
