@@ -4,9 +4,17 @@ import json
 import struct
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from gateway.audit.recording import Frame, MalformedRecordingError
+
+MAX_LINE: Final = 2 * 1024 * 1024  # bytes; a frame's payload is a MiB at most, in base64
+
+
+class LineStream(Protocol):
+    def readline(self, size: int, /) -> bytes:
+        """Up to `size` bytes, to the end of the line at most; b"" at the end."""
+        ...
 
 
 class Announced(NamedTuple):
@@ -39,10 +47,23 @@ def from_json_lines(lines: Iterable[str | bytes]) -> tuple[Announced, Iterator[F
             "evidence": list(evidence),
             "complete": bool(complete),
         }:
-            known = tuple((int(n), str(hexadecimal)) for n, hexadecimal in evidence)
+            known = tuple(_pair(each) for each in evidence)
             return Announced(session, protocol, count, digest, known, complete), map(frame_from_json, parsed)
         case _:
             raise MalformedRecordingError("this is no recording")
+
+
+def _pair(told: object) -> tuple[int, str]:
+    match told:
+        case [int(count), str(digest)]:
+            return count, digest
+        case _:
+            raise MalformedRecordingError("what the log saw is no list of counts and digests")
+
+
+def lines_of(stream: LineStream) -> Iterator[bytes]:
+    """The lines of a file. One that is longer than a record can make it comes in pieces, and those are no JSON."""
+    return iter(lambda: stream.readline(MAX_LINE), b"")
 
 
 def _objects(lines: Iterable[str | bytes]) -> Iterator[dict[str, object]]:
@@ -51,7 +72,7 @@ def _objects(lines: Iterable[str | bytes]) -> Iterator[dict[str, object]]:
             continue
         try:
             value = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise MalformedRecordingError("a line is no JSON") from error
         if not isinstance(value, dict):
             raise MalformedRecordingError("a line is no JSON object")

@@ -26,6 +26,7 @@ LONGEST_SEQUENCE = 256  # a longer one is no drawing
 RESTORE = (
     "\x1b[?1049l\x1b[?9l\x1b[?1000l\x1b[?1001l\x1b[?1002l\x1b[?1003l\x1b[?1004l\x1b[?2004l\x1b[!p\x1b[0m\x1b[?25h\r\n"
 )
+_OCTETS = ("out", "err", "in")  # kinds of records that hold what passed, behind the number of its channel
 _STRINGS = frozenset("]P^_X")  # OSC, DCS, PM, APC, SOS (ECMA-48 §5.6): they end with ST, or BEL
 _DRAWS = frozenset("ABCDEFGHIJKLMPSTXZ@`abdefghlmrs")  # final bytes of CSI sequences that only draw or set modes
 # With <, = or > in front they are private ones of a terminal's, which say what keys send (xterm's modifyOtherKeys).
@@ -139,16 +140,21 @@ def transcript(frames: Iterable[Frame], zone: tzinfo | None = None) -> Iterator[
     """
     for frame in joined(frames):
         clock = f"{frame.at().astimezone(zone):%H:%M:%S}"
-        try:
-            fields = json.loads(frame.payload)
-        except ValueError:
-            fields = None
+        fields = _content(frame)
         if isinstance(fields, dict):
             yield f"{clock}  {safe(_sentence(frame.kind, fields))}"
-        elif frame.kind in ("out", "err"):
+        elif frame.kind in _OCTETS:
             yield from (f"{clock}  {frame.kind:>4} | {line}" for line in _text_lines(frame.payload[4:]))
         else:
             yield f"{clock}  {safe(frame.kind)}: {len(frame.payload)} bytes"
+
+
+def _content(frame: Frame) -> Any:
+    """What the JSON of a record says; None for octets, which are what they are even where they look like JSON."""
+    try:
+        return None if frame.kind in _OCTETS else json.loads(frame.payload)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _text_lines(octets: bytes) -> list[str]:
@@ -193,9 +199,8 @@ def _sentence(kind: str, fields: dict[str, Any]) -> str:
 
 def as_object(frame: Frame) -> dict[str, object]:
     """A record for `--json`: its payload as JSON where it is JSON, else as text."""
-    try:
-        payload = json.loads(frame.payload)
-    except ValueError:
+    payload = _content(frame)
+    if payload is None:
         payload = frame.payload.decode(errors="backslashreplace")
     return {"seq": frame.seq, "at": frame.at().isoformat(), "kind": frame.kind, "payload": payload}
 

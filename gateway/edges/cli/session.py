@@ -11,7 +11,7 @@ from typing import IO, Any, NoReturn
 import click
 
 from gateway.audit.recording import BrokenRecordingError, Frame, MalformedRecordingError, unpacked, verified
-from gateway.audit.recording_json import Announced, frame_from_json, from_json_lines
+from gateway.audit.recording_json import Announced, frame_from_json, from_json_lines, lines_of
 from gateway.edges.cli import client, held, output, playback
 from gateway.edges.cli.output import moment, safe, say
 
@@ -199,7 +199,7 @@ class Fetched:
     def frames(self) -> Iterator[Frame]:
         """From the beginning."""
         self.lines.seek(0)
-        told, frames = from_json_lines(self.lines)
+        told, frames = from_json_lines(lines_of(self.lines))
         return verified(told.session, frames, told.records, told.digest, told.evidence)
 
 
@@ -214,7 +214,7 @@ def _fetched(session_id: str) -> Iterator[Fetched]:
             lines.write(part)
         lines.seek(0)
         try:
-            announced, _ = from_json_lines(lines)
+            announced, _ = from_json_lines(lines_of(lines))
         except MalformedRecordingError as error:
             output.fail(f"The server's answer is no recording: {error}.", code="recording-broken")
         yield Fetched(announced, lines)
@@ -230,12 +230,14 @@ def _verify(fetched: Fetched, session_id: str, expect: str) -> int:
             f"The recording is {announced.records}:{announced.digest}, not what you expected.", code="recording-broken"
         )
     try:
-        return sum(frame.kind == "gap" for frame in fetched.frames())
+        return sum(frame.kind == "gap" for frame in unpacked(fetched.frames()))
     except BrokenRecordingError as broken:
         output.fail(
             f"The recording is not what was sealed. Record {broken.seq}: {broken.why}.", output.EXIT_ERROR,
             "Nothing is played. Tell the gateway's operators.", code="recording-broken",
         )  # fmt: skip
+    except MalformedRecordingError as error:
+        output.fail(f"The recording cannot be read to its end: {error}.", code="recording-broken")
 
 
 def _tell_verified(announced: Announced, gaps: int) -> None:
@@ -291,7 +293,7 @@ def _watched(lines: Iterable[str]) -> Iterator[Frame]:
                 if event == "denied":
                     _tell_denied(told)
                 yield frame_from_json(told)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 output.fail(f"The server's answer is no recording: {error}.")
     output.fail("The connection to the gateway ended; the session may still run.")
 

@@ -26,7 +26,7 @@ from gateway.audit.recording import (
     unpacked,
     verify_chain,
 )
-from gateway.audit.recording_json import Announced, frame_from_json, from_json_lines, to_json_lines
+from gateway.audit.recording_json import MAX_LINE, Announced, frame_from_json, from_json_lines, lines_of, to_json_lines
 from tests.fakes import START
 
 SESSION = "ses_1"
@@ -278,6 +278,17 @@ def test_json_that_is_no_record_is_refused(line: dict[str, object]):
 def test_lines_that_are_no_recording_are_refused(text: bytes):
     with pytest.raises(MalformedRecordingError):
         from_json_lines([text])
+
+
+def test_a_line_without_an_end_is_not_held_in_memory():
+    endless = BytesIO(b"x" * (MAX_LINE + 5) + b"\n{}\n")
+    assert [len(line) for line in lines_of(endless)] == [MAX_LINE, 6, 3]
+
+
+def test_a_line_holds_the_largest_frame():
+    largest = Frame(2**63, 2**63, "x" * 32, bytes(MAX_PAYLOAD), True, bytes(LINK))
+    lines = b"".join(to_json_lines(Announced(SESSION, "ssh", 1, "", (), True), [largest]))
+    assert list(from_json_lines(lines_of(BytesIO(lines)))[1]) == [largest]
 
 
 def test_a_sealed_file_is_a_plain_gzip():

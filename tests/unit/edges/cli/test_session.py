@@ -69,6 +69,37 @@ def test_a_database_session_is_a_transcript(server: HTTPServer):
     assert "5 records, verified" in result.stderr
 
 
+def test_octets_are_octets_whatever_they_look_like(server: HTTPServer):
+    """The channel's number in front makes text of 32 bits a character out of them: a space, for channel 32."""
+    looks_like_fields = b"\0\0\0\x20" + '{"a": "b"}'.encode("utf-32-be")
+    deep = b"\0\0\0\x20" + ("[" * 100_000).encode("utf-32-be")
+    piped = ("in", b"\0\0\0\0rm -rf /srv\n")
+    serve(server, *recording([*SHELL[:1], ("out", looks_like_fields), ("out", deep), piped], "ssh"))
+    shown = run("replay", "ses_1", "--statements")
+    assert shown.exit_code == 0, shown
+    assert " out | \\x00\\x00\\x00{" in shown.stdout
+    assert "  in | rm -rf /srv" in shown.stdout
+    told = json.loads(run("replay", "ses_1", "--json").stdout)["records"]
+    assert [type(record["payload"]) for record in told] == [dict, str, str, str]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b'{"session": "ses_1", "protocol": "ssh", "records": 1, "digest": "", "evidence": [1], "complete": true}',
+        b'{"session": "ses_1", "protocol": "ssh", "records": 1, "digest": "", "evidence": [["x", ""]], "complete": true}',
+        b"[" * 1_000_000,
+        b'{"session": "' + b"x" * 3_000_000 + b'"}',
+    ],
+)
+def test_an_answer_that_is_no_recording_is_told_as_such(server: HTTPServer, answer: bytes):
+    server.expect_request("/api/sessions/ses_1/recording").respond_with_data(answer)
+    result = run("replay", "ses_1")
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert "is no recording" in result.stderr
+    assert len(result.stderr) < 200
+
+
 def test_what_was_not_recorded_is_told(server: HTTPServer):
     gap = {"why": "disk full", "after": 5, "records": 7, "bytes": 70, "since": "12:00", "until": "12:01"}
     serve(server, *recording([*SQL, ("gap", json.dumps(gap).encode())], "postgres"))
@@ -135,6 +166,13 @@ def test_nothing_is_played_of_what_does_not_verify(server: HTTPServer, wrong: st
     assert result.exit_code == 1
     assert result.stdout == ""
     assert {"changed": "Record 3", "dropped": "Record 4"}.get(wrong, "recording") in result.stderr
+
+
+def test_nothing_is_played_of_what_cannot_be_read_to_its_end(server: HTTPServer):
+    serve(server, *recording([*SQL, ("batch", b"\x09\0")], "postgres"))
+    result = run("replay", "ses_1")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "a record of a batch is cut short" in result.stderr
 
 
 def test_watching_ends_with_the_session(server: HTTPServer):
