@@ -20,6 +20,7 @@ from psycopg import sql
 from gateway.demo.owners import database_owner, reachable_copy, reachable_directory
 from gateway.demo.processes import Owner, Processes, StageError
 from gateway.demo.programs import say
+from gateway.edges.cli.client import write_private
 
 NAME = "postgres"
 SEED_FILES = ("roles.sql", "orders.sql", "staging.sql")
@@ -135,11 +136,8 @@ def _password(passwords: Path, role: str) -> str:
 
 
 def write_secret(path: Path, text: str) -> Path:
-    """A file that nobody else may read, from its first byte on."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
+    """A file that nobody else may read, from its first byte on; who reads it meanwhile has the old one or the new."""
+    write_private(path, text.encode())
     return path
 
 

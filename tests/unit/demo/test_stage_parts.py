@@ -5,8 +5,10 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -93,6 +95,24 @@ def test_secrets_are_for_their_owner_from_the_first_byte(tmp_path: Path) -> None
     assert path.read_text() == "two"
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_who_reads_a_secret_while_it_is_written_finds_one(tmp_path: Path) -> None:
+    path = write_secret(tmp_path / "secret", "0")
+    done = Event()
+    seen: set[str] = set()
+
+    def read() -> None:
+        while not done.is_set():
+            seen.add(path.read_text())
+
+    with ThreadPoolExecutor(1) as beside:
+        reading = beside.submit(read)
+        for n in range(2, 500):
+            write_secret(path, str(n))
+        done.set()
+        reading.result(20)
+    assert "" not in seen
 
 
 def test_a_private_home_is_not_opened_up_for_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
