@@ -21,7 +21,8 @@ from psycopg import sql
 
 from gateway.adapters.credentials.postgres import PostgresRoles
 from gateway.adapters.door_tls import ensure_door_certificate
-from gateway.app.live import LiveSessions
+from gateway.app.end_session import Sealed
+from gateway.app.live import End, LiveSessions
 from gateway.app.open_session import Opened
 from gateway.app.recording_ports import Recording, RecordingFailed
 from gateway.app.target_ports import DatabaseLogin
@@ -120,6 +121,7 @@ class Stage:
         return Doorkeeper(
             self._authenticate,
             self._open,
+            self._seal,
             self._end,
             self.live,
             lambda: datetime.now(UTC),
@@ -203,9 +205,12 @@ class Stage:
             self.changed.notify_all()
         return opened
 
-    def _end(self, session: Session, recording: Recording, reason: EndReason, detail: str) -> None:
+    def _seal(self, session: Session, recording: Recording, reason: EndReason, detail: str) -> Sealed:
+        return Sealed(session, End(reason, detail, *recording.digest()))
+
+    def _end(self, ended: Sequence[Sealed]) -> None:
         with self.changed:
-            self.ends.append((session.id, reason, detail))
+            self.ends += [(each.session.id, each.end.reason, each.end.detail) for each in ended]
             self.changed.notify_all()
 
 

@@ -14,6 +14,7 @@ import stamina
 
 from gateway.app.commit_ports import Asking, Told
 from gateway.app.context import Context
+from gateway.app.end_session import Sealed
 from gateway.app.open_session import Opened
 from gateway.core.client_encoding import is_safe_encoding
 from gateway.core.errors import GatewayError, Unavailable
@@ -27,6 +28,7 @@ from gateway.edges.proxy.listener import MAX_STRANGERS, Admission, Listener
 from gateway.edges.proxy.postgres_books import Backlog
 from gateway.edges.proxy.postgres_cancel import Backend, CancelKeys
 from gateway.edges.proxy.postgres_dry_run import Commits, DryRunSession
+from gateway.edges.proxy.postgres_endings import Endings
 from gateway.edges.proxy.postgres_greeting import Manners, Shown, Visitor, greet
 from gateway.edges.proxy.postgres_guarded import GuardedSession, is_guarded, is_judged
 from gateway.edges.proxy.postgres_keeper import Doorkeeper
@@ -76,6 +78,7 @@ class PostgresDoor:
         self._scratch = memoryview(bytearray(SCRATCH))
         self._keys = CancelKeys()
         self._backlog = Backlog()
+        self._endings = Endings(partial(self._call, keeper.end))
         self._sessions: set[PostgresSession] = set()
         self._chores: set[asyncio.Task[None]] = set()
         self._is_stopping = False
@@ -190,7 +193,7 @@ class PostgresDoor:
         finally:
             self._sessions.discard(session)
             session.close_account()
-            await self._call(self._end, session, opened, reason, detail)
+            await self._endings.add(await self._call(self._seal, session, opened, reason, detail))
             self._keeper.live.discard(opened.session.id)
 
     def _session(self, leg: Leg, opened: Opened, *, is_strict: bool) -> PostgresSession:
@@ -257,10 +260,10 @@ class PostgresDoor:
         chore.add_done_callback(self._chores.discard)
         return chore
 
-    def _end(self, session: PostgresSession, opened: Opened, reason: EndReason, detail: str) -> None:
+    def _seal(self, session: PostgresSession, opened: Opened, reason: EndReason, detail: str) -> Sealed:
         """On a worker's thread: what is still to be recorded may have to wait for a slow disk."""
         session.record_rest()
-        self._keeper.end(opened.session, opened.recording, reason, detail)
+        return self._keeper.seal(opened.session, opened.recording, reason, detail)
 
     async def _run(
         self, visitor: Visitor, opened: Opened, parameters: dict[str, str], session: PostgresSession

@@ -1,6 +1,6 @@
 """What the database door asks of the rest of the gateway, in one value: the use cases behind it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -9,10 +9,11 @@ from gateway.app.commit_ports import Asking, Told
 from gateway.app.context import Context
 from gateway.app.database_certificate import user_of_certificate
 from gateway.app.end_backend import end_backend
+from gateway.app.end_session import Sealed, seal_session, store_ends
 from gateway.app.hold_commit import ask_commit, end_held
 from gateway.app.live import LiveSessions
 from gateway.app.note_statement import note_statement
-from gateway.app.open_session import Opened, end_session, open_session, user_of_ticket
+from gateway.app.open_session import Opened, open_session, user_of_ticket
 from gateway.app.recording_ports import Recording
 from gateway.app.statement_ports import ReadsNothing, StatementReader
 from gateway.app.ticket_proof import user_of_proof
@@ -42,7 +43,8 @@ class Doorkeeper:
 
     authenticate: Callable[[str, str, str, str], tuple[User, Grant]]  # user, ticket, target, client's address
     open: Callable[[User, Grant, str], Opened]
-    end: Callable[[Session, Recording, EndReason, str], None]
+    seal: Callable[[Session, Recording, EndReason, str], Sealed]
+    end: Callable[[Sequence[Sealed]], None]  # of sessions that are sealed
     live: LiveSessions
     now: Callable[[], datetime]
     reader: StatementReader = field(default_factory=ReadsNothing)
@@ -60,7 +62,8 @@ class Doorkeeper:
         return cls(
             lambda user, ticket, target, client: user_of_ticket(ctx, user, ticket, target, client=client),
             partial(open_session, ctx),
-            partial(end_session, ctx),
+            partial(seal_session, ctx),
+            partial(store_ends, ctx),
             ctx.live,
             ctx.clock.now,
             ctx.reader,

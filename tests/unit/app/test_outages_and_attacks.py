@@ -15,7 +15,7 @@ from gateway.adapters.oncall.static import StaticRota
 from gateway.app import journal, list_access
 from gateway.app.approve_request import answer, pending_for
 from gateway.app.break_glass import break_glass
-from gateway.app.end_session import end_session
+from gateway.app.end_session import end_session, seal_session, store_ends
 from gateway.app.identity import remember
 from gateway.app.issue_ticket import issue_ticket
 from gateway.app.kill_session import kill_session
@@ -252,6 +252,21 @@ def test_an_end_that_could_not_be_stored_keeps_its_digest_and_reason(house: Hous
     step.step(house.ctx)
     ended = house.events("session:ended")[-1]
     assert (ended.data["reason"], ended.data["digest"]) == ("grant-revoked", session.recording.seal()[1])
+
+
+def test_ends_that_are_stored_together_are_all_kept_while_the_store_is_away(house: House):
+    grant = granted(house)
+    several = [opened(house, grant)[0] for _ in range(2)]
+    store = flaky(house)
+    store.writes = False
+    ended = [seal_session(house.ctx, each.session, each.recording, EndReason.CLIENT_CLOSED) for each in several]
+    store_ends(house.ctx, ended)
+    store.writes = True
+    step = Reconciliation()
+    step.step(house.ctx)
+    step.step(house.ctx)
+    told = {event.session: event.data["digest"] for event in house.events("session:ended")}
+    assert told == {each.session.id: each.end.digest for each in ended}
 
 
 def test_a_role_made_while_its_grant_was_revoked_is_found_again_after_a_kill(house: House):
