@@ -27,7 +27,8 @@ def main() -> int:
     for finding in report.findings:
         sys.stdout.write(f"{finding.fault}: {finding.sentence}".encode("unicode_escape").decode() + "\n")
     if report.is_verified and report.checkpoint is not None:
-        sys.stdout.write(f"verified: {report.checkpoint.size} events of {report.checkpoint.origin}\n")
+        newest = f", the newest of {report.newest_at}" if report.newest_at else ""
+        sys.stdout.write(f"verified: {report.checkpoint.size} events of {report.checkpoint.origin}{newest}\n")
     return 0 if report.is_verified else 1
 
 

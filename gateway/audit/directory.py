@@ -16,11 +16,11 @@ def fetch_from(directory: Path) -> Fetch:
     def fetch(path: str) -> bytes | None:
         if path != CHECKPOINT and parse_path(path) is None:
             return None
-        try:
-            with (directory / path).open("rb") as file:
-                return file.read((MAX_NOTE if path == CHECKPOINT else MAX_BUNDLE) + 1)
-        except (FileNotFoundError, NotADirectoryError):
+        place = directory / path
+        if not place.is_file():  # nothing there, or a pipe that would be waited for
             return None
+        with place.open("rb") as file:
+            return file.read((MAX_NOTE if path == CHECKPOINT else MAX_BUNDLE) + 1)
 
     return fetch
 

@@ -33,7 +33,7 @@ def locate(checkpoint: Checkpoint, bundles: Bundles, read_tile: ReadTile, known:
     everywhere = {entry.hash: entry for bundle in bundles for entry in bundle}
     for number, bundle in enumerate(bundles):
         first = number * WIDTH
-        wanted = certain[first : first + width_of(0, number, checkpoint.size)]
+        wanted = [certain.get(first + place) for place in range(width_of(0, number, checkpoint.size))]
         place = _first_difference(wanted, bundle)
         if place is not None:
             is_tail = not any(bundles[number + 1 :])
@@ -47,23 +47,25 @@ def locate(checkpoint: Checkpoint, bundles: Bundles, read_tile: ReadTile, known:
 
 def _certain_hashes(
     checkpoint: Checkpoint, bundles: Bundles, read_tile: ReadTile
-) -> tuple[list[bytes | None], list[Finding]]:
-    """Leaf hashes under the signed root, None where there is none; and a finding when tiles were altered too."""
+) -> tuple[dict[int, bytes], list[Finding]]:
+    """Leaf hashes under the signed root, by index; and a finding when tiles were altered too."""
+    if len(bundles) * WIDTH < checkpoint.size:
+        return {}, []  # so much is missing that it was not read to its end, and no tile gives the signed root
     tiles = [read_tile(0, number) for number in range(len(bundles))]
     leaves = [leaf for tile in tiles for leaf in tile]
     if len(leaves) == checkpoint.size and root_of(leaves) == checkpoint.root:
-        return list(leaves), []
-    certain: list[bytes | None] = [None] * checkpoint.size
+        return dict(enumerate(leaves)), []
+    certain: dict[int, bytes] = {}
     full, rest = divmod(checkpoint.size, WIDTH)
     above = [node for number in range(-(-full // WIDTH)) for node in read_tile(1, number)]
     # Either the tail's tile or its entries may be the ones that are whole.
     tails = (tiles[full], [entry.hash for entry in bundles[full]]) if rest else ([],)
     tail = next((tail for tail in tails if _is_root(checkpoint, above, tail)), None)
     if tail is not None:
-        certain[full * WIDTH :] = tail
+        certain |= enumerate(tail, full * WIDTH)
         for number in range(full):
             if len(tiles[number]) == WIDTH and root_of(tiles[number]) == above[number]:
-                certain[number * WIDTH : (number + 1) * WIDTH] = tiles[number]
+                certain |= enumerate(tiles[number], number * WIDTH)
     return certain, [Finding(Fault.TILE, "Tiles of hashes were altered as well, so less can be said about events.")]
 
 

@@ -42,13 +42,18 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The outcome. `findings` are sorted by index; `note` is the signed checkpoint as served."""
+    """The outcome. `findings` are sorted by index; `note` is the signed checkpoint as served.
+
+    `witnesses` are names, each with when it cosigned (unix seconds). `newest_at` is when the last event happened, by
+    the gateway's clock; "" in an empty log. An old log verifies as well as a new one: only these tell them apart.
+    """
 
     findings: tuple[Finding, ...]
     checkpoint: Checkpoint | None = None
     note: str = ""
-    witnesses: tuple[str, ...] = ()
+    witnesses: tuple[tuple[str, int], ...] = ()
     entries: tuple[Seen, ...] = field(default=(), repr=False)
+    newest_at: str = ""
 
     @property
     def is_verified(self) -> bool:

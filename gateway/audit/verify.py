@@ -31,6 +31,7 @@ class Kept:
 
 
 _NOTHING: Final = Kept()
+MOST_ABSENT: Final = 1024  # bundles in a row; a size is but a number, and may be any
 
 
 def verify(fetch: Fetch, key: VerifierKey, kept: Kept = _NOTHING, witnesses: Sequence[VerifierKey] = ()) -> Report:
@@ -46,13 +47,13 @@ def verify(fetch: Fetch, key: VerifierKey, kept: Kept = _NOTHING, witnesses: Seq
     run = _Run(fetch, checkpoint, key)
     run.take(kept)
     seen = run.check()
-    names = tuple(name for name, _ in opened.times)
-    return Report(tuple(sorted(run.findings, key=_place)), checkpoint, note, names, seen)
+    return Report(tuple(sorted(run.findings, key=_place)), checkpoint, note, opened.times, seen, run.newest_at)
 
 
 class _Run:
     def __init__(self, fetch: Fetch, checkpoint: Checkpoint, key: VerifierKey) -> None:
         self.findings: list[Finding] = []
+        self.newest_at = ""
         self._fetch = fetch
         self._checkpoint = checkpoint
         self._key = key
@@ -138,9 +139,13 @@ class _Run:
     # ------------------------------------------------------------ entries and tiles
 
     def _bundles(self) -> Iterator[list[Seen]]:
-        size = self._checkpoint.size
+        """All of them, to the end or to a hole so large that nothing is to be expected behind it."""
+        size, absent = self._checkpoint.size, 0
         for number in range(-(-size // WIDTH)):
             bundle = self._fetch(Tile(None, number, width_of(0, number, size)).path())
+            absent = 0 if bundle else absent + 1
+            if absent > MOST_ABSENT:
+                return
             yield self._split(number * WIDTH, bundle or b"")
 
     def _split(self, first: int, bundle: bytes) -> list[Seen]:
@@ -153,7 +158,9 @@ class _Run:
 
     def _seen(self, index: int, entry: bytes) -> Seen:
         try:
-            return Seen(leaf_hash(entry), str(decode_event(entry)["id"]))
+            event = decode_event(entry)
+            self.newest_at = str(event["at"])
+            return Seen(leaf_hash(entry), str(event["id"]))
         except ValueError as error:
             self._add(Fault.MALFORMED, f"Entry {index} is not an event: {error}.", index)
             return Seen(leaf_hash(entry), "")

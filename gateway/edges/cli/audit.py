@@ -22,6 +22,8 @@ _PINNING = (
     "then pass --key or set GW_AUDIT_KEY. A key that comes from the server itself proves nothing."
 )
 
+_LAST = 250_000_000_000  # unix seconds, in the year 9892: what a witness says may be any number
+
 
 @click.group()
 def audit() -> None:
@@ -204,7 +206,7 @@ def verify_log(
     kept = Kept(memory.checkpoint, memory.entries, [_text(path) for path in receipts], notes)
     output.progress("Verifying the log …")
     report = verify(fetch_from(directory) if directory else _fetch_from_api(), pinned, kept, keys)
-    absent = [w.name for w in keys if w.name not in report.witnesses]
+    absent = [w.name for w in keys if w.name not in dict(report.witnesses)]
     if report.is_verified and not absent and not fresh:
         _read(lambda: audit_memory.save(report))
     _tell(report, absent, as_json)
@@ -220,6 +222,8 @@ def _tell(report: Report, absent: list[str], as_json: bool) -> None:
     if is_verified and report.checkpoint is not None:
         say(f"Verified: {report.checkpoint.size} events of {safe(report.checkpoint.origin)}, all as they were signed.")
         say(f"Root {report.checkpoint.root.hex()}{_cosigned(report)}.")
+        if report.newest_at:
+            say(f"The newest is of {report.newest_at}, {moment(report.newest_at)}. An old copy verifies, too.")
         return
     for finding in report.findings:
         say(f"{finding.fault.value}: {safe(finding.sentence)}", err=True)
@@ -229,7 +233,13 @@ def _tell(report: Report, absent: list[str], as_json: bool) -> None:
 
 
 def _cosigned(report: Report) -> str:
-    return f", cosigned by {', '.join(map(safe, report.witnesses))}" if report.witnesses else ""
+    """With when, as the witnesses say: a checkpoint that was cosigned long ago is an old one."""
+    said = [f"{safe(name)} ({_when(unix_time)})" for name, unix_time in report.witnesses]
+    return f", cosigned by {', '.join(said)}" if said else ""
+
+
+def _when(unix_time: int) -> str:
+    return moment(datetime.fromtimestamp(unix_time, UTC).isoformat()) if unix_time < _LAST else f"at {unix_time}"
 
 
 def _as_json(report: Report, absent: list[str], *, is_verified: bool) -> dict[str, object]:
@@ -242,7 +252,9 @@ def _as_json(report: Report, absent: list[str], *, is_verified: bool) -> dict[st
         "origin": checkpoint.origin if checkpoint else None,
         "size": checkpoint.size if checkpoint else None,
         "root": checkpoint.root.hex() if checkpoint else None,
-        "witnesses": list(report.witnesses),
+        "newest_at": report.newest_at or None,
+        "witnesses": [name for name, _ in report.witnesses],
+        "cosigned_at": dict(report.witnesses),
         "witnesses_absent": absent,
         "first": findings[0] if findings else None,
         "findings": findings,

@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.audit.checkpoint import Checkpoint, sign_checkpoint
 from gateway.audit.report import Fault, Report
 from gateway.audit.tiles import encode_bundle
 from gateway.audit.verify import Kept, verify
-from tests.unit.audit.logs import FORGED, PINNED, Log, event, events
+from tests.unit.audit.logs import FORGED, KEY, ORIGIN, PINNED, Log, event, events
 from tests.vectors.make_log_vectors import WITNESS, WITNESS_NAME
 
 NOTHING = Kept()
@@ -151,6 +152,29 @@ def test_a_missing_bundle():
     assert (first.fault, first.index) == (Fault.REMOVED, 256)
 
 
+def test_a_size_that_is_nothing_but_signed_is_not_counted_to():
+    """Whoever has the key signs any number: the verification comes to an end, in memory that there is."""
+    log = Log(events(300))
+    log.files["checkpoint"] = sign_checkpoint(Checkpoint(ORIGIN, 2**62, b"\1" * 32), KEY).encode()
+    asked: list[str] = []
+
+    def fetch(path: str) -> bytes | None:
+        asked.append(path)
+        return log.files.get(path)
+
+    for kept in (Kept(), seen(log)):
+        report = verify(fetch, PINNED, kept)
+        assert [(f.fault, f.index) for f in report.findings] == [(Fault.CUT, 256)]
+    del log.files["tile/entries/000"]
+    assert not verify(fetch, PINNED).is_verified
+    assert len(asked) < 10_000
+
+
+def test_the_newest_event_is_dated():
+    assert checked(Log(events(3))).newest_at == "2026-01-31T09:30:00.000000Z"
+    assert checked(Log([])).newest_at == ""
+
+
 def test_a_bundle_that_cannot_be_split():
     log = Log(events(600))
     log.files["tile/entries/001"] = b"\xff\xff"
@@ -281,4 +305,4 @@ def test_witnesses_are_named():
     log.files["checkpoint"] = (log.note + cosignature(text, WITNESS_NAME, WITNESS, 5)).encode()
     report = verify(log.files.get, PINNED, witnesses=[verifier_of(WITNESS_NAME, WITNESS, COSIGNATURE)])
     assert report.is_verified
-    assert report.witnesses == (WITNESS_NAME,)
+    assert report.witnesses == ((WITNESS_NAME, 5),)

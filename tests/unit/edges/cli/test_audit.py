@@ -1,6 +1,7 @@
 """`gw audit` against a served API over a real log, and an operator who tampers with the database behind it."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,9 @@ from gateway.adapters.event_log import EventLogReader, Sequencer
 from gateway.adapters.signer import Signer
 from gateway.app.journal import confirm_logged, record
 from gateway.audit.proof import verify_receipt
+from gateway.audit.report import Report
 from gateway.core.decision import Action
+from gateway.edges.cli.audit import _cosigned as cosigned
 from gateway.edges.http.app import DoorFacts
 from tests.unit.edges.cli.conftest import DOOR_KEY, Gw
 from tests.unit.edges.stage import Stage
@@ -119,6 +122,7 @@ def test_verify_over_the_api_and_again(audited: Audited):
     told = audited.gw("audit", "verify", GW_AUDIT_KEY=audited.key)
     assert told.exit_code == 0, told.output
     assert told.stdout.startswith("Verified: ")
+    assert "The newest is of " in told.stdout
     kept = sorted((audited.gw.home / "audit").iterdir())
     assert [path.suffix for path in kept] == [".checkpoint", ".entries"]
     assert all(path.stat().st_mode & 0o777 == 0o600 for path in kept)
@@ -163,6 +167,21 @@ def test_a_rollback_is_found_by_what_was_verified_before(audited: Audited, tmp_p
     assert audited.gw("audit", "verify", "--key", audited.key, "--dir", str(export), "--fresh").exit_code == 0
 
 
+def test_what_is_no_file_in_an_export_is_no_file_of_the_log(audited: Audited, tmp_path: Path):
+    """A pipe would be waited for, and whatever a device says be read."""
+    audited.record(1)
+    export = tmp_path / "log"
+    assert audited.gw("audit", "export", str(export)).exit_code == 0
+    (bundle,) = (export / "tile" / "entries").rglob("*.p/*")
+    bundle.unlink()
+    for make in (os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero")):
+        make(bundle)
+        told = audited.gw("audit", "verify", "--key", audited.key, "--dir", str(export), "--fresh")
+        assert told.exit_code == 1
+        assert "cut: Event 0" in told.stderr
+        bundle.rmdir() if bundle.is_dir() else bundle.unlink()
+
+
 def test_a_damaged_memory_is_not_passed_over(audited: Audited):
     audited.record(1)
     assert audited.gw("audit", "verify", "--key", audited.key).exit_code == 0
@@ -179,6 +198,12 @@ def test_a_witness_that_has_not_cosigned(audited: Audited):
     told = audited.gw("audit", "verify", "--key", audited.key, "--witness", witness)
     assert told.exit_code == 1
     assert "w.example/w1 has not cosigned" in told.stderr
+
+
+def test_a_witness_may_say_any_time():
+    told = cosigned(Report((), witnesses=(("w.example/w1", 0), ("w.example/w2", 2**64 - 1))))
+    assert "w.example/w1 (1970-01-01" in told
+    assert "w.example/w2 (at 18446744073709551615)" in told
 
 
 def test_receipts(audited: Audited, tmp_path: Path):
