@@ -13,6 +13,7 @@ from gateway.app.context import Context
 from gateway.app.deploy_session import session_of
 from gateway.app.log_ports import EventFilter
 from gateway.audit.recording import BrokenRecordingError, Frame, verified
+from gateway.audit.sealed_digests import ENDED, SEEN, digest_in, sealed_by
 from gateway.core.decision import Action, Facts
 from gateway.core.errors import Conflict, NotFound, Refusal, Unavailable
 from gateway.core.principal import User
@@ -196,17 +197,11 @@ def _reader(ctx: Context) -> RecordingReader:
 
 def _proved(ctx: Context, session: Session, reader: RecordingReader) -> Replay:
     """What the log says about the recording; BrokenRecordingError when it and the store tell different stories."""
-    ends = _digests(ctx, session, "session:ended")
-    evidence = tuple(sorted(_digests(ctx, session, "session:evidence")))
-    if len(ends) != 1:
-        raise BrokenRecordingError(0, f"the log has {len(ends)} ends of this session")
-    count, digest = ends[0]
-    if session.recording_digest != f"{count}:{digest}":
+    ends = _digests(ctx, session, ENDED)
+    sealed = sealed_by(ends, _digests(ctx, session, SEEN))
+    if session.recording_digest != "{}:{}".format(*ends[0]):
         raise BrokenRecordingError(0, "the stored digest is not the one in the log")
-    if digest:
-        return Replay(session, count, digest, evidence, True, reader)
-    last = evidence[-1] if evidence else (0, "")
-    return Replay(session, *last, evidence, False, reader)
+    return Replay(session, *sealed, reader)
 
 
 def _digests(ctx: Context, session: Session, type: str) -> list[tuple[int, str]]:
@@ -216,14 +211,10 @@ def _digests(ctx: Context, session: Session, type: str) -> list[tuple[int, str]]
     while True:
         found = ctx.log.search(wanted)
         told = [one.event.data for one in found if one.event.type == type and one.event.session == session.id]
-        digests += [(_number(data.get("records")), str(data.get("digest") or "")) for data in told]
+        digests += [digest_in(data) for data in told]
         if len(found) < EVIDENCE_AT_ONCE:
             return digests
         wanted = replace(wanted, before=min((one.index for one in found if one.index is not None), default=0))
-
-
-def _number(value: object) -> int:
-    return value if isinstance(value, int) else 0
 
 
 def _locked(session: Session, locked: RecordingLocked) -> Conflict:

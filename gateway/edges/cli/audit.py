@@ -130,7 +130,7 @@ def receipt(event: str, out: Path | None, key: str, as_json: bool) -> None:
     text = _receipt(event)
     if key:
         try:
-            proved = verify_receipt(text, _pinned(key))
+            proved = verify_receipt(text, pinned(key))
         except BadReceiptError as error:
             output.fail(f"The receipt proves nothing: {error}.")
         if proved.event["id"] != event:
@@ -199,13 +199,13 @@ def verify_log(
     as_json: bool,
 ) -> None:
     """Verify the whole log, from an export or over the API, and that it extends what was verified here before."""
-    pinned = _pinned(key)
-    keys = [_pinned(witness) for witness in witnesses]
-    memory = Kept() if fresh else _read(lambda: audit_memory.load(pinned.name))
+    log_key = pinned(key)
+    keys = [pinned(witness) for witness in witnesses]
+    memory = Kept() if fresh else _read(lambda: audit_memory.load(log_key.name))
     notes = [_text(checkpoint)] if checkpoint else []
     kept = Kept(memory.checkpoint, memory.entries, [_text(path) for path in receipts], notes)
     output.progress("Verifying the log …")
-    report = verify(fetch_from(directory) if directory else _fetch_from_api(), pinned, kept, keys)
+    report = verify(fetch_from(directory) if directory else _fetch_from_api(), log_key, kept, keys)
     absent = [w.name for w in keys if w.name not in dict(report.witnesses)]
     if report.is_verified and not absent and not fresh:
         _read(lambda: audit_memory.save(report))
@@ -261,7 +261,8 @@ def _as_json(report: Report, absent: list[str], *, is_verified: bool) -> dict[st
     }
 
 
-def _pinned(text: str) -> VerifierKey:
+def pinned(text: str) -> VerifierKey:
+    """The key that somebody typed; ends the command when there is none, or it is none."""
     if not text:
         output.fail("Verification needs the log's key, pinned by you.", output.EXIT_USAGE, _PINNING, code="no-key")
     try:

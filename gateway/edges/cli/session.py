@@ -6,13 +6,18 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import IO, Any, NoReturn
 
 import click
 
+from gateway.audit.directory import fetch_from
 from gateway.audit.recording import BrokenRecordingError, Frame, MalformedRecordingError, unpacked, verified
 from gateway.audit.recording_json import Announced, frame_from_json, from_json_lines, lines_of
+from gateway.audit.sealed_digests import ReadAlong, Sealed
+from gateway.audit.verify import verify
 from gateway.edges.cli import client, held, output, playback
+from gateway.edges.cli.audit import pinned
 from gateway.edges.cli.output import moment, safe, say
 
 LARGEST = 4 * 1024 * 1024 * 1024  # bytes of a recording as JSON lines
@@ -134,12 +139,20 @@ def _change_lock(session_id: str, verb: str, reason: str, as_json: bool) -> None
 @click.option("--asciicast", type=click.IntRange(2, 3), default=2, show_default=True, help="Version to export.")
 @click.option("--statements", is_flag=True, help="One line per record instead of a picture.")
 @click.option("--expect", default="", metavar="COUNT:DIGEST", help="What the recording must be, from the log.")
+@click.option(
+    "--log",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Your export of the log, to take the digests from rather than from the gateway.",
+)
+@click.option("--key", envvar="GW_AUDIT_KEY", default="", help="With --log: its verifier key that you pinned.")
 @output.json_option
 def replay(
-    session_id: str, speed: float, export: str | None, asciicast: int, statements: bool, expect: str, as_json: bool
-) -> None:
+    session_id: str, speed: float, export: str | None, asciicast: int, statements: bool, expect: str, log: Path | None,
+    key: str, as_json: bool,
+) -> None:  # fmt: skip
     """Play a session that is over. That you looked is in the log first; the recording is verified here too."""
-    with _fetched(session_id) as fetched:
+    sealed = _sealed_in(log, key, session_id) if log else None
+    with _fetched(session_id, sealed) as fetched:
         gaps = _verify(fetched, session_id, expect)
         if as_json:
             _print_records(fetched)
@@ -152,7 +165,7 @@ def replay(
         else:
             _tell_left_out(fetched)
         if not as_json:
-            _tell_verified(fetched.announced, gaps)
+            _tell_verified(fetched, gaps)
 
 
 @session.command()
@@ -195,16 +208,30 @@ class Fetched:
 
     announced: Announced
     lines: IO[bytes]
+    by_log: bool = False  # the digests are of a log that was verified here
 
     def frames(self) -> Iterator[Frame]:
         """From the beginning."""
         self.lines.seek(0)
-        told, frames = from_json_lines(lines_of(self.lines))
+        _, frames = from_json_lines(lines_of(self.lines))
+        told = self.announced
         return verified(told.session, frames, told.records, told.digest, told.evidence)
 
 
+def _sealed_in(log: Path, key: str, session_id: str) -> Sealed:
+    """What an export says of the recording, once the export has been verified under the pinned key."""
+    along = ReadAlong(fetch_from(log), session_id)
+    output.progress("Verifying the log …")
+    if not verify(along.fetch, pinned(key)).is_verified:
+        output.fail("That log does not verify.", output.EXIT_ERROR, f"gw audit verify --dir {log} says why.")
+    try:
+        return along.sealed()
+    except BrokenRecordingError as broken:
+        output.fail(f"That log does not tell what the recording is: {broken.why}.", code="recording-broken")
+
+
 @contextmanager
-def _fetched(session_id: str) -> Iterator[Fetched]:
+def _fetched(session_id: str, sealed: Sealed | None) -> Iterator[Fetched]:
     with tempfile.SpooledTemporaryFile(_IN_MEMORY) as lines:
         size = 0
         for part in client.api().stream(f"/api/sessions/{client.segment(session_id)}/recording", _SILENCE_S):
@@ -217,7 +244,12 @@ def _fetched(session_id: str) -> Iterator[Fetched]:
             announced, _ = from_json_lines(lines_of(lines))
         except MalformedRecordingError as error:
             output.fail(f"The server's answer is no recording: {error}.", code="recording-broken")
-        yield Fetched(announced, lines)
+        if sealed is not None:
+            if sealed[:2] != (announced.records, announced.digest):
+                said = f"The gateway has a recording of {announced.records}:{safe(announced.digest)}"
+                output.fail(f"{said}, the log one of {sealed.records}:{sealed.digest}.", code="recording-broken")
+            announced = announced._replace(**sealed._asdict())
+        yield Fetched(announced, lines, sealed is not None)
 
 
 def _verify(fetched: Fetched, session_id: str, expect: str) -> int:
@@ -240,8 +272,10 @@ def _verify(fetched: Fetched, session_id: str, expect: str) -> int:
         output.fail(f"The recording cannot be read to its end: {error}.", code="recording-broken")
 
 
-def _tell_verified(announced: Announced, gaps: int) -> None:
-    said = f"{announced.records} records, verified against {announced.digest}"
+def _tell_verified(fetched: Fetched, gaps: int) -> None:
+    announced = fetched.announced
+    whose = "of your copy of the log" if fetched.by_log else "as the gateway tells it (--log takes it from your copy)"
+    said = f"{announced.records} records, verified against {safe(announced.digest)}, {whose}"
     if not announced.complete:
         said += "; the gateway died during this session, and this is what can be proved of it"
     if gaps:
@@ -264,6 +298,7 @@ def _print_records(fetched: Fetched) -> None:
             "digest": announced.digest,
             "complete": announced.complete,
             "verified": True,
+            "verified_by": "log" if fetched.by_log else "gateway",
         }
     )
 

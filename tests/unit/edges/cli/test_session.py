@@ -16,6 +16,8 @@ from gateway.audit.recording_json import Announced, frame_to_json, to_json_lines
 from gateway.edges.cli import output, playback, session
 from gateway.edges.cli.playback import TerminalFilter, harmless
 from tests.unit.adapters.recordings.stage import AT
+from tests.unit.audit.logs import PINNED, Log, events
+from tests.unit.audit.test_sealed_digests import told
 
 SHELL = [
     ("session", b'{"holder_name": "oncall", "target": "web-1", "level": "shell", "protocol": "ssh"}'),
@@ -173,6 +175,46 @@ def test_nothing_is_played_of_what_cannot_be_read_to_its_end(server: HTTPServer)
     result = run("replay", "ses_1")
     assert (result.exit_code, result.stdout) == (1, "")
     assert "a record of a batch is cut short" in result.stderr
+
+
+def exported(tmp_path: Path, *ends: Announced) -> Path:
+    ended = [told("session:ended", each.records, each.digest) for each in ends]
+    for path, content in Log([*events(3), *ended]).files.items():
+        place = tmp_path / "log" / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content)
+    return tmp_path / "log"
+
+
+def test_a_recording_is_held_against_ones_own_copy_of_the_log(server: HTTPServer, tmp_path: Path):
+    announced, frames = recording(SQL, "postgres")
+    log = str(exported(tmp_path, announced))
+    serve(server, announced, frames)
+    args = ["replay", "ses_1", "--log", log, "--key", PINNED.text()]
+    result = run(*args)
+    assert result.exit_code == 0, result.output
+    assert "of your copy of the log" in result.stderr
+    assert json.loads(run(*args, "--json").stdout)["verified_by"] == "log"
+    assert "as the gateway tells it" in run(*args[:2]).stderr
+    server.clear()
+    serve(server, *recording(SQL[:3], "postgres"))  # by a gateway that has doctored it, and says what fits
+    assert run(*args[:2]).exit_code == 0, "without the log nothing tells"
+    result = run(*args)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert f"the log one of 5:{announced.digest}" in result.stderr
+
+
+@pytest.mark.parametrize(("wrong", "said"), [("two", "2 ends"), ("none", "0 ends"), ("cut", "does not verify")])
+def test_a_copy_of_the_log_that_does_not_tell(server: HTTPServer, tmp_path: Path, wrong: str, said: str):
+    announced, _ = recording(SQL, "postgres")  # which is not even asked for
+    log = exported(tmp_path, *{"two": (announced, announced), "none": (), "cut": (announced,)}[wrong])
+    if wrong == "cut":
+        (bundle,) = (log / "tile" / "entries").rglob("*.p/*")
+        bundle.write_bytes(bundle.read_bytes()[:-900])
+    result = run("replay", "ses_1", "--log", str(log), "--key", PINNED.text())
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert said in result.stderr
+    assert run("replay", "ses_1", "--log", str(log)).exit_code == 2, "a key is needed"
 
 
 def test_watching_ends_with_the_session(server: HTTPServer):

@@ -1,0 +1,73 @@
+"""What the log says of one recording: its end, and what was seen of it while it grew."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from gateway.audit.leaf import decode_event
+from gateway.audit.recording import BrokenRecordingError
+from gateway.audit.tiles import decode_bundle, parse_path
+from gateway.audit.verify import Fetch
+
+ENDED: Final = "session:ended"
+SEEN: Final = "session:evidence"
+
+
+class Sealed(NamedTuple):
+    """`records` frames under `digest` (hex), and the running digests, fewest frames first.
+
+    `complete` is False when the end was never recorded (the gateway died): then it is as far as the last evidence.
+    """
+
+    records: int
+    digest: str
+    evidence: tuple[tuple[int, str], ...]
+    complete: bool
+
+
+def sealed_by(ends: Sequence[tuple[int, str]], evidence: Iterable[tuple[int, str]]) -> Sealed:
+    """What the digests in these events come to; BrokenRecordingError unless there is exactly one end."""
+    if len(ends) != 1:
+        raise BrokenRecordingError(0, f"the log has {len(ends)} ends of this session")
+    known = tuple(sorted(evidence))
+    if ends[0][1]:
+        return Sealed(*ends[0], known, True)
+    last = known[-1] if known else (0, "")
+    return Sealed(*last, known, False)
+
+
+def digest_in(data: Mapping[str, object]) -> tuple[int, str]:
+    """(count, hex digest) in the `data` of such an event."""
+    count = data.get("records")
+    return count if isinstance(count, int) else 0, str(data.get("digest") or "")
+
+
+class ReadAlong:
+    """Reads the entries that a verification fetches. What it found counts only if that verification holds."""
+
+    def __init__(self, fetch: Fetch, session_id: str) -> None:
+        self._fetch = fetch
+        self._session = session_id
+        self._found: dict[str, list[tuple[int, str]]] = {ENDED: [], SEEN: []}
+
+    def fetch(self, path: str) -> bytes | None:
+        """To be handed to `verify`."""
+        content = self._fetch(path)
+        tile = parse_path(path)
+        if content is not None and tile is not None and tile.level is None:
+            self._read(content)
+        return content
+
+    def sealed(self) -> Sealed:
+        """What the log says; BrokenRecordingError unless it has exactly one end of this session."""
+        return sealed_by(self._found[ENDED], self._found[SEEN])
+
+    def _read(self, bundle: bytes) -> None:
+        named = self._session.encode()
+        try:
+            events = [decode_event(entry) for entry in decode_bundle(bundle) if named in entry]
+        except ValueError:
+            return  # the verification says so
+        for event in events:
+            data = event["data"]
+            if event["session"] == self._session and event["type"] in self._found and isinstance(data, Mapping):
+                self._found[str(event["type"])].append(digest_in(data))
