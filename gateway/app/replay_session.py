@@ -90,7 +90,7 @@ def replay(ctx: Context, user: User, session_id: str, *, spends: bool = True) ->
     except BrokenRecordingError as broken:
         raise _alarm(ctx, user, session, broken) from broken
     except RecordingLocked as locked:
-        raise _locked(session, locked) from locked
+        raise _locked(ctx, user, session, locked) from locked
     except LookupError as gone:
         missing = BrokenRecordingError(0, "the whole recording is missing")
         raise _alarm(ctx, user, session, missing) from gone
@@ -138,11 +138,11 @@ def watch(
         still_signed_in()
         still_permitted(ctx, _as_now(ctx, user), Action.WATCH, *_about(ctx, session))
 
-    return _while_allowed(ctx, session, frames, ask_again)
+    return _while_allowed(ctx, user, session, frames, ask_again)
 
 
 def _while_allowed(
-    ctx: Context, session: Session, frames: Iterator[Frame | None], ask_again: Callable[[], None]
+    ctx: Context, user: User, session: Session, frames: Iterator[Frame | None], ask_again: Callable[[], None]
 ) -> Iterator[Frame | None]:
     asked = ctx.clock.now()
     try:
@@ -153,7 +153,7 @@ def _while_allowed(
                 asked = now
             yield frame
     except RecordingLocked as locked:
-        raise _locked(session, locked) from locked
+        raise _locked(ctx, user, session, locked) from locked
 
 
 def _as_now(ctx: Context, user: User) -> User:
@@ -217,7 +217,11 @@ def _digests(ctx: Context, session: Session, type: str) -> list[tuple[int, str]]
         wanted = replace(wanted, before=min((one.index for one in found if one.index is not None), default=0))
 
 
-def _locked(session: Session, locked: RecordingLocked) -> Conflict:
+def _locked(ctx: Context, user: User, session: Session, locked: RecordingLocked) -> Conflict:
+    """Nobody can say whether it is whole, and who reads the log hears of that: a key is also how evidence is lost."""
+    about: journal.About = {**journal.about_session(session), "principal": user.name}
+    data = {"why": str(locked), "expected": session.recording_digest}
+    journal.confirm_logged(ctx, journal.record(ctx, "session:recording-locked", "failed", data, **about))
     steps = (
         "When its key was destroyed on purpose, the recording is gone for good.",
         "Otherwise the gateway's operators can put its key back from their backup.",

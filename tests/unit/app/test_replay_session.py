@@ -178,7 +178,7 @@ def test_a_recording_whose_key_was_destroyed_is_locked_not_broken(scene: Scene):
     with pytest.raises(Conflict, match="destroyed on purpose") as caught:
         replay(scene.ctx, scene.auditor, ID)
     assert caught.value.refusal.code == "recording-locked"
-    assert scene.types() == ["session:replayed"]
+    assert scene.types() == ["session:replayed", "session:recording-locked"], "whoever destroyed it is looked for"
 
 
 def test_a_store_that_tells_another_story_than_the_log_is_found_out(scene: Scene):
