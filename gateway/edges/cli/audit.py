@@ -140,7 +140,7 @@ def receipt(event: str, out: Path | None, key: str, as_json: bool) -> None:
     if as_json:
         output.print_json({"receipt": text, "verified": bool(key), "file": str(out) if out else None})
     elif out is None:
-        click.echo(text, nl=False)
+        click.echo("\n".join(map(safe, text.split("\n"))), nl=False)  # in a receipt there is nothing to escape
     else:
         say(f"Receipt written to {out}{', verified' if key else ''}.")
 

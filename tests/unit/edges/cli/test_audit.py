@@ -219,6 +219,12 @@ def test_receipts(audited: Audited, tmp_path: Path):
     assert audited.gw("audit", "receipt", "evt_none").exit_code == 4
 
 
+def test_a_receipt_that_is_none_commands_no_terminal(audited: Audited, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("gateway.edges.cli.audit._receipt", lambda _: "c2sp\n\x1b]52;c;ZXZpbA==\a\x9b2J\u2014 x\n")
+    told = audited.gw("audit", "receipt", "evt_1")
+    assert told.stdout == "c2sp\n\\x1b]52;c;ZXZpbA==\\x07\\x9b2J\u2014 x\n"
+
+
 def test_an_auditor_with_the_folder_alone(audited: Audited, tmp_path: Path):
     audited.record(3)
     export, alone = tmp_path / "log", tmp_path / "alone"
