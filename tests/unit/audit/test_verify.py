@@ -25,6 +25,10 @@ def seen(log: Log) -> Kept:
     return Kept(report.note, report.entries)
 
 
+def faults(report: Report) -> set[Fault]:
+    return {finding.fault for finding in report.findings}
+
+
 @pytest.mark.parametrize("size", [0, 1, 2, 255, 256, 257, 600])
 def test_an_untouched_log_is_verified(size: int):
     report = checked(Log(events(size)))
@@ -273,6 +277,17 @@ def test_with_only_a_checkpoint_kept_a_rewritten_history_is_found_though_not_pla
     for kept in (Kept(note), Kept(checkpoints=[note])):
         report = checked(rewritten, kept)
         assert [f.fault for f in report.findings] == [Fault.REWRITTEN]
+
+
+def test_a_rewritten_history_is_not_hidden_behind_something_smaller():
+    """A tile that "stands alone", an entry that was no event before, a receipt that never was one."""
+    note = Log(events(300)).note
+    rewritten = Log([*events(300)[:77], event(77, by="mallory"), *events(400)[78:]])
+    poisoned = Log([*rewritten.entries, b"no event"])
+    assert faults(checked(poisoned, Kept(note))) == {Fault.MALFORMED, Fault.REWRITTEN}
+    assert faults(checked(rewritten, Kept(note, receipts=["no receipt"]))) == {Fault.RECEIPT, Fault.REWRITTEN}
+    rewritten.files["tile/0/000"] = bytes(32 * 256)
+    assert faults(checked(rewritten, Kept(note))) == {Fault.TILE, Fault.REWRITTEN}
 
 
 def test_two_histories_of_one_size():
