@@ -1,7 +1,7 @@
 """The decision behind every connection, and behind every live session when a fact changes."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from gateway.app import journal
 from gateway.app.access_ports import GrantInUse
@@ -16,12 +16,32 @@ from gateway.core.request import RequestKind
 from gateway.core.target import Target
 
 
-def decide_connection(ctx: Context, grant: Grant, target: Target) -> tuple[Grant, Permit]:
-    """The grant as it is now and the permit for a connection under it; Denied with a `session:denied` event."""
-    with ctx.store.read() as uow:
-        in_use = uow.grants.in_use(grant.id)
-        grant = in_use.grant if in_use else grant  # it may have been revoked since it was looked up
-        decision = _decide(uow, ctx, in_use, target)
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A grant, a target as the catalogue had it, and what policy said of a connection, all of one read of the store."""
+
+    grant: Grant
+    target: Target
+    decision: Decision
+
+
+def judge_in(uow: UnitOfWork, ctx: Context, in_use: GrantInUse, target: Target) -> Judged:
+    """For who is about to connect: good for `decide_connection` at once, and for nothing later."""
+    return Judged(in_use.grant, target, _decide(uow, ctx, in_use, target))
+
+
+def decide_connection(ctx: Context, grant: Grant, target: Target, judged: Judged | None = None) -> tuple[Grant, Permit]:
+    """The grant as it is now and the permit for a connection under it; Denied with a `session:denied` event.
+
+    `judged` is what was said of this very connection a moment ago, in the read that let the person in.
+    """
+    if judged is not None and judged.grant.id == grant.id and judged.target is target:
+        grant, decision = judged.grant, judged.decision
+    else:
+        with ctx.store.read() as uow:
+            in_use = uow.grants.in_use(grant.id)
+            grant = in_use.grant if in_use else grant  # it may have been revoked since it was looked up
+            decision = _decide(uow, ctx, in_use, target)
     if isinstance(decision, Deny):
         data = {"policies": list(decision.policies), "policy_set": decision.policy_set}
         raise journal.refuse(ctx, "session:denied", decision.refusal, **journal.about_grant(grant), data=data)

@@ -7,7 +7,7 @@ from gateway.app import journal
 from gateway.app.authorise import find_level, find_target
 from gateway.app.context import Context
 from gateway.app.credentials import digest_of
-from gateway.app.decide_connection import decide_connection
+from gateway.app.decide_connection import Judged, decide_connection, judge_in
 from gateway.app.end_session import end_session as end_session
 from gateway.app.end_session import store_end
 from gateway.app.lease_role import lease_role
@@ -47,10 +47,27 @@ class Opened:
     login: DatabaseLogin | None
 
 
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """Who came and under which grant. `judged` is for `open_session` at once, None where that has to ask itself."""
+
+    user: User
+    grant: Grant
+    judged: Judged | None = None
+
+
 def user_of_ticket(
     ctx: Context, user_name: str, ticket: str, target: str, door: Kind = Kind.POSTGRES, client: str = ""
 ) -> tuple[User, Grant]:
-    """The person and grant behind a ticket presented at a door; Denied when it is worth nothing there.
+    """The person and grant behind a ticket presented at a door; Denied as `admit`."""
+    admitted = admit(ctx, user_name, ticket, target, door, client)
+    return admitted.user, admitted.grant
+
+
+def admit(
+    ctx: Context, user_name: str, ticket: str, target: str, door: Kind = Kind.POSTGRES, client: str = ""
+) -> Admitted:
+    """Who presents a ticket at a door; Denied when it is worth nothing there.
 
     One answer for every flaw, so that nothing can be learned by trying. `client` is the peer's `address:port`.
     """
@@ -67,30 +84,37 @@ def admit_ticket(
     target: str,
     door: Kind = Kind.POSTGRES,
     client: str = "",
-) -> tuple[User, Grant]:
-    """The person and grant behind the ticket that `find` knows; one for a single use is used up by it."""
+) -> Admitted:
+    """Who has the ticket that `find` knows; one for a single use is used up by it.
+
+    At the database door, where a ticket opens one session at once, that is judged in the same read: a transaction
+    costs more than the questions in it. Not for a single use: using it up may have to wait for other writers.
+    """
     about: journal.About = {"principal": user_name, "target": target}
     at = ctx.clock.now()
     known = ctx.catalogue.current().targets.get(target)
     with ctx.store.read() as uow:
         held = find(uow)
         in_use = uow.grants.in_use((held.data or {}).get("grant", "")) if held else None
-    is_good = (
-        held is not None
-        and in_use is not None
-        and held.issued_at <= at < held.expires_at
-        and in_use.holder.name == user_name
-        and in_use.holder.id == held.subject
-        and in_use.grant.target == target
-        and known is not None
-        and known.kind is door  # the other door would not know what to do with it
-    )
+        is_good = (
+            held is not None
+            and in_use is not None
+            and held.issued_at <= at < held.expires_at
+            and in_use.holder.name == user_name
+            and in_use.holder.id == held.subject
+            and in_use.grant.target == target
+            and known is not None
+            and known.kind is door  # the other door would not know what to do with it
+        )
+        judged = None
+        if is_good and held and in_use and known and door is Kind.POSTGRES and not held.single_use:
+            judged = judge_in(uow, ctx, in_use, known)
     if not is_good or held is None or in_use is None:
         raise refuse_stranger(ctx, client, "session:denied", _BAD_TICKET, about=about)
     grant = in_use.grant
     if held.single_use and not _claimed(ctx, held.digest):
         raise refuse_stranger(ctx, client, "session:denied", _BAD_TICKET, about={**about, "grant": grant.id})
-    return in_use.holder, grant
+    return Admitted(in_use.holder, grant, judged)
 
 
 def grant_for(ctx: Context, user: User, target: str, level: str = "", kind: RequestKind | None = None) -> Grant:
@@ -118,15 +142,15 @@ def grant_for(ctx: Context, user: User, target: str, level: str = "", kind: Requ
     return max(mine, key=lambda g: (found.levels[g.level].rank, g.window.not_after))
 
 
-def open_session(ctx: Context, user: User, grant: Grant, client: str) -> Opened:
-    """Decide again with fresh facts, lease, open the recording, store `session:started`.
+def open_session(ctx: Context, user: User, grant: Grant, client: str, judged: Judged | None = None) -> Opened:
+    """Decide again with fresh facts (or as `judged` a moment ago), lease, open the recording, store `session:started`.
 
     The caller registers its `LiveSession` with `ctx.live.add(session.id, …)` at once and calls `end_session`
     exactly once afterwards. Raises Denied, NotFound or Unavailable; nothing is left behind then.
     """
     target = find_target(ctx, user, grant.target, "session:denied")
     level = find_level(ctx, user, target, grant.level, "session:denied")
-    grant, permit = decide_connection(ctx, grant, target)
+    grant, permit = decide_connection(ctx, grant, target, judged)
     session = _begin(ctx, grant, target, client)
     login = lease_role(ctx, grant, target, level) if target.kind is Kind.POSTGRES else None
     mode = merge((grant.obligations, permit.obligations)).record

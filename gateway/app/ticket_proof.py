@@ -9,13 +9,11 @@ from hashlib import sha256
 
 from gateway.app import journal
 from gateway.app.context import Context
-from gateway.app.open_session import admit_ticket
+from gateway.app.open_session import Admitted, admit_ticket
 from gateway.app.people_ports import Credential
 from gateway.app.ports import UnitOfWork
 from gateway.app.refuse_stranger import refuse_stranger
 from gateway.core.errors import Refusal
-from gateway.core.grant import Grant
-from gateway.core.principal import User
 from gateway.wire.postgres_scram_server import Misbound, Proof, Verifier
 
 MOST_TICKETS = 200  # of a person for a target, newest first: bounds the work that a stranger's proof costs
@@ -43,8 +41,8 @@ def verifier_for(secret: str, user_name: str, target: str) -> str:
 
 def user_of_proof(
     ctx: Context, user_name: str, proof: Proof | Misbound, target: str, client: str = ""
-) -> tuple[User, Grant, bytes]:
-    """As `user_of_ticket`, and the answer that proves to the client that its ticket is known here.
+) -> tuple[Admitted, bytes]:
+    """As `admit`, and the answer that proves to the client that its ticket is known here.
 
     A ticket for one connection is used up by a proof that is right, and by nothing else.
     """
@@ -62,5 +60,5 @@ def user_of_proof(
                 return uow.credentials.find(digest, "ticket")
         return None
 
-    user, grant = admit_ticket(ctx, find, user_name, target, client=client)
-    return user, grant, proof.answer(found[0])
+    admitted = admit_ticket(ctx, find, user_name, target, client=client)
+    return admitted, proof.answer(found[0])

@@ -23,7 +23,7 @@ from gateway.adapters.credentials.postgres import PostgresRoles
 from gateway.adapters.door_tls import ensure_door_certificate
 from gateway.app.end_session import Sealed
 from gateway.app.live import End, LiveSessions
-from gateway.app.open_session import Opened
+from gateway.app.open_session import Admitted, Opened
 from gateway.app.recording_ports import Recording, RecordingFailed
 from gateway.app.target_ports import DatabaseLogin
 from gateway.app.ticket_proof import salt_of
@@ -166,18 +166,18 @@ class Stage:
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(WITHIN)
 
-    def _authenticate(self, user: str, ticket: str, target: str, client: str) -> tuple[User, Grant]:
+    def _authenticate(self, user: str, ticket: str, target: str, client: str) -> Admitted:
         del client
         if (user, ticket, target) != (ONCALL.name, TICKET, self.target.name):
             raise Denied(Refusal("ticket-invalid", "This ticket is not valid.", (), ("gw connect prints a new one.",)))
-        return ONCALL, self._grant()
+        return Admitted(ONCALL, self._grant())
 
-    def _prove(self, user: str, proof: Proof | Misbound, target: str, client: str) -> tuple[User, Grant, bytes]:
+    def _prove(self, user: str, proof: Proof | Misbound, target: str, client: str) -> tuple[Admitted, bytes]:
         if isinstance(proof, Misbound):
             raise Denied(Refusal("door-impersonated", "Somebody is in between."))
         verifier = Verifier.of(TICKET, salt_of(user, target))
-        who, grant = self._authenticate(user, TICKET if proof.is_of(verifier) else "", target, client)
-        return who, grant, proof.answer(verifier)
+        who = self._authenticate(user, TICKET if proof.is_of(verifier) else "", target, client)
+        return who, proof.answer(verifier)
 
     def _grant(self) -> Grant:
         at = datetime.now(UTC)
@@ -187,7 +187,8 @@ class Stage:
             obligations=Obligations(record=self.record),
         )  # fmt: skip
 
-    def _open(self, user: User, grant: Grant, client: str) -> Opened:
+    def _open(self, who: Admitted, client: str) -> Opened:
+        user, grant = who.user, who.grant
         if self.refusal is not None:
             raise Denied(self.refusal)
         recording = MemoryRecording()

@@ -159,17 +159,15 @@ class PostgresDoor:
         """
         answer = b""
         if isinstance(visitor.secret, Shown):
-            user, grant = self._keeper.recognise(
-                visitor.user, visitor.secret.digest, visitor.target, visitor.level, client
-            )
+            who = self._keeper.recognise(visitor.user, visitor.secret.digest, visitor.target, visitor.level, client)
         elif isinstance(visitor.secret, Proof | Misbound):
-            user, grant, said = self._keeper.prove(visitor.user, visitor.secret, visitor.target, client)
+            who, said = self._keeper.prove(visitor.user, visitor.secret, visitor.target, client)
             answer = pg.authentication_sasl_final(said)
         else:
-            user, grant = self._keeper.authenticate(visitor.user, visitor.secret, visitor.target, client)
-        if visitor.level and visitor.level != grant.level:
-            raise Turned(_other_level(visitor, grant))
-        return self._keeper.open(user, grant, client), answer
+            who = self._keeper.authenticate(visitor.user, visitor.secret, visitor.target, client)
+        if visitor.level and visitor.level != who.grant.level:
+            raise Turned(_other_level(visitor, who.grant))
+        return self._keeper.open(who, client), answer
 
     async def _hold(self, leg: Leg, visitor: Visitor, opened: Opened, parameters: dict[str, str]) -> None:
         """A session is open: whatever happens from here on, it is ended exactly once."""

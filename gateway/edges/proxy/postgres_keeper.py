@@ -13,22 +13,20 @@ from gateway.app.end_session import Sealed, seal_session, store_ends
 from gateway.app.hold_commit import ask_commit, end_held
 from gateway.app.live import LiveSessions
 from gateway.app.note_statement import note_statement
-from gateway.app.open_session import Opened, open_session, user_of_ticket
+from gateway.app.open_session import Admitted, Opened, admit, open_session
 from gateway.app.recording_ports import Recording
 from gateway.app.statement_ports import ReadsNothing, StatementReader
 from gateway.app.ticket_proof import user_of_proof
-from gateway.core.grant import Grant
-from gateway.core.principal import User
 from gateway.core.session import EndReason, Session
 from gateway.core.target import Target
 from gateway.wire.postgres_scram_server import Misbound, Proof
 
 
-def _proves_nothing(user: str, proof: Proof | Misbound, target: str, client: str) -> tuple[User, Grant, bytes]:
+def _proves_nothing(user: str, proof: Proof | Misbound, target: str, client: str) -> tuple[Admitted, bytes]:
     raise NotImplementedError("this door asks for passwords")
 
 
-def _recognises_nobody(user: str, digest: str, target: str, level: str, client: str) -> tuple[User, Grant]:
+def _recognises_nobody(user: str, digest: str, target: str, level: str, client: str) -> Admitted:
     raise NotImplementedError("this door asks for no certificates")
 
 
@@ -41,16 +39,16 @@ def _agrees_to_nothing(session: Session, asking: Asking) -> Told:
 class Doorkeeper:
     """The use cases behind the door, as plain synchronous calls. They raise GatewayError."""
 
-    authenticate: Callable[[str, str, str, str], tuple[User, Grant]]  # user, ticket, target, client's address
-    open: Callable[[User, Grant, str], Opened]
+    authenticate: Callable[[str, str, str, str], Admitted]  # user, ticket, target, client's address
+    open: Callable[[Admitted, str], Opened]
     seal: Callable[[Session, Recording, EndReason, str], Sealed]
     end: Callable[[Sequence[Sealed]], None]  # of sessions that are sealed
     live: LiveSessions
     now: Callable[[], datetime]
     reader: StatementReader = field(default_factory=ReadsNothing)
     note: Callable[[Session, str, Mapping[str, object]], None] = lambda *_: None
-    prove: Callable[[str, Proof | Misbound, str, str], tuple[User, Grant, bytes]] = field(default=_proves_nothing)
-    recognise: Callable[[str, str, str, str, str], tuple[User, Grant]] = field(default=_recognises_nobody)
+    prove: Callable[[str, Proof | Misbound, str, str], tuple[Admitted, bytes]] = field(default=_proves_nothing)
+    recognise: Callable[[str, str, str, str, str], Admitted] = field(default=_recognises_nobody)
     mask_key: bytes = field(default=b"", repr=False)
     ask_commit: Callable[[Session, Asking], Told] = field(default=_agrees_to_nothing)
     end_held: Callable[[Session, int, str], None] = lambda *_: None
@@ -60,8 +58,8 @@ class Doorkeeper:
     def of(cls, ctx: Context) -> "Doorkeeper":
         """The real ones."""
         return cls(
-            lambda user, ticket, target, client: user_of_ticket(ctx, user, ticket, target, client=client),
-            partial(open_session, ctx),
+            lambda user, ticket, target, client: admit(ctx, user, ticket, target, client=client),
+            lambda who, client: open_session(ctx, who.user, who.grant, client, who.judged),
             partial(seal_session, ctx),
             partial(store_ends, ctx),
             ctx.live,
@@ -69,7 +67,7 @@ class Doorkeeper:
             ctx.reader,
             partial(note_statement, ctx),
             lambda user, proof, target, client: user_of_proof(ctx, user, proof, target, client),
-            partial(user_of_certificate, ctx),
+            lambda *shown: Admitted(*user_of_certificate(ctx, *shown)),
             ctx.mask_key,
             partial(ask_commit, ctx),
             partial(end_held, ctx),

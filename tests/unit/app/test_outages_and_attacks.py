@@ -20,7 +20,7 @@ from gateway.app.identity import remember
 from gateway.app.issue_ticket import issue_ticket
 from gateway.app.kill_session import kill_session
 from gateway.app.lease_role import reap_leases
-from gateway.app.open_session import open_session, user_of_ticket
+from gateway.app.open_session import admit, open_session, user_of_ticket
 from gateway.app.reconcile import Reconciliation
 from gateway.app.record_evidence import Evidence
 from gateway.app.recover import end_sessions_of_the_silent
@@ -252,6 +252,45 @@ def test_an_end_that_could_not_be_stored_keeps_its_digest_and_reason(house: Hous
     step.step(house.ctx)
     ended = house.events("session:ended")[-1]
     assert (ended.data["reason"], ended.data["digest"]) == ("grant-revoked", session.recording.seal()[1])
+
+
+def test_a_connection_is_judged_in_the_read_that_knows_its_ticket(house: House):
+    granted(house, READ)
+    ticket = issue_ticket(house.ctx, house.people["oncall"], "orders-db")
+    who = admit(house.ctx, "oncall", ticket.secret, "orders-db")
+    flaky(house).reads = False
+    session = open_session(house.ctx, who.user, who.grant, "127.0.0.1:5000", who.judged)
+    assert session.grant.id == ticket.grant
+
+
+def test_what_policy_refuses_in_that_read_is_refused_and_told(house: House, tmp_path: Path):
+    granted(house, READ)
+    ticket = issue_ticket(house.ctx, house.people["oncall"], "orders-db")
+    own_policies(house, tmp_path)
+    (tmp_path / "policies" / "zz-none.cedar").write_text('@id("nobody")\nforbid (principal, action, resource);\n')
+    assert house.ctx.policy.reload() is None
+    who = admit(house.ctx, "oncall", ticket.secret, "orders-db")
+    with pytest.raises(Denied):
+        open_session(house.ctx, who.user, who.grant, "127.0.0.1:5000", who.judged)
+    assert house.events("session:denied")[-1].grant == ticket.grant
+
+
+def test_what_was_judged_is_good_for_the_catalogue_of_then_alone(house: House):
+    granted(house, READ)
+    ticket = issue_ticket(house.ctx, house.people["oncall"], "orders-db")
+    who = admit(house.ctx, "oncall", ticket.secret, "orders-db")
+    catalogue = house.ctx.catalogue.catalogue
+    moved = replace(catalogue.targets["orders-db"])
+    house.ctx.catalogue.catalogue = replace(catalogue, targets={**catalogue.targets, "orders-db": moved})
+    flaky(house).reads = False
+    with pytest.raises(Unavailable):  # it would ask again
+        open_session(house.ctx, who.user, who.grant, "127.0.0.1:5000", who.judged)
+
+
+def test_a_ticket_that_is_used_up_is_judged_behind_that(house: House):
+    granted(house, READ)
+    ticket = issue_ticket(house.ctx, house.people["oncall"], "orders-db", single_use=True)
+    assert admit(house.ctx, "oncall", ticket.secret, "orders-db").judged is None
 
 
 def test_ends_that_are_stored_together_are_all_kept_while_the_store_is_away(house: House):

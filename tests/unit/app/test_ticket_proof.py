@@ -38,9 +38,9 @@ def test_each_of_several_tickets_is_found_by_its_proof(house: House) -> None:
     tickets = [issue_ticket(house.ctx, house.people["oncall"], "orders-db") for _ in range(3)]
     for ticket in tickets:
         client, proof = shown(ticket.secret)
-        user, found, answer = user_of_proof(house.ctx, "oncall", proof, "orders-db")
+        who, answer = user_of_proof(house.ctx, "oncall", proof, "orders-db")
         client.verify(answer)
-        assert (user.name, found.id) == ("oncall", grant.id)
+        assert (who.user.name, who.grant.id) == ("oncall", grant.id)
 
 
 def test_what_is_stored_is_not_the_ticket_and_proves_nothing(house: House) -> None:
@@ -121,7 +121,7 @@ def test_the_newest_tickets_are_the_ones_that_count(house: House) -> None:
         house.clock.advance(timedelta(microseconds=1))
         tickets.append(issue_ticket(house.ctx, house.people["oncall"], "orders-db").secret)
     for secret in (tickets[1], tickets[-1]):
-        assert user_of_proof(house.ctx, "oncall", shown(secret)[1], "orders-db")[0].name == "oncall"
+        assert user_of_proof(house.ctx, "oncall", shown(secret)[1], "orders-db")[0].user.name == "oncall"
     with pytest.raises(Denied):
         user_of_proof(house.ctx, "oncall", shown(tickets[0])[1], "orders-db")
 
