@@ -5,8 +5,6 @@ from typing import Final, NamedTuple
 
 from gateway.audit.leaf import decode_event
 from gateway.audit.recording import BrokenRecordingError
-from gateway.audit.tiles import decode_bundle, parse_path
-from gateway.audit.verify import Fetch
 
 ENDED: Final = "session:ended"
 SEEN: Final = "session:evidence"
@@ -41,33 +39,26 @@ def digest_in(data: Mapping[str, object]) -> tuple[int, str]:
     return count if isinstance(count, int) else 0, str(data.get("digest") or "")
 
 
-class ReadAlong:
-    """Reads the entries that a verification fetches. What it found counts only if that verification holds."""
+class DigestsInLog:
+    """Finds those of one session among the entries of a log, to be read along while that is verified."""
 
-    def __init__(self, fetch: Fetch, session_id: str) -> None:
-        self._fetch = fetch
+    def __init__(self, session_id: str) -> None:
         self._session = session_id
         self._found: dict[str, list[tuple[int, str]]] = {ENDED: [], SEEN: []}
 
-    def fetch(self, path: str) -> bytes | None:
-        """To be handed to `verify`."""
-        content = self._fetch(path)
-        tile = parse_path(path)
-        if content is not None and tile is not None and tile.level is None:
-            self._read(content)
-        return content
+    def take(self, index: int, entry: bytes) -> None:
+        """One entry of the log."""
+        del index
+        if self._session.encode() not in entry:
+            return
+        try:
+            event = decode_event(entry)
+        except ValueError:
+            return  # the verification says so
+        data = event["data"]
+        if event["session"] == self._session and event["type"] in self._found and isinstance(data, Mapping):
+            self._found[str(event["type"])].append(digest_in(data))
 
     def sealed(self) -> Sealed:
         """What the log says; BrokenRecordingError unless it has exactly one end of this session."""
         return sealed_by(self._found[ENDED], self._found[SEEN])
-
-    def _read(self, bundle: bytes) -> None:
-        named = self._session.encode()
-        try:
-            events = [decode_event(entry) for entry in decode_bundle(bundle) if named in entry]
-        except ValueError:
-            return  # the verification says so
-        for event in events:
-            data = event["data"]
-            if event["session"] == self._session and event["type"] in self._found and isinstance(data, Mapping):
-                self._found[str(event["type"])].append(digest_in(data))

@@ -11,10 +11,12 @@ import click
 from gateway.audit.checkpoint import BadNoteError, VerifierKey, parse_checkpoint, parse_vkey
 from gateway.audit.directory import CHECKPOINT, export_paths, fetch_from
 from gateway.audit.proof import SUFFIX, BadReceiptError, verify_receipt
+from gateway.audit.read_along import ReadAlong
 from gateway.audit.report import Report
 from gateway.audit.verify import Fetch, Kept, verify
 from gateway.core.obligation import BadObligationError, parse_duration
 from gateway.edges.cli import audit_memory, client, output
+from gateway.edges.cli.events_in_log import EventsInLog
 from gateway.edges.cli.output import moment, safe, say
 
 _PINNING = (
@@ -74,11 +76,19 @@ def _fetch_from_api() -> Fetch:
 @click.option("--since", default="", help="A span such as 90s, 1h, 7d, or an instant (ISO 8601).")
 @click.option("--until", default="", help="As --since.")
 @click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 1000))
+@click.option("--log", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Search this export.")
+@click.option("--key", envvar="GW_AUDIT_KEY", default="", help="With --log: its verifier key that you pinned.")
 @output.json_option
-def search(since: str, until: str, as_json: bool, **query: object) -> None:
-    """List events, newest first."""
+def search(since: str, until: str, log: Path | None, key: str, as_json: bool, **query: object) -> None:
+    """List events, newest first: those that the gateway tells of, or with --log those that your export proves."""
     now = datetime.now(UTC)
-    events = _events({**query, "since": _instant(since, now), "until": _instant(until, now)})
+    first, end = _instant(since, now), _instant(until, now)
+    if log:
+        found = EventsInLog(query, *(datetime.fromisoformat(each) if each else None for each in (first, end)))
+        read_verified(log, key, found.take)
+        events = found.newest_first()
+    else:
+        events = _events({**query, "since": first, "until": end})
     if as_json:
         output.print_json(events)
         return
@@ -87,6 +97,13 @@ def search(since: str, until: str, as_json: bool, **query: object) -> None:
         for e in events
     ]
     output.table(("#", "at", "type", "outcome", "who", "target", "id"), rows, empty="No event matches.")
+
+
+def read_verified(log: Path, key: str, take: Callable[[int, bytes], object]) -> None:
+    """Have `take` read an export that verifies under the pinned key; ends the command when it does not."""
+    output.progress("Verifying the log …")
+    if not verify(ReadAlong(fetch_from(log), take).fetch, pinned(key)).is_verified:
+        output.fail("That log does not verify.", output.EXIT_ERROR, f"gw audit verify --dir {log} says why.")
 
 
 def _instant(text: str, now: datetime) -> str:

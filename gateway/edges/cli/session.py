@@ -11,13 +11,11 @@ from typing import IO, Any, NoReturn
 
 import click
 
-from gateway.audit.directory import fetch_from
 from gateway.audit.recording import BrokenRecordingError, Frame, MalformedRecordingError, unpacked, verified
 from gateway.audit.recording_json import Announced, frame_from_json, from_json_lines, lines_of
-from gateway.audit.sealed_digests import ReadAlong, Sealed
-from gateway.audit.verify import verify
+from gateway.audit.sealed_digests import DigestsInLog, Sealed
 from gateway.edges.cli import client, held, output, playback
-from gateway.edges.cli.audit import pinned
+from gateway.edges.cli.audit import read_verified
 from gateway.edges.cli.output import moment, safe, say
 
 LARGEST = 4 * 1024 * 1024 * 1024  # bytes of a recording as JSON lines
@@ -220,12 +218,10 @@ class Fetched:
 
 def _sealed_in(log: Path, key: str, session_id: str) -> Sealed:
     """What an export says of the recording, once the export has been verified under the pinned key."""
-    along = ReadAlong(fetch_from(log), session_id)
-    output.progress("Verifying the log …")
-    if not verify(along.fetch, pinned(key)).is_verified:
-        output.fail("That log does not verify.", output.EXIT_ERROR, f"gw audit verify --dir {log} says why.")
+    found = DigestsInLog(session_id)
+    read_verified(log, key, found.take)
     try:
-        return along.sealed()
+        return found.sealed()
     except BrokenRecordingError as broken:
         output.fail(f"That log does not tell what the recording is: {broken.why}.", code="recording-broken")
 

@@ -3,8 +3,9 @@
 import pytest
 
 from gateway.audit.leaf import decode_event, encode_event
+from gateway.audit.read_along import ReadAlong
 from gateway.audit.recording import BrokenRecordingError
-from gateway.audit.sealed_digests import ReadAlong, Sealed
+from gateway.audit.sealed_digests import DigestsInLog, Sealed
 from gateway.audit.verify import verify
 from tests.unit.audit.logs import PINNED, Log, event, events
 
@@ -16,9 +17,9 @@ def told(type: str, records: object, digest: object, session: str = "ses_1") -> 
 
 def sealed(*of_session: bytes) -> Sealed:
     log = Log([*events(300), *of_session, *events(300)])
-    along = ReadAlong(log.files.get, "ses_1")
-    assert verify(along.fetch, PINNED).is_verified
-    return along.sealed()
+    found = DigestsInLog("ses_1")
+    assert verify(ReadAlong(log.files.get, found.take).fetch, PINNED).is_verified
+    return found.sealed()
 
 
 SEEN = told("session:evidence", 1, "aa")
@@ -45,5 +46,7 @@ def test_one_end_and_no_other(ends: tuple[bytes, ...]):
 def test_what_is_no_bundle_is_left_to_the_verification():
     log = Log(events(3))
     log.files["tile/entries/000.p/3"] = b"ses_1"
-    along = ReadAlong(log.files.get, "ses_1")
-    assert not verify(along.fetch, PINNED).is_verified
+    taken: list[int] = []
+    assert not verify(ReadAlong(log.files.get, lambda index, _: taken.append(index)).fetch, PINNED).is_verified
+    assert taken == []
+    DigestsInLog("ses_1").take(0, b"ses_1 in what is no event")

@@ -99,6 +99,30 @@ def test_search_and_show(audited: Audited):
     assert "No event matches." in audited.gw("audit", "search", "--until", "2001-01-01").output
 
 
+def test_nothing_is_hidden_from_a_search_of_ones_own_copy(audited: Audited, tmp_path: Path):
+    """Somebody with the database makes a search miss an event, and the log verifies as before."""
+    ids = audited.record(300)
+    audited.tamper(f"UPDATE event SET principal = 'nobody', type = 'x', at = 0 WHERE id = '{ids[7]}'")
+    export = str(tmp_path / "log")
+    assert audited.gw("audit", "export", export).exit_code == 0
+    query = ["audit", "search", "--user", "oncall", "--limit", "1000", "--since", "1d"]
+    told = {event["id"] for event in audited.gw.json(*query)}
+    proved = audited.gw.json(*query, "--log", export, "--key", audited.key)
+    assert {event["id"] for event in proved} - told == {ids[7]}
+    assert [event["index"] for event in proved] == sorted((event["index"] for event in proved), reverse=True)
+    assert {"index", "id", "at", "type", "source", "outcome", "principal", "target", "data"} <= proved[0].keys()
+    for args in (["--text", proved[5]["id"]], ["--type", "other"], ["--until", "1d"], ["--session", "ses_none"]):
+        assert audited.gw.json(*query[:4], *args, "--log", export, "--key", audited.key) == [], args
+    newest = audited.gw.json(
+        *query[:4], "--limit", "1", "--type", proved[0]["type"].partition(":")[0], "--log", export, "--key", audited.key
+    )
+    assert [event["id"] for event in newest] == [proved[0]["id"]]
+    assert audited.gw(*query, "--log", export).exit_code == 2, "a key is needed"
+    bundle = next((tmp_path / "log" / "tile" / "entries").rglob("*.p/*"))
+    bundle.write_bytes(bundle.read_bytes().replace(b'"oncall"', b'"nobody"', 1))
+    assert audited.gw(*query, "--log", export, "--key", audited.key).exit_code == 1
+
+
 def test_who_may_not_audit_is_told_so(audited: Audited):
     (event,) = audited.record(1)
     audited.gw.stage.forbid(Action.AUDIT)
