@@ -22,8 +22,8 @@ from urllib.parse import urlsplit
 import httpx2
 from joserfc.jwk import Key
 
-from gateway.adapters.cut_off import CutOff
 from gateway.adapters.jose import demand_safe, signing_key
+from gateway.adapters.one_answer import UnusableAnswerError, body_of
 from gateway.adapters.signer import replace_private
 from gateway.adapters.yaml_source import SourceError, read_bytes
 from gateway.app.ports import Clock
@@ -36,12 +36,6 @@ ASK_EVERY = timedelta(seconds=60)
 MAX_BODY = 256 * 1024
 MOST_KEYS = 100
 _TOTAL_S = 5.0
-_TIMEOUT = httpx2.Timeout(3.0)
-_HEADERS = {
-    "accept": "application/json",
-    "accept-encoding": "identity",  # so that the size limit is the size
-    "connection": "close",  # each request opens its own, which can be cut off
-}
 _WAITERS = 8  # callers who may wait for an answer that is on its way
 _WAIT_S = 8.0
 log = logging.getLogger(__name__)
@@ -144,7 +138,8 @@ class IssuerKeys:
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError, RuntimeError):  # also no descriptor or thread left here
             keys.failure = "it does not answer as it should"
         except (ValueError, RecursionError) as why:  # what it sent is no key set; also a file that cannot be read
-            keys.failure = str(why)[:200] if isinstance(why, _UnusableError | SourceError) else "its answer is no JSON"
+            is_told = isinstance(why, UnusableAnswerError | SourceError)
+            keys.failure = str(why)[:200] if is_told else "its answer is no JSON"
         else:
             keys.by_kid = entries
             keys.fetched_at = at
@@ -193,35 +188,20 @@ class IssuerKeys:
     def _discovered(self, issuer: Issuer) -> str:
         document = self._get(f"{issuer.url.rstrip('/')}/.well-known/openid-configuration")
         if not isinstance(document, dict) or document.get("issuer") != issuer.url:
-            raise _UnusableError("its discovery document names another issuer")  # OpenID Connect Discovery §4.3
+            raise UnusableAnswerError("its discovery document names another issuer")  # OpenID Connect Discovery §4.3
         url = document.get("jwks_uri")
         try:
             is_own = isinstance(url, str) and urlsplit(demand_safe(url)).netloc == urlsplit(issuer.url).netloc
         except ValueError:
             is_own = False
         if not is_own:
-            raise _UnusableError("its key set is on another host; declare it as jwks_url")
+            raise UnusableAnswerError("its key set is on another host; declare it as jwks_url")
         return str(url)
 
     def _get(self, url: str) -> object:
         """JSON of a declared place, in one exchange."""
-        with CutOff(_TOTAL_S) as cut_off:
-            extensions = {"timeout": _TIMEOUT.as_dict(), "trace": cut_off.trace}
-            try:
-                return self._answered(httpx2.Request("GET", url, headers=_HEADERS, extensions=extensions))
-            except (httpx2.HTTPError, ValueError):  # a body without a length ends where it is cut
-                if cut_off.is_over:
-                    raise _UnusableError("its answer takes too long") from None
-                raise
-
-    def _answered(self, request: httpx2.Request) -> object:
-        answer = self._transport.handle_request(request)
-        try:
-            if answer.status_code != 200:  # a redirect is not followed
-                raise _UnusableError(f"it answered {answer.status_code}")
-            return json.loads(_body(answer))
-        finally:
-            answer.close()
+        headers = {"accept": "application/json"}
+        return json.loads(body_of(self._transport, url, headers, most=MAX_BODY, seconds=_TOTAL_S))
 
 
 def _name(issuer: Issuer) -> tuple[str, str, str]:
@@ -229,27 +209,14 @@ def _name(issuer: Issuer) -> tuple[str, str, str]:
     return issuer.url, issuer.jwks_url, issuer.jwks_file
 
 
-class _UnusableError(ValueError):
-    """The text says why, without what the issuer sent."""
-
-
-def _body(answer: httpx2.Response) -> bytes:
-    body = b""
-    for part in answer.iter_raw():
-        body += part
-        if len(body) > MAX_BODY:
-            raise _UnusableError("its answer is too large")
-    return body
-
-
 def _entries(document: object) -> dict[str, _Entry]:
     """Every entry with a key id, usable or not: an id that appears twice is ambiguous in either case."""
     keys: Any = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(keys, list) or len(keys) > MOST_KEYS:
-        raise _UnusableError("its key set is none, or has too many keys")
+        raise UnusableAnswerError("its key set is none, or has too many keys")
     named = [entry for entry in keys if isinstance(entry, dict) and isinstance(entry.get("kid"), str)]
     if not named:
-        raise _UnusableError("its key set has no key with an id")
+        raise UnusableAnswerError("its key set has no key with an id")
     counted = Counter(entry["kid"] for entry in named)
     return {e["kid"]: _Entry(signing_key(e), _text(e.get("alg")), counted[e["kid"]] > 1) for e in named}
 

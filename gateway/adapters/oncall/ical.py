@@ -6,7 +6,6 @@ lasts. Nobody is guessed: an event that names nobody known is no evidence.
 
 import hashlib
 import re
-import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
@@ -22,6 +21,7 @@ import httpx2
 import icalendar
 import recurring_ical_events
 
+from gateway.adapters.one_answer import UnusableAnswerError, body_of
 from gateway.adapters.yaml_source import SourceError, read_bytes
 from gateway.core.errors import Refusal, Unavailable
 from gateway.core.rota import Shift
@@ -31,7 +31,7 @@ MAX_BYTES = 5 * 1024 * 1024
 MAX_EVENTS = 5000
 MAX_RECURRING = 200
 MAX_SHIFTS = 5000
-TIMEOUT_S = 10.0
+TOTAL_S = 10.0
 _OLDEST = 1990
 # Rules that repeat within a day are no rota, and a line of them expands to millions of events.
 _TOO_OFTEN = frozenset({"SECONDLY", "MINUTELY", "HOURLY"})
@@ -96,31 +96,16 @@ class IcalFeed:
                 return read_bytes(Path(self._location), MAX_BYTES)
             except SourceError as error:
                 raise self._unavailable(f"cannot be read: {error}") from None
+        # No redirects and no proxy from the environment: the feed is asked where it was configured, nowhere else.
         try:
-            return self._download()
-        except httpx2.HTTPError as error:
+            with httpx2.HTTPTransport(trust_env=False) as transport:
+                accepted = {"accept": "text/calendar"}
+                return body_of(transport, self._location, accepted, most=MAX_BYTES, seconds=TOTAL_S)
+        except UnusableAnswerError as why:
+            raise self._unavailable(f"cannot be used: {why}") from None
+        except (httpx2.HTTPError, httpx2.InvalidURL, OSError, RuntimeError) as error:  # also no descriptor is left
             # The library's text may repeat the address.
             raise self._unavailable(f"did not answer ({type(error).__name__})") from None
-
-    def _download(self) -> bytes:
-        deadline = time.monotonic() + TIMEOUT_S
-        parts: list[bytes] = []
-        size = 0
-        # No redirects and no proxy from the environment: the feed is asked where it was configured, nowhere else.
-        with (
-            httpx2.Client(timeout=TIMEOUT_S, trust_env=False) as client,
-            client.stream("GET", self._location, headers={"accept": "text/calendar"}) as answer,
-        ):
-            if answer.status_code != 200:
-                raise self._unavailable(f"answered with status {answer.status_code}")
-            for part in answer.iter_bytes(65536):
-                size += len(part)
-                if size > MAX_BYTES:
-                    raise self._unavailable(f"is larger than {MAX_BYTES // 1024 // 1024} MiB")
-                if time.monotonic() > deadline:
-                    raise self._unavailable(f"took longer than {TIMEOUT_S:g} s")
-                parts.append(part)
-        return b"".join(parts)
 
     def _duties(self, content: bytes, window: Window) -> Iterator[tuple[str, Window]]:
         calendar = icalendar.Calendar.from_ical(content)

@@ -1,6 +1,10 @@
 import contextlib
+import gzip
+import socket
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Event, Timer
 
 import pytest
 from hypothesis import given, settings
@@ -147,13 +151,49 @@ def test_a_feed_that_fails_is_unavailable_and_its_address_stays_secret(httpserve
     httpserver.expect_request("/secret-token/404").respond_with_data("", status=404)
     httpserver.expect_request("/secret-token/302").respond_with_data("", status=302, headers={"location": "/x"})
     httpserver.expect_request("/secret-token/big").respond_with_handler(endless)
-    for path, said in (("404", "status 404"), ("302", "status 302"), ("big", "larger than 5 MiB")):
+    for path, said in (("404", "status 404"), ("302", "status 302"), ("big", "too large")):
         with pytest.raises(Unavailable, match=said) as error:
             IcalFeed("orders", httpserver.url_for(f"/secret-token/{path}"), PEOPLE).fetch(WINDOW, AT)
         assert "secret-token" not in str(error.value)
     with pytest.raises(Unavailable, match="did not answer") as refused:
         IcalFeed("orders", "http://127.0.0.1:1/secret-token", PEOPLE).fetch(WINDOW, AT)
     assert "secret-token" not in str(refused.value)
+
+
+def test_a_compressed_answer_is_refused(httpserver: HTTPServer):
+    """A few hundred bytes, compressed twice, are as much memory as their sender likes."""
+    twice = gzip.compress(gzip.compress(calendar(WEEKLY).encode()))
+    httpserver.expect_request("/x").respond_with_data(twice, headers={"content-encoding": "gzip, gzip"})
+    with pytest.raises(Unavailable, match="compressed"):
+        IcalFeed("orders", httpserver.url_for("/x"), PEOPLE).fetch(WINDOW, AT)
+
+
+@pytest.mark.parametrize("head", [b"", b"HTTP/1.1 200 OK\r\ncontent-type: text/calendar\r\n\r\n"])
+def test_a_feed_that_drips_is_cut_off(head: bytes, monkeypatch: pytest.MonkeyPatch):
+    """A byte now and then meets no timeout of a read, in the head or in the body; other sources wait meanwhile."""
+    monkeypatch.setattr(ical, "TOTAL_S", 0.5)
+    over = Event()
+
+    def drip(listener: socket.socket) -> None:
+        peer, _ = listener.accept()
+        with peer:
+            peer.sendall(head)
+            with contextlib.suppress(OSError):
+                while not over.wait(0.1):
+                    peer.sendall(b"H")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+        dripping = pool.submit(drip, listener)
+        gives_up = Timer(20.0, over.set)  # a feed that is not cut off fails the test, and does not hang it
+        gives_up.start()
+        try:
+            with pytest.raises(Unavailable, match="takes too long"):
+                IcalFeed("orders", f"http://127.0.0.1:{listener.getsockname()[1]}/x", PEOPLE).fetch(WINDOW, AT)
+            assert not over.is_set()
+        finally:
+            gives_up.cancel()
+            over.set()
+        dripping.result(10)
 
 
 @pytest.mark.parametrize(
