@@ -401,7 +401,10 @@ def _decoded(payload: bytes) -> object:
 
 
 def _plain(value: object) -> str | int | float | None:
-    return value if isinstance(value, str | int | float) else None
+    """As SQLite can hold it. A target counts as it likes."""
+    if isinstance(value, int):
+        return value if abs(value) < 2**63 else None
+    return value if isinstance(value, str | float) else None
 
 
 def _found(row: tuple[object, ...]) -> FoundStatement:

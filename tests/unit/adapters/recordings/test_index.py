@@ -205,6 +205,14 @@ def test_it_can_be_thrown_away(tmp_path: Path):
     made.close()
 
 
+def test_a_target_hides_no_session_behind_a_number(statements: StatementIndex):
+    """What it says that it did may be any number: its command tag is text."""
+    statements.feed([record("statement", n=1, sql="drop table t"), record("result", n=1, tag="DROP", rows=10**19)])
+    [found] = statements.search(StatementQuery(text="drop"))
+    assert (found.tag, found.rows) == ("DROP", None)
+    assert statements.behind() == frozenset()
+
+
 def test_what_no_database_can_hold_costs_only_the_index(statements: StatementIndex):
     statements.feed([record("statement", n=1, sql="\ud800"), record("statement", n=1 << 70, sql="x")])
     statements.store_fed()
