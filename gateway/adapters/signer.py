@@ -53,12 +53,17 @@ class Signer:
 
     def remembered(self, origin: str) -> Checkpoint | None:
         """What this key signed last for that log; ValueError when the memory is damaged or of another log."""
-        if not self._memory.exists():
+        note = self.remembered_note()
+        return None if note is None else open_checkpoint(note.decode(), self.verifier(origin))[0]
+
+    def remembered_note(self) -> bytes | None:
+        """The same unopened, as any process with this key file has left it."""
+        try:
+            with self._memory.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH)  # never half of an old note and half of a new one
+                return file.read(MAX_NOTE)
+        except FileNotFoundError:
             return None
-        with self._memory.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH)  # never half of an old note and half of a new one
-            note = file.read(MAX_NOTE)
-        return open_checkpoint(note.decode(), self.verifier(origin))[0]
 
 
 def _overwritten(path: Path, content: bytes) -> bool:

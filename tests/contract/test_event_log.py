@@ -508,6 +508,24 @@ def test_a_database_put_back_is_found_and_not_signed_over(house: House):
         house.new_sequencer().prepare()
 
 
+def test_a_database_put_back_is_not_signed_over_by_a_process_that_saw_less(house: House):
+    """Somebody with the database hands the lease to a worker that has not sequenced for a while."""
+    other = house.new_sequencer("gw-2", lambda: datetime.now(UTC) + LEASE * 2)
+    house.append(3)
+    other.prepare()
+    assert other.sequence() == 3
+    house.tamper("UPDATE log_head SET owner = 'gw-1'")
+    house.sequenced(2, 3)
+    early = house.log.tile("tile/0/000.p/5") or b""
+    house.sequenced(3, 5)
+    literal = f"X'{early.hex()}'" if house.url.startswith("sqlite") else f"'\\x{early.hex()}'"
+    house.tamper(*(statement.replace("{hashes}", literal) for statement in ROLLBACK))
+    house.tamper("UPDATE log_head SET owner = 'gw-2'")
+    house.append(1, 9)
+    with pytest.raises(TreeMismatchError, match="signed 8 events that the database does not hold"):
+        other.sequence()
+
+
 def test_an_emptied_database_is_not_a_new_log(house: House):
     house.sequenced(3)
     house.tamper("DELETE FROM event", "DELETE FROM log_checkpoint", "DELETE FROM log_tile", "DELETE FROM log_head")

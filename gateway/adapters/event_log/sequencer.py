@@ -269,7 +269,13 @@ class Sequencer:
         if not (checkpoint.size == head.size and checkpoint.root == head.root == root):
             raise TreeMismatchError(f"the tiles do not give the root that was signed for {checkpoint.size} events")
         self._require_not_behind(checkpoint)
+        self._require_all_that_was_signed(connection)
         return tree
+
+    def _require_all_that_was_signed(self, connection: Connection) -> None:
+        """What another process has signed with this key since, this one has not seen."""
+        if self._signer.remembered_note() != self._note.encode():
+            self._checked_memory(connection)
 
     def _opened(self, note: str) -> Checkpoint:
         """What a note of this key says. The very text that this process has signed needs no second look."""
