@@ -27,7 +27,7 @@ from joserfc.jwk import Key
 from gateway.adapters.jose import KEY_TYPES, OneAlgorithm, demand_safe, signing_key
 from gateway.adapters.oidc_claims import ForgedError, logout_of, unverified_header, verify_claims
 from gateway.adapters.oidc_probe import Probe
-from gateway.adapters.oidc_transport import Borrowed, BoundedTransport
+from gateway.adapters.oidc_transport import PLAIN, Borrowed, BoundedTransport
 from gateway.app.identity import ClaimNames, Redeemed, Refreshed, SignedClaims, SignedLogout
 from gateway.app.ports import Clock
 from gateway.core.errors import Denied, GatewayError, Refusal, Unavailable
@@ -359,7 +359,7 @@ class OidcProvider:
             client_secret=self._client_secret or None,
             transport=Borrowed(self._transport),
             timeout=_TIMEOUT,
-            headers={"accept-encoding": "identity"},  # so that the size limit is the size
+            headers=PLAIN,
             follow_redirects=False,
             trust_env=False,
         )

@@ -7,7 +7,7 @@ from time import monotonic
 import httpx2
 from authlib.oidc.discovery import get_well_known_url
 
-from gateway.adapters.oidc_transport import Borrowed
+from gateway.adapters.oidc_transport import PLAIN, Borrowed
 from gateway.app.ports import Clock
 from gateway.core.errors import Refusal, Unavailable
 
@@ -81,7 +81,7 @@ class Probe:
         lent = Borrowed(self._transport)
         try:
             with httpx2.Client(transport=lent, timeout=_TIMEOUT, follow_redirects=False, trust_env=False) as client:
-                found = client.get(get_well_known_url(self._issuer, external=True))
+                found = client.get(get_well_known_url(self._issuer, external=True), headers=PLAIN)
                 document = found.json() if found.status_code == 200 else None
         except (httpx2.HTTPError, httpx2.InvalidURL, ValueError, RecursionError):
             return False

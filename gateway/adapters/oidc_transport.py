@@ -6,11 +6,15 @@ from time import monotonic
 import httpx2
 
 MAX_BODY = 1024 * 1024
+PLAIN = {"accept-encoding": "identity"}  # so that the size limit is the size
 TOTAL_S = 10.0  # of one answer: a client's timeouts are for each read, and a provider that drips never meets them
 
 
 class BoundedTransport(httpx2.BaseTransport):
-    """Cuts answers that are larger than `MAX_BODY`, or whose body is not over after `TOTAL_S`."""
+    """Cuts answers that are larger than `MAX_BODY`, or whose body is not over after `TOTAL_S`.
+
+    Whoever sends through it asks for `PLAIN` answers; a compressed one is refused, as few bytes can be gigabytes of it.
+    """
 
     def __init__(self, inner: httpx2.BaseTransport) -> None:
         self._inner = inner
@@ -19,6 +23,9 @@ class BoundedTransport(httpx2.BaseTransport):
         """The answer of the transport inside; reading too much of it raises ReadError, for too long ReadTimeout."""
         until = monotonic() + TOTAL_S
         answer = self._inner.handle_request(request)
+        if answer.headers.get("content-encoding", "identity") != "identity":
+            answer.close()
+            raise httpx2.ReadError("the answer is compressed")
         stream = answer.stream
         if not isinstance(stream, httpx2.SyncByteStream):
             raise httpx2.ProtocolError("not a synchronous answer")

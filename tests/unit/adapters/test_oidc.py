@@ -1,4 +1,5 @@
 import base64
+import gzip
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed, wait
@@ -426,12 +427,27 @@ def endless(_: httpx2.Request) -> httpx2.Response:
     return httpx2.Response(200, content=b" " * (MAX_BODY + 1))
 
 
+def compressed(_: httpx2.Request) -> httpx2.Response:
+    """Within the limit as it is sent, beyond it once read."""
+    large = json.dumps({**Idp().discovery(), "more": " " * MAX_BODY}).encode()
+    twice = gzip.compress(gzip.compress(large))
+    return httpx2.Response(200, stream=Pieces([twice]), headers={"content-encoding": "gzip, gzip"})
+
+
+class Pieces(httpx2.SyncByteStream):
+    def __init__(self, pieces: list[bytes]) -> None:
+        self._pieces = pieces
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._pieces
+
+
 @pytest.mark.parametrize(
     "bend",
     [
         broken, endless, lambda _: httpx2.Response(500), lambda _: httpx2.Response(200, content=b"<html>"),
         lambda _: httpx2.Response(200, json=[]), lambda _: httpx2.Response(302, headers={"location": "https://evil.example"}),
-        lambda _: httpx2.Response(200, content=b"[" * 100_000),
+        lambda _: httpx2.Response(200, content=b"[" * 100_000), compressed,
     ],
 )  # fmt: skip
 def test_a_provider_that_does_not_answer_well_is_unavailable(
@@ -614,3 +630,12 @@ def test_asking_anew_is_said_to_the_provider(idp: Idp, moving: FakeClock) -> Non
     assert (query["prompt"], query["max_age"]) == (["login"], ["0"])
     usual = provider_of(idp, moving).authorization_url(state="s", nonce="n", challenge="c")
     assert "prompt" not in parse_qs(urlsplit(usual).query)
+
+
+def test_a_compressed_answer_is_none_and_no_question_asks_for_one(idp: Idp, moving: FakeClock) -> None:
+    assert provider_of(idp, moving).is_reachable()
+    redeem(idp, moving, idp.sign(claims()))
+    assert {call.headers["accept-encoding"] for call in idp.calls} == {"identity"}
+    idp.bend = compressed
+    moving.advance(timedelta(minutes=1))
+    assert not provider_of(idp, moving).is_reachable()
