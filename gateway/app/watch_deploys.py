@@ -5,10 +5,12 @@ from dataclasses import replace
 from gateway.app import journal
 from gateway.app.authorise import authorise
 from gateway.app.context import Context
+from gateway.app.decide_deploy import Caller
 from gateway.app.run_deploy import finish, store_step_end
 from gateway.core.decision import Action, Facts
+from gateway.core.deploy_token import Right
 from gateway.core.errors import Conflict, Denied, NotFound, Refusal
-from gateway.core.principal import Principal, User
+from gateway.core.principal import User
 from gateway.core.rollout import Run, Step, StepState
 
 UNKNOWN_RUN = Refusal("unknown-run", "There is no such run.", next_steps=("gw deploy history lists them.",))
@@ -90,16 +92,18 @@ def _interrupted(ctx: Context, run: Run, step: Step, why: str) -> Step:
     return step
 
 
-def cancel_deploy(ctx: Context, who: Principal, run_id: str) -> Run:
+def cancel_deploy(ctx: Context, caller: Caller, run_id: str) -> Run:
     """Mark for ending by the gateway that holds it: TERM for its command, no further step.
 
-    Whoever asked for it may, and whoever policy lets end other people's sessions. NotFound, Denied or Conflict.
+    Whoever asked for it may, and whoever policy lets end other people's sessions; a pipeline with a token that would
+    let it run the same. NotFound, Denied or Conflict.
     """
+    who = caller.principal
     with ctx.store.read() as uow:
         run = uow.deploys.get(run_id)
     if run is None:
         raise NotFound(UNKNOWN_RUN)
-    _require_right(ctx, who, run)
+    _require_right(ctx, caller, run)
     with ctx.store.begin() as uow:
         if not uow.deploys.request_cancel(run.id, who.name):
             raise Conflict(Refusal("run-over", "That run is over, or being ended already."))
@@ -110,11 +114,14 @@ def cancel_deploy(ctx: Context, who: Principal, run_id: str) -> Run:
     return run
 
 
-def _require_right(ctx: Context, who: Principal, run: Run) -> None:
-    if who.id == run.principal:
+def _require_right(ctx: Context, caller: Caller, run: Run) -> None:
+    """A workload is the same in all of its jobs, and a token may have been narrowed for one of them."""
+    who, token = caller.principal, caller.token
+    is_named = token is None or token.rights >= {Right(name, run.verb) for name in run.targets}
+    if who.id == run.principal and is_named:
         return
     if not isinstance(who, User):
-        raise Denied(Refusal("not-yours", "A pipeline cancels its own runs only."))
+        raise Denied(Refusal("not-yours", "A pipeline cancels its own runs only, and what its token lets it run."))
     for name in run.targets:
         target = ctx.catalogue.current().targets.get(name)
         facts = Facts(ctx.clock.now(), level=f"verb:{run.verb}", requester=run.principal)

@@ -106,4 +106,4 @@ def one_run(ctx: Ctx, caller: WhoDeploys, run_id: str) -> RunOut:
 @router.post("/runs/{run_id}/cancel", responses=problems(403, 404, 409))
 def cancel(ctx: Ctx, caller: WhoDeploys, run_id: str) -> RunOut:
     """End a run: TERM for its command, no further step."""
-    return RunOut.of(cancel_deploy(ctx, caller.principal, run_id))
+    return RunOut.of(cancel_deploy(ctx, caller, run_id))

@@ -16,7 +16,7 @@ from gateway.app.deploy_ports import Ended, Job, Stop
 from gateway.app.run_deploy import start_run
 from gateway.app.show_deploys import history, show_run, status, verbs
 from gateway.app.verify_deploy_token import revoke_deploy_token
-from gateway.app.watch_deploys import RunWatch, end_runs_of_the_silent, recover_deploys
+from gateway.app.watch_deploys import RunWatch, cancel_deploy, end_runs_of_the_silent, recover_deploys
 from gateway.core.deploy_token import Right, VerifiedDeployToken
 from gateway.core.emergency import BreakGlassOnly
 from gateway.core.errors import Conflict, Denied, NotFound, Refusal, Unavailable
@@ -339,6 +339,24 @@ def test_a_pipeline_sees_its_tokens_targets_and_its_own_runs(deploys: Deploys) -
     assert list(status(ctx, narrow, ("web-2",))) == []
     assert {view.target.name for view in verbs(ctx, narrow)} == {"web-1"}
     assert {view.target.name for view in verbs(ctx, person)} == {"web-1", "web-2"}
+
+
+def test_a_narrowed_token_cancels_nothing_that_it_could_not_run(deploys: Deploys) -> None:
+    """A workload is the same in each of its jobs: what one of them was not given it must not end either."""
+    deploys.way.hold = True
+    planned = deploys.ask("deploy", "web", run="1.1", version="1.0")
+    start_run(deploys.ctx, planned)
+    assert deploys.way.begun.wait(WITHIN)
+    whole = deploys.token(run="9.1")
+    verb = replace(whole, rights=frozenset(right for right in whole.rights if right.verb == "restart"))
+    target = deploys.token(run="9.1", targets=("web-1",))
+    other = replace(whole, workload=replace(JOB, id="wkl_2"))
+    for token in (verb, target, other):
+        with pytest.raises(Denied):
+            cancel_deploy(deploys.ctx, Caller.of(token), planned.run.id)
+    assert not deploys.way.stopped
+    cancel_deploy(deploys.ctx, Caller.of(whole), planned.run.id)
+    eventually(lambda: deploys.stored(planned.run.id).state is RunState.CANCELLED)
 
 
 def test_a_command_is_not_sent_once_the_lock_is_lost(deploys: Deploys) -> None:
