@@ -113,7 +113,7 @@ class _Rollout:
             lambda: ctx.deploys.live.stop(run.id, "it can no longer be recorded", is_cancelled=False),
         )
         try:
-            _store_begin(ctx, run, begun, self.planned.event)
+            _store_begin(ctx, run, begun, target.kind, self.planned.event)
         except GatewayError:
             recording.seal()
             raise
@@ -240,9 +240,10 @@ def patiently(store: Callable[[], T], what: str) -> T:
     return store()
 
 
-def _store_begin(ctx: Context, run: Run, step: Step, *earlier: str) -> None:
+def _store_begin(ctx: Context, run: Run, step: Step, kind: Kind, *earlier: str) -> None:
     """In the log before anything is sent."""
-    data = {"level": f"verb:{run.verb}", "protocol": "ssh", "run": run.id, "account": step.account, "fence": step.fence}
+    level = f"verb:{run.verb}"
+    data = {"level": level, "protocol": kind.value, "run": run.id, "account": step.account, "fence": step.fence}
     with ctx.store.begin() as uow:
         if not is_held(uow.deploys.lock(step.target), run.id, step.fence):
             raise Conflict(_LOST)

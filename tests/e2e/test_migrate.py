@@ -100,6 +100,7 @@ def test_a_migration_makes_tables_and_leaves_them_to_their_owner(db: Migrations)
     assert "public.refunds" in handed["objects"]
     started = db.stage.events("deploy:started")[-1]["data"]
     assert len(started["input_sha256"]) == 64
+    assert db.stage.events("session:started")[-1]["data"]["protocol"] == "postgres"
 
 
 @pytest.mark.parametrize(
