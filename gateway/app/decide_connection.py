@@ -84,8 +84,7 @@ def _facts(uow: UnitOfWork, ctx: Context, in_use: GrantInUse, target: Target) ->
     facts = gather_in(
         uow, ctx, Question(in_use.holder, target, grant.level, at, grant.incident, glass, grant.approvals)
     )
-    incident_open = facts.incident is not None and facts.incident.is_open(at)
-    if facts.on_call and not facts.on_call.is_on_call and _was_on_call(in_use.facts) and incident_open:
+    if facts.on_call and not facts.on_call.is_on_call and _was_on_call(in_use.facts) and facts.is_in_incident():
         # Nobody is thrown out in the middle of an incident because a shift ended: the grant's own end holds.
         return replace(facts, on_call=replace(facts.on_call, is_on_call=True, level=1))
     return facts

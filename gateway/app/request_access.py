@@ -170,10 +170,9 @@ def _request(
 
 
 def within_duty(duration: timedelta, facts: Facts, at: datetime) -> timedelta:
-    """A grant never outlives the shift and its grace, unless an incident is open."""
-    incident_open = facts.incident is not None and facts.incident.is_open(at)
+    """A grant never outlives the shift and its grace, unless an incident of the service is open."""
     until = facts.on_call.until if facts.on_call and facts.on_call.is_on_call else None
-    return duration if incident_open or until is None else min(duration, until - at)
+    return duration if facts.is_in_incident() or until is None else min(duration, until - at)
 
 
 def _too_many(ctx: Context, user: User) -> Refusal | None:

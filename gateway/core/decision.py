@@ -63,6 +63,13 @@ class Facts:
     deploy: DeployFacts | None = None
     requester: str = ""  # user id of whoever the request or grant belongs to (Approve, Review, Kill, …)
 
+    def is_in_incident(self) -> bool:
+        """True when the incident that was named is open, and about the service whose rota was asked."""
+        incident, duty = self.incident, self.on_call
+        if incident is None or duty is None:
+            return False
+        return incident.service == duty.service and incident.is_open(self.at)
+
 
 @dataclass(frozen=True, slots=True)
 class Query:
