@@ -23,6 +23,10 @@ _GROUP = re.compile(r"[\x21-\x7e][\x20-\x7e]{0,127}")
 _WHY = "no longer provisioned"
 _LONGEST = 255
 MOST_MEMBERS = 10_000
+# INVARIANT: what a client's body means is worked out before anything is locked: in a large group that takes seconds,
+# in which nobody could be revoked or let in. Whoever changed the resource meanwhile has it worked out anew.
+_TRIES = 5
+_CHANGED = Refusal("changed-meanwhile", "Others change this at the same time.", next_steps=("Try again.",))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +84,9 @@ def change_user(
 ) -> ProvisionedUser:
     """Replace or patch one. Who is not active any more has lost credentials, grants and sessions when this returns."""
     demand_scope(machine, WRITE_SCIM)
-    with ctx.store.begin() as uow:
-        before = _known(uow.provisioning.user(provider.name, id))
+    for _ in range(_TRIES):
+        with ctx.store.read() as uow:
+            before = _known(uow.provisioning.user(provider.name, id))
         told = change(before)
         at = _begin(ctx, machine, told.user_name, told.external_id)
         after = replace(
@@ -92,10 +97,14 @@ def change_user(
             resource=told.resource,
             updated_at=at,
         )
-        kept = _follow(ctx, uow, machine, provider, before, after, at)
-    ctx.wake()
-    ctx.rejudge()
-    return kept
+        with ctx.store.begin() as uow:
+            is_as_read = uow.provisioning.user(provider.name, id) == before
+            kept = _follow(ctx, uow, machine, provider, before, after, at) if is_as_read else None
+        if kept is not None:
+            ctx.wake()
+            ctx.rejudge()
+            return kept
+    raise Conflict(_CHANGED)
 
 
 def delete_user(ctx: Context, machine: Machine, provider: IdentityProvider, id: str) -> None:
@@ -196,8 +205,9 @@ def change_group(
 ) -> ProvisionedGroup:
     """Replace or patch one; live sessions are judged anew."""
     demand_scope(machine, WRITE_SCIM)
-    with ctx.store.begin() as uow:
-        before = uow.provisioning.group(provider.name, id)
+    for _ in range(_TRIES):
+        with ctx.store.read() as uow:
+            before = uow.provisioning.group(provider.name, id)
         if before is None:
             raise _no_such()
         told = change(before)
@@ -210,9 +220,14 @@ def change_group(
             resource=told.resource,
             updated_at=at,
         )
-        _keep_group(ctx, uow, machine, provider, before, after)
-    ctx.rejudge()
-    return after
+        with ctx.store.begin() as uow:
+            is_as_read = uow.provisioning.group(provider.name, id) == before
+            if is_as_read:
+                _keep_group(ctx, uow, machine, provider, before, after)
+        if is_as_read:
+            ctx.rejudge()
+            return after
+    raise Conflict(_CHANGED)
 
 
 def delete_group(ctx: Context, machine: Machine, provider: IdentityProvider, id: str) -> None:
