@@ -13,6 +13,7 @@ from datetime import time as time_of_day
 from ipaddress import ip_address
 from itertools import islice
 from pathlib import Path
+from time import monotonic
 from typing import Any
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -32,6 +33,9 @@ MAX_EVENTS = 5000
 MAX_RECURRING = 200
 MAX_SHIFTS = 5000
 TOTAL_S = 10.0
+# To work out all rules of a calendar. One that never holds, such as every 30 February, is looked for until the year
+# 9999, which takes seconds, and a calendar may have two hundred of them.
+RULES_S = 5.0
 _OLDEST = 1990
 # Rules that repeat within a day are no rota, and a line of them expands to millions of events.
 _TOO_OFTEN = frozenset({"SECONDLY", "MINUTELY", "HOURLY"})
@@ -111,8 +115,7 @@ class IcalFeed:
         calendar = icalendar.Calendar.from_ical(content)
         _require_bounded(calendar)
         zone = _zone(str(calendar["X-WR-TIMEZONE"])) if "X-WR-TIMEZONE" in calendar else self._zone
-        found = recurring_ical_events.of(calendar).between(window.not_before, window.not_after)
-        for event in islice(found, MAX_SHIFTS):
+        for event in islice(_occurrences(calendar, window), MAX_SHIFTS):
             begin = _instant(event["DTSTART"].dt, zone)
             end = _instant(event["DTEND"].dt, zone)
             if str(event.get("STATUS", "")).upper() == "CANCELLED" or end <= max(begin, window.not_before):
@@ -122,9 +125,7 @@ class IcalFeed:
 
     def _named(self, event: icalendar.Event) -> tuple[str, ...]:
         """Users that an event names: its attendees, else whoever its summary is."""
-        attendees = event.get("ATTENDEE", [])
-        listed = attendees if isinstance(attendees, list) else [attendees]
-        people = [p for attendee in listed if (p := self._person_behind(attendee))]
+        people = [p for attendee in _listed(event.get("ATTENDEE", [])) if (p := self._person_behind(attendee))]
         if not people and (named := self._people.get(str(event.get("SUMMARY", "")).strip().casefold())):
             people = [named]
         return tuple(dict.fromkeys(people))
@@ -158,14 +159,32 @@ def _require_bounded(calendar: Any) -> None:
     recurring = [event for event in events if "RRULE" in event]
     if len(events) > MAX_EVENTS or len(recurring) > MAX_RECURRING:
         raise ValueError(f"more than {MAX_EVENTS} events or {MAX_RECURRING} recurring ones")
+    dates = [dates for event in events for key in ("RDATE", "EXDATE") for dates in _listed(event.get(key, []))]
+    if sum(len(each.dts) for each in dates) > MAX_EVENTS:
+        raise ValueError(f"more than {MAX_EVENTS} dates that are named one by one")
     for event in events:
         if _instant(event["DTSTART"].dt, ZoneInfo("UTC")).year < _OLDEST:
             raise ValueError(f"an event begins before {_OLDEST}")
     for event in recurring:
-        rules = event["RRULE"]
-        for rule in rules if isinstance(rules, list) else [rules]:
+        for rule in _listed(event["RRULE"]):
             if _TOO_OFTEN & {str(f).upper() for f in rule.get("FREQ", [])} or any(key in rule for key in _WITHIN_A_DAY):
                 raise ValueError("an event recurs more than once a day")
+
+
+def _listed(found: Any) -> list[Any]:
+    """A property's values: the library has a list of them only where there are several."""
+    return found if isinstance(found, list) else [found]
+
+
+def _occurrences(calendar: Any, window: Window) -> list[Any]:
+    """Every event as it happens in the window; ValueError when that takes too long, after the rule that did."""
+    until = monotonic() + RULES_S
+    found: list[Any] = []
+    for series in recurring_ical_events.of(calendar).series:
+        found += series.between(window.not_before, window.not_after)
+        if monotonic() > until:
+            raise ValueError("its rules take too long to work out")
+    return [occurrence.as_component(keep_recurrence_attributes=False) for occurrence in found]
 
 
 def _instant(value: date | datetime, zone: ZoneInfo) -> datetime:

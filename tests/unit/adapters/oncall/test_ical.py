@@ -122,6 +122,8 @@ def test_a_new_export_of_the_same_rota_has_the_same_hash(tmp_path: Path):
         calendar(event("DTSTART:00010101T000000Z", "DTEND:00010101T010000Z", "RRULE:FREQ=DAILY")),
         calendar(event("DTSTART:20260323T090000Z", "DTEND:20260323T100000Z", "RRULE:FREQ=DAILY") * 201),
         calendar(event("DTSTART:20260323T090000Z") * 5001),
+        calendar(event("DTSTART:20260323T090000Z", f"RDATE:{','.join(['20260324T090000Z'] * 5001)}")),
+        calendar(event("DTSTART:20260323T090000Z", *[f"EXDATE:{','.join(['20260324T090000Z'] * 3000)}"] * 2)),
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_unavailable(tmp_path: Path, text: str):
@@ -205,6 +207,27 @@ def test_only_https_or_loopback(url: str):
 
 
 GOOD = calendar(WEEKLY, event("DTSTART;VALUE=DATE:20260328", "DURATION:P2D", "SUMMARY:carl (primary)", uid="9"))
+
+
+def test_rules_that_never_hold_hold_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Each is looked for over eight thousand years. The clock stands in for the seconds that it takes."""
+    now = [0.0]
+    worked_out = []
+
+    class Series:
+        def between(self, *_: object) -> list[object]:
+            now[0] += 2
+            worked_out.append(self)
+            return []
+
+    class Query:
+        series = (Series(),) * 200
+
+    monkeypatch.setattr(ical, "monotonic", lambda: now[0])
+    monkeypatch.setattr(ical.recurring_ical_events, "of", lambda _: Query())
+    with pytest.raises(Unavailable, match="take too long"):
+        fetch(tmp_path, GOOD)
+    assert len(worked_out) == 3
 
 
 @settings(max_examples=200)
