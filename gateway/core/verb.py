@@ -185,6 +185,8 @@ def _check_names(verb: Verb) -> None:
         if not _NAME.fullmatch(name):
             raise BadVerbError(f"{name[:40]!r} cannot be the name of a parameter")
         _check_parameter(name, parameter)
+    if verb.input_limit and "input" in verb.parameters:  # a token may name both, and could not tell one from the other
+        raise BadVerbError("a verb that takes input has no parameter called input")
     if verb.version and verb.version not in verb.parameters:
         raise BadVerbError(f"version names {verb.version!r}, which is no parameter")
 

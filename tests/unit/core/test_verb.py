@@ -138,6 +138,7 @@ def test_a_value_is_never_read_as_a_template_again() -> None:
         ({"parameters": {"v": Parameter(Type.CHOICE, choices=("-x",))}}, "choices"),
         ({"parameters": {"v": Parameter(Type.VERSION, default="-x")}}, "default"),
         ({"parameters": {"V": VERSION}}, "name of a parameter"),
+        ({"argv": ("/x", "{input}"), "parameters": {"input": VERSION}, "input_limit": 1024}, "called input"),
         ({"parameters": {"v": Parameter(Type.TEXT, longest=5000)}}, "max_length"),
     ],
 )
