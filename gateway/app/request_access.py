@@ -54,7 +54,7 @@ def request_access(
     target = find_target(ctx, user, ask.target, "request:denied")
     level = find_level(ctx, user, target, ask.level, "request:denied")
     about: journal.About = {"principal": user.name, "target": target.name}
-    wrong = validate_ask(ask.duration, ask.reason, ctx.limits.longest_grant) or _too_many(ctx, user)
+    wrong = validate_ask(ask.duration, ask.reason, ctx.limits.longest_grant)
     if wrong is not None:
         raise journal.refuse(ctx, "request:denied", wrong, **about)
     facts = gather(ctx, Question(user, target, level.name, at, ask.incident, kind is RequestKind.BREAK_GLASS))
@@ -72,15 +72,19 @@ def request_access(
     if unproven is not None:
         raise journal.refuse(ctx, "request:denied", unproven, **about, data=told)
     request = _request(ctx, user, ask, kind, decision, facts, at)
-    about["request"] = request.id
-    with ctx.store.begin() as uow:
-        spend_proof(uow, user, decision.obligations, at)
-        uow.requests.add(request)
-        noted = [journal.append(ctx, uow, "request:created", data=_told(request, told), **about)]
-        grant = None
-        if request.is_quorate():
-            grant, events = grant_in(ctx, uow, request, at)
-            noted += events
+    grant, noted = None, []
+    with ctx.store.begin() as uow:  # counted in here: many who ask at once are counted one after the other
+        too_many = _too_many(uow, user)
+        if too_many is None:
+            spend_proof(uow, user, decision.obligations, at)
+            uow.requests.add(request)
+            created: journal.About = {**about, "request": request.id}
+            noted = [journal.append(ctx, uow, "request:created", data=_told(request, told), **created)]
+            if request.is_quorate():
+                grant, events = grant_in(ctx, uow, request, at)
+                noted += events
+    if too_many is not None:
+        raise journal.refuse(ctx, "request:denied", too_many, **about)
     confirm_or_revoke(ctx, grant, *noted)
     outcome = Outcome(request if grant is None else replace(request, state=RequestState.GRANTED), grant, decision)
     announce(ctx, outcome)
@@ -175,10 +179,9 @@ def within_duty(duration: timedelta, facts: Facts, at: datetime) -> timedelta:
     return duration if facts.is_in_incident() or until is None else min(duration, until - at)
 
 
-def _too_many(ctx: Context, user: User) -> Refusal | None:
+def _too_many(uow: UnitOfWork, user: User) -> Refusal | None:
     """Approvers read a list: nobody may fill it."""
-    with ctx.store.read() as uow:
-        waiting = len(uow.requests.list(requester=user.id, state=RequestState.PENDING, limit=MOST_WAITING))
+    waiting = len(uow.requests.list(requester=user.id, state=RequestState.PENDING, limit=MOST_WAITING))
     if waiting < MOST_WAITING:
         return None
     return Refusal("too-many-requests", f"{MOST_WAITING} requests of yours are waiting already.", (), ("gw requests",))

@@ -552,6 +552,18 @@ def test_one_person_cannot_hide_the_requests_of_others(house: House):
     assert len(pending_for(house.ctx, house.people["lead"])) == MOST_WAITING
 
 
+def test_nor_by_asking_many_times_at_once(house: House):
+    def ask(_: int) -> bool:
+        try:
+            return request_access(house.ctx, house.people["oncall"], ADMIN).grant is None
+        except Denied:
+            return False
+
+    with ThreadPoolExecutor(8) as pool:
+        waiting = sum(pool.map(ask, range(MOST_WAITING + 16)))
+    assert waiting == len(pending_for(house.ctx, house.people["lead"])) == MOST_WAITING
+
+
 def test_a_clock_set_back_ends_a_session_and_never_lengthens_it(house: House):
     grant = granted(house)
     _, held = opened(house, grant)
