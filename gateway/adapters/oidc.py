@@ -37,6 +37,7 @@ _TIMEOUT = httpx2.Timeout(10.0, connect=5.0)
 _DISCOVERY_FOR = timedelta(hours=1)
 _KEYS_FOR = timedelta(minutes=10)
 _REFETCH_AFTER = timedelta(seconds=30)
+_FAILED_FOR = timedelta(seconds=5)  # no stranger's token has it asked again sooner
 _EXCHANGES = 4  # at a time: a provider that hangs keeps no more of the API's threads
 _WAITING = 8  # for one of those, and no longer than:
 _WAIT_S = 1.0
@@ -60,6 +61,7 @@ class _Metadata:
 class _Keys:
     by_kid: dict[str | None, list[Key]] = field(default_factory=dict)
     fetched_at: datetime | None = None
+    failed_at: datetime | None = None  # when they could not be had the last time, if that is so
 
 
 def _refused(_: AuthlibBaseError) -> GatewayError:
@@ -275,16 +277,22 @@ class OidcProvider:
         # An unknown id may be a new key: look again, but no faster than a forger may make us.
         if age is not None and age <= _KEYS_FOR and (is_known or age <= _REFETCH_AFTER):
             return keys.by_kid
+        if not is_known and keys.failed_at is not None and timedelta(0) <= at - keys.failed_at < _FAILED_FOR:
+            raise Unavailable(_unusable("it did not tell its keys a moment ago"))
         try:
             fresh = _Keys(self._fetch_keys(), at)
         except Unavailable:
             if not is_known:
+                self._replace_keys(keys, replace(keys, failed_at=at))
                 raise
             fresh = _Keys(keys.by_kid, at - _KEYS_FOR + _REFETCH_AFTER)  # they go on serving while the issuer is down
-        with self._lock:
-            if self._keys is keys:  # else somebody else was quicker
-                self._keys = fresh
+        self._replace_keys(keys, fresh)
         return fresh.by_kid
+
+    def _replace_keys(self, known: _Keys, fresh: _Keys) -> None:
+        with self._lock:
+            if self._keys is known:  # else somebody else was quicker
+                self._keys = fresh
 
     def _fetch_keys(self) -> dict[str | None, list[Key]]:
         document = self._get_json(self._discovered().jwks_uri)

@@ -165,3 +165,16 @@ def test_a_logout_token_grows_old(idp: Idp, moving: FakeClock) -> None:
     moving.advance(timedelta(minutes=11))
     with pytest.raises(Denied):
         provider_of(idp, moving).verify_logout(token)
+
+
+def test_strangers_tokens_ask_a_provider_that_does_not_answer_no_more_often(idp: Idp, moving: FakeClock) -> None:
+    """Each would take one of the few places for exchanges, which people who sign in need."""
+    provider = provider_of(idp, moving)
+    idp.bend = lambda request: httpx2.Response(500) if request.url.path == "/jwks" else None
+    for number in range(20):
+        with pytest.raises(Unavailable):
+            provider.verify_logout(idp.sign(logout_claims(), {**LOGOUT, "kid": f"guess-{number}"}))
+    assert sum(call.url.path == "/jwks" for call in idp.calls) == 1
+    idp.bend = lambda _: None
+    moving.advance(timedelta(seconds=5))
+    assert provider.verify_logout(idp.sign(logout_claims(), LOGOUT)).sid
