@@ -123,7 +123,13 @@ def announce(ctx: Context, outcome: Outcome) -> None:
 
 
 def grant_in(ctx: Context, uow: UnitOfWork, request: Request, at: datetime) -> tuple[Grant, list[str]]:
-    """Issue the grant of a quorate request inside a transaction, with the review it owes; (grant, event ids)."""
+    """Issue the grant of a quorate request inside a transaction, with the review it owes; (grant, event ids).
+
+    Denied for who was disabled since they asked: what came after that would be theirs when they are enabled again.
+    """
+    holder = uow.users.get(request.requester)
+    if holder is None or not holder.is_enabled():
+        raise Denied(Refusal("user-disabled", f"{request.requester_name} is disabled, so there is nothing to grant."))
     grant = issue(request, ctx.ids.new("grt"), at)
     settled = settle(request, RequestState.GRANTED)
     if isinstance(grant, Refusal):

@@ -552,6 +552,34 @@ def test_one_person_cannot_hide_the_requests_of_others(house: House):
     assert len(pending_for(house.ctx, house.people["lead"])) == MOST_WAITING
 
 
+@pytest.mark.parametrize("by", ["asking", "an approval"])
+def test_who_is_disabled_while_policy_is_asked_gets_nothing_that_an_enabling_would_leave(house: House, by: str):
+    waiting = request_access(house.ctx, house.people["oncall"], ADMIN).request.id
+    real = house.ctx.policy
+
+    class Slow:
+        def decide(self, query: object):
+            decision = real.decide(query)
+            with suppress(Conflict):
+                disable_user(calm, house.people["lead"], "oncall")
+            return decision
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(real, name)
+
+    calm = house.ctx
+    slow = replace(calm, policy=Slow())
+    attempts = {
+        "asking": lambda: request_access(slow, house.people["oncall"], READ),
+        "an approval": lambda: answer(slow, house.people["lead"], waiting, Verdict.APPROVE),
+    }
+    with pytest.raises(Denied, match="disabled"):
+        attempts[by]()
+    enable_user(calm, house.people["lead"], "oncall")
+    with house.ctx.store.read() as uow:
+        assert not uow.grants.list(active_at=house.clock.now())
+
+
 def test_nor_by_asking_many_times_at_once(house: House):
     def ask(_: int) -> bool:
         try:
