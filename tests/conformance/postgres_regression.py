@@ -18,10 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.app.open_session import Opened
+from gateway.app.open_session import Admitted, Opened
 from gateway.app.target_ports import DatabaseLogin
-from gateway.core.grant import Grant
-from gateway.core.principal import User
 from gateway.core.target import Kind, Level, Target
 from tests.conformance.postgres_source import Built, build
 from tests.e2e.postgres_stage import ONCALL, TICKET, MemoryRecording, Stage, door_tls, running_door
@@ -55,13 +53,13 @@ class CountingRecording(MemoryRecording):
 class AnyDatabase(Stage):
     """Every database of the server is a target of that name; the ticket opens all of them."""
 
-    def _authenticate(self, user: str, ticket: str, target: str, client: str) -> tuple[User, Grant]:
-        who, grant = super()._authenticate(ONCALL.name, ticket, self.target.name, client)
-        return replace(who, name=user), replace(grant, target=target)
+    def _authenticate(self, user: str, ticket: str, target: str, client: str) -> Admitted:
+        who = super()._authenticate(ONCALL.name, ticket, self.target.name, client)
+        return replace(who, user=replace(who.user, name=user), grant=replace(who.grant, target=target))
 
-    def _open(self, user: User, grant: Grant, client: str) -> Opened:
-        opened = super()._open(user, grant, client)
-        target = replace(self.target, name=grant.target, database=grant.target)
+    def _open(self, who: Admitted, client: str) -> Opened:
+        opened = super()._open(who, client)
+        target = replace(self.target, name=who.grant.target, database=who.grant.target)
         return replace(opened, target=target, recording=CountingRecording())
 
 
