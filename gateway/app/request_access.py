@@ -72,10 +72,11 @@ def request_access(
     if unproven is not None:
         raise journal.refuse(ctx, "request:denied", unproven, **about, data=told)
     request = _request(ctx, user, ask, kind, decision, facts, at)
-    grant, noted = None, []
-    with ctx.store.begin() as uow:  # counted in here: many who ask at once are counted one after the other
-        too_many = _too_many(uow, user)
-        if too_many is None:
+    grant = None
+    try:
+        with ctx.store.begin() as uow:
+            if not request.is_quorate():
+                _check_waiting(uow, user)
             spend_proof(uow, user, decision.obligations, at)
             uow.requests.add(request)
             created: journal.About = {**about, "request": request.id}
@@ -83,8 +84,8 @@ def request_access(
             if request.is_quorate():
                 grant, events = grant_in(ctx, uow, request, at)
                 noted += events
-    if too_many is not None:
-        raise journal.refuse(ctx, "request:denied", too_many, **about)
+    except Denied as no:
+        raise journal.refuse(ctx, "request:denied", no.refusal, **about, data=told) from no
     confirm_or_revoke(ctx, grant, *noted)
     outcome = Outcome(request if grant is None else replace(request, state=RequestState.GRANTED), grant, decision)
     announce(ctx, outcome)
@@ -185,12 +186,11 @@ def within_duty(duration: timedelta, facts: Facts, at: datetime) -> timedelta:
     return duration if facts.is_in_incident() or until is None else min(duration, until - at)
 
 
-def _too_many(uow: UnitOfWork, user: User) -> Refusal | None:
-    """Approvers read a list: nobody may fill it."""
-    waiting = len(uow.requests.list(requester=user.id, state=RequestState.PENDING, limit=MOST_WAITING))
-    if waiting < MOST_WAITING:
-        return None
-    return Refusal("too-many-requests", f"{MOST_WAITING} requests of yours are waiting already.", (), ("gw requests",))
+def _check_waiting(uow: UnitOfWork, user: User) -> None:
+    """Approvers read a list, and nobody may fill it. Inside the transaction: who ask at once are counted in turn."""
+    if len(uow.requests.list(requester=user.id, state=RequestState.PENDING, limit=MOST_WAITING)) >= MOST_WAITING:
+        why = f"{MOST_WAITING} requests of yours are waiting already."
+        raise Denied(Refusal("too-many-requests", why, (), ("gw requests",)))
 
 
 def _told(request: Request, told: dict[str, str]) -> dict[str, object]:

@@ -549,7 +549,9 @@ def test_one_person_cannot_hide_the_requests_of_others(house: House):
         request_access(house.ctx, house.people["oncall"], ADMIN)
     with pytest.raises(Denied, match="waiting already"):
         request_access(house.ctx, house.people["oncall"], ADMIN)
+    assert house.events("request:denied")[-1].data["code"] == "too-many-requests"
     assert len(pending_for(house.ctx, house.people["lead"])) == MOST_WAITING
+    assert request_access(house.ctx, house.people["oncall"], READ).grant  # what waits for nobody is not held up by it
 
 
 @pytest.mark.parametrize("by", ["asking", "an approval"])
@@ -575,6 +577,7 @@ def test_who_is_disabled_while_policy_is_asked_gets_nothing_that_an_enabling_wou
     }
     with pytest.raises(Denied, match="disabled"):
         attempts[by]()
+    assert by != "asking" or house.events("request:denied")[-1].data["code"] == "user-disabled"
     enable_user(calm, house.people["lead"], "oncall")
     with house.ctx.store.read() as uow:
         assert not uow.grants.list(active_at=house.clock.now())
