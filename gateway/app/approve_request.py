@@ -10,7 +10,7 @@ from gateway.app.facts import Question, gather
 from gateway.app.request_access import Outcome, announce, confirm_or_revoke, grant_in, within_duty
 from gateway.core.authentication import proof_of, unmet
 from gateway.core.decision import Action, Deny, Facts, Permit, Query
-from gateway.core.errors import Conflict, NotFound, Refusal
+from gateway.core.errors import Conflict, Denied, NotFound, Refusal
 from gateway.core.grant import Grant
 from gateway.core.obligation import merge
 from gateway.core.principal import User
@@ -37,19 +37,22 @@ def answer(ctx: Context, user: User, request_id: str, verdict: Verdict, note: st
     authorise(ctx, user, Action.APPROVE, target, Facts(at, level=request.level, requester=request.requester))
     today = _as_of_now(ctx, user, requester, request) if verdict is Verdict.APPROVE else request
     grant: Grant | None = None
-    with ctx.store.begin() as uow:
-        fresh = uow.requests.get(request_id)
-        answered = add_approval(fresh, approval) if fresh else _GONE
-        if isinstance(answered, Refusal) or not uow.requests.save(answered, RequestState.PENDING):
-            raise Conflict(Refusal("already-decided", "Somebody else has decided this request already."))
-        data = {"verdict": verdict.value, "note": approval.note, "requester": request.requester_name}
-        noted = [journal.append(ctx, uow, "request:answered", **about, data=data)]
-        due = replace(today, approvals=answered.approvals)
-        if answered.state is RequestState.PENDING and due.is_quorate():
-            grant, events = grant_in(ctx, uow, due, at)
-            noted += events
-            settled = uow.requests.get(request_id)
-            answered = settled or answered
+    try:
+        with ctx.store.begin() as uow:
+            fresh = uow.requests.get(request_id)
+            answered = add_approval(fresh, approval) if fresh else _GONE
+            if isinstance(answered, Refusal) or not uow.requests.save(answered, RequestState.PENDING):
+                raise Conflict(Refusal("already-decided", "Somebody else has decided this request already."))
+            data = {"verdict": verdict.value, "note": approval.note, "requester": request.requester_name}
+            noted = [journal.append(ctx, uow, "request:answered", **about, data=data)]
+            due = replace(today, approvals=answered.approvals)
+            if answered.state is RequestState.PENDING and due.is_quorate():
+                grant, events = grant_in(ctx, uow, due, at)
+                noted += events
+                settled = uow.requests.get(request_id)
+                answered = settled or answered
+    except Denied as no:
+        raise journal.refuse(ctx, "approval:denied", no.refusal, **about) from no
     confirm_or_revoke(ctx, grant, *noted)
     outcome = Outcome(answered, grant, Permit(today.policies, today.policy_set, today.obligations, today.facts))
     if grant is not None:
