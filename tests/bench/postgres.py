@@ -39,7 +39,7 @@ def prepare(stage: Stage, scale: int) -> None:
 
 def measure(paths: PostgresPaths, stage: Stage, work: Path, parts: Collection[str], *, quick: bool) -> list[Row]:
     """The statements come last: while their sessions are added to the search index, everything else is slower."""
-    copies = _copies(paths, stage, work) if "copy" in parts else []
+    copies = _copies(paths, stage, work, 1 if quick else 3) if "copy" in parts else []
     logins = Row("connect and `SELECT 1`", "ms", is_rate=False, cpu_unit="ms", notes=paths.notes)
     if "connect" in parts:
         runs = {name: lambda env=env: 1000 * timed(lambda: _connect(env)) for name, env in paths.environments.items()}
@@ -67,7 +67,7 @@ def _rest(pids: Iterable[int]) -> None:
             used += cpu_of_tree(pid)
 
 
-def _copies(paths: PostgresPaths, stage: Stage, work: Path) -> list[Row]:
+def _copies(paths: PostgresPaths, stage: Stage, work: Path, rounds: int) -> list[Row]:
     dump = work / "accounts.copy"
     _psql(paths.environments["direct"], f"\\copy pgbench_accounts TO '{dump}'")
     megabytes = dump.stat().st_size / 1e6
@@ -75,7 +75,7 @@ def _copies(paths: PostgresPaths, stage: Stage, work: Path) -> list[Row]:
     into = Row(f"COPY in, {megabytes:.0f} MB", "MB/s", is_rate=True, cpu_unit="s/GB", notes=paths.notes)
     for row, once in ((out, _copy_out), (into, lambda env: _copy_in(env, dump, stage))):
         runs = {name: _rate(once, env, megabytes) for name, env in paths.environments.items()}
-        interleaved(row, runs, paths.pids, 1, per=1000 / megabytes)
+        interleaved(row, runs, paths.pids, rounds, per=1000 / megabytes)
     return [out, into]
 
 
@@ -124,6 +124,7 @@ def _copy_out(environment: dict[str, str]) -> float:
 def _copy_in(environment: dict[str, str], dump: Path, stage: Stage) -> float:
     with psycopg.connect(stage.superuser_dsn("orders"), autocommit=True) as connection:
         connection.execute("TRUNCATE bench_in")
+        connection.execute("CHECKPOINT")  # or the one before is written while this one is measured
     with dump.open("rb") as source:
         return timed(lambda: _psql(environment, "COPY bench_in FROM STDIN", source))
 

@@ -73,11 +73,19 @@ def running_stage(directory: Path) -> Iterator[Stage]:
 # ---------------------------------------------------------------- SSH: direct, jump, gateway
 
 
+FORCED = "Ciphers aes128-gcm@openssh.com\nKexAlgorithms curve25519-sha256\n"
+
+
 @dataclass(frozen=True, slots=True)
 class SshPaths:
-    """Host aliases of one OpenSSH config file, by path; `pids` of what stands in the middle."""
+    """Host aliases of one OpenSSH config file, by path; `pids` of what stands in the middle.
+
+    `config` has one cipher and one key exchange for all, so that a table compares paths and not algorithms; with
+    `unforced` each path takes what its two ends choose by themselves, as people have it.
+    """
 
     config: Path
+    unforced: Path
     hosts: dict[str, str]
     pids: dict[str, int]
 
@@ -102,19 +110,19 @@ def ssh_paths(stage: Stage, processes: Processes, work: Path) -> SshPaths:
     ).stdout
     # The line that renews the certificate starts a Python for each connection; here the connection is measured.
     gateway_config = re.sub(r"^Match .*$", "", gateway_config, flags=re.MULTILINE)
-    config = work / "ssh_config"
-    config.write_text(
-        # One cipher and one key exchange for all, so that the table compares paths and not algorithms.
-        "Ciphers aes128-gcm@openssh.com\nKexAlgorithms curve25519-sha256\nIdentitiesOnly yes\nIdentityAgent none\nLogLevel ERROR\n"
+    hosts = (
+        "IdentitiesOnly yes\nIdentityAgent none\nLogLevel ERROR\n"
         f"Host direct\n  Port {target.port}\n  {common}"
         f"Host hop\n  Port {jump.port}\n  {common}"
-        f"Host jumped\n  Port {target.port}\n  ProxyJump hop\n  {common}\n{gateway_config}"
+        # ProxyJump starts an ssh of its own, which reads the same file only when told to.
+        f"Host jumped\n  Port {target.port}\n  ProxyCommand ssh -F {{config}} -W %h:%p hop\n  {common}\n"
     )
-    # ProxyJump starts an ssh of its own, which reads the same file only when told to.
-    text = config.read_text().replace("ProxyJump hop", f"ProxyCommand ssh -F {config} -W %h:%p hop")
-    config.write_text(text)
+    config, unforced = work / "ssh_config", work / "ssh_config_unforced"
+    for path, forced in ((config, FORCED), (unforced, "")):
+        path.write_text(forced + hosts.replace("{config}", str(path)) + gateway_config)
     return SshPaths(
         config,
+        unforced,
         {"direct": "direct", "ssh -J": "jumped", "gateway": "web-1.gw"},
         {"ssh -J": processes.pids()["sshd-jump"], "gateway": stage.pids["gateway"]},
     )

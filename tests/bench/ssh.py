@@ -13,7 +13,8 @@ from tests.bench.servers import SshPaths
 TIMEOUT_S = 300
 
 
-PARTS = ("login", "cat", "scp", "echo", "load")
+BULK = ("cat", "scp")
+PARTS = ("login", *BULK, "echo", "load")
 
 
 def measure(paths: SshPaths, payload: Path, parts: Sequence[str], *, quick: bool) -> Iterator[Row]:
