@@ -27,6 +27,7 @@ _SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
     "max_connections": "200",
+    "max_prepared_transactions": "10",
     "shared_buffers": "16MB",
     # Tests kill clients, never this server: its own durability would only cost time.
     "fsync": "off",

@@ -146,6 +146,46 @@ def test_a_role_that_holds_itself_locked_is_revoked_all_the_same(
             log_in(postgres_server, target, password)
 
 
+@pytest.mark.parametrize("prepares_as", ["itself", "its group"])
+@pytest.mark.parametrize("end", [PostgresRoles.revoke, PostgresRoles.shut_out])
+def test_what_a_role_prepared_does_not_keep_it(
+    roles: PostgresRoles,
+    target: Target,
+    postgres_server: PostgresServer,
+    end: Callable[[PostgresRoles, Target, str], None],
+    prepares_as: str,
+) -> None:
+    """PREPARE TRANSACTION outlives its session, and what it changed stays locked until somebody ends it."""
+    other, group = postgres_server.create_database(), target.levels["read"].account
+    prepared = f"SELECT gid FROM pg_prepared_xacts WHERE database IN ('{other}', '{target.database}') ORDER BY gid"
+    try:
+        login = roles.create(target, target.levels["read"], ROLE, UNTIL)
+        for database in (target.database, other):
+            with psycopg.connect(postgres_server.url(database, ROLE, login.password), autocommit=True) as session:
+                session.execute("BEGIN")
+                session.execute("SET ROLE NONE")
+                if database == other:
+                    session.execute(f"ALTER ROLE {ROLE} PASSWORD 'mine'".encode())
+                if prepares_as == "its group":
+                    session.execute(f"SET ROLE {ident(group)}".encode())
+                session.execute(f"PREPARE TRANSACTION 'it''s in {database}'".encode())
+        end(roles, target, ROLE)
+        with psycopg.connect(postgres_server.url(target.database)) as check:
+            # One of the group that changes no role is perhaps a program's, and stays for it.
+            left = [] if prepares_as == "itself" else [(f"it's in {target.database}",)]
+            assert check.execute(prepared.encode()).fetchall() == left
+        for password in (login.password, "mine"):
+            with pytest.raises(psycopg.OperationalError, match=r"password authentication|not permitted to log in"):
+                log_in(postgres_server, target, password)
+        roles.revoke(target, ROLE)
+        assert roles.roles_of(target, ROLE) == []
+    finally:
+        if prepares_as == "its group":
+            gid = sql.Literal(f"it's in {target.database}").as_string()
+            postgres_server.execute(f"ROLLBACK PREPARED {gid}", target.database)
+        postgres_server.drop_database(other)
+
+
 def test_what_a_role_owns_in_another_database_goes_to_its_group(
     roles: PostgresRoles, target: Target, postgres_server: PostgresServer
 ) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from threading import BoundedSemaphore, Lock
 
@@ -17,6 +18,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from gateway.adapters.credentials import postgres_prepared
 from gateway.app.target_ports import DatabaseLogin
 from gateway.core.errors import Refusal, Unavailable
 from gateway.core.target import Level, Target
@@ -68,7 +70,7 @@ class PostgresRoles:
         with self._admin(target) as admin:
             if not _exists(admin, role):
                 return
-            _shut_out(admin, role, target)
+            self._shut_out(admin, role, target)
             groups = _groups(admin, role)
             for database in _databases_touched(admin, role):
                 if not groups:
@@ -86,7 +88,7 @@ class PostgresRoles:
         _checked(role)
         with self._admin(target) as admin:
             if _exists(admin, role):
-                _shut_out(admin, role, target)
+                self._shut_out(admin, role, target)
 
     def end_backend(self, target: Target, role: str, pid: int, attempt: Callable[[], None]) -> bool:
         """End one session of the role's, for code may catch a cancel, but not this."""
@@ -109,6 +111,27 @@ class PostgresRoles:
         with self._admin(target) as admin:
             query = "SELECT rolname FROM pg_catalog.pg_roles WHERE pg_catalog.starts_with(rolname, %s) ORDER BY rolname"
             return [str(name) for (name,) in admin.execute(query, (prefix,))]
+
+    def _shut_out(self, admin: Connection, role: str, target: Target) -> None:
+        name = sql.Identifier(role)
+        no_login = sql.SQL("ALTER ROLE {} NOLOGIN CONNECTION LIMIT 0").format(name)
+        try:
+            admin.execute(no_login)
+        except psycopg.errors.LockNotAvailable:
+            # A session of the role has changed it (its password), and does not commit, or prepared that. Nobody waits
+            # for its end: whoever logs in again meanwhile stands behind this statement.
+            _become_member(admin, name)
+            _end_sessions(admin, role, 0)
+            self._roll_back(admin, role, target)
+            admin.execute(no_login)
+        _become_member(admin, name)
+        _end_sessions(admin, role, _TERMINATE_MS)
+        self._roll_back(admin, role, target)
+        if admin.execute("SELECT 1 FROM pg_catalog.pg_stat_activity WHERE usename = %s", (role,)).fetchone():
+            raise _unavailable(target, "a session of the role does not end")
+
+    def _roll_back(self, admin: Connection, role: str, target: Target) -> None:
+        postgres_prepared.roll_back(admin, role, _groups(admin, role), partial(self.administrator, target))
 
     @contextmanager
     def _admin(self, target: Target) -> Iterator[Connection]:
@@ -165,23 +188,6 @@ def _creation(role: str, level: Level, secret: str, until: datetime) -> Iterator
     yield sql.SQL("COMMENT ON ROLE {} IS {}").format(
         name, sql.Literal(f"Made by the access gateway at level {level.name}; it drops this role itself.")
     )
-
-
-def _shut_out(admin: Connection, role: str, target: Target) -> None:
-    name = sql.Identifier(role)
-    no_login = sql.SQL("ALTER ROLE {} NOLOGIN CONNECTION LIMIT 0").format(name)
-    try:
-        admin.execute(no_login)
-    except psycopg.errors.LockNotAvailable:
-        # A session of the role has changed it (its password), and does not commit. Nobody waits for its end: whoever
-        # logs in again meanwhile stands behind this statement.
-        _become_member(admin, name)
-        _end_sessions(admin, role, 0)
-        admin.execute(no_login)
-    _become_member(admin, name)
-    _end_sessions(admin, role, _TERMINATE_MS)
-    if admin.execute("SELECT 1 FROM pg_catalog.pg_stat_activity WHERE usename = %s", (role,)).fetchone():
-        raise _unavailable(target, "a session of the role does not end")
 
 
 def _become_member(admin: Connection, name: sql.Identifier) -> None:
