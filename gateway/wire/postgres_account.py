@@ -7,6 +7,7 @@ from hashlib import sha256
 from json import JSONEncoder
 from typing import Generic, NamedTuple, TypeVar
 
+from gateway.wire.postgres_copies import Ahead, Copied, Digest, NewDigest
 from gateway.wire.postgres_transactions import Ended, Turn
 
 MAX_STATEMENT = 1 << 20  # bytes of a Query or Parse: what is longer is refused, for it could not be recorded whole
@@ -47,6 +48,8 @@ class Run:
     affected = 0
     bytes_out = 0
     bytes_in = 0
+    copied_out: Copied | None = None
+    copied_in: Copied | None = None
     tags: tuple[str, ...] = ()
     sqlstate = ""
     returned_before = 0  # rows that belong to tags already counted
@@ -63,6 +66,17 @@ class Run:
         self.is_reported = True
         self.returned = self.returned_before = self.affected = self.bytes_out = self.bytes_in = 0
         self.tags, self.sqlstate, self.tx = (), "", 0
+        if self.copied_out is not None or self.copied_in is not None:
+            self.copied_out = self.copied_in = None
+
+    def copies_out(self, new_digest: NewDigest) -> None:
+        """The server begins to send COPY data."""
+        self.copied_out = _begun(self.copied_out, new_digest(), new_digest)
+
+    def copies_in(self, new_digest: NewDigest, ahead: Ahead | None) -> None:
+        """The server begins to read COPY data, with what came `ahead`."""
+        self.copied_in = _begun(self.copied_in, ahead.digest if ahead else new_digest(), new_digest)
+        self.bytes_in += ahead.bytes if ahead else 0
 
     def is_fresh(self) -> bool:
         """True while nothing was counted."""
@@ -79,6 +93,7 @@ class Step:
     name = b""
     source = b""
     is_described = False
+    ahead: Ahead | None = None
 
     def __init__(self, kind: int, at: float, run: Run | None = None) -> None:
         self.kind = kind
@@ -161,7 +176,18 @@ def outcome(run: Run, ms: float, state: str) -> Entry:
         f'"bytes":{run.bytes_out},"bytes_in":{run.bytes_in},"ms":{ms:.3f},"sqlstate":{_quoted(run.sqlstate)},'
         f'"state":"{"failed" if run.sqlstate else state}"'
     )
+    if run.copied_out is not None:
+        text += f',"blake3":"{run.copied_out.told()}"'
+    if run.copied_in is not None:
+        text += f',"blake3_in":"{run.copied_in.told()}"'
     return Entry("result", (f'{text},"tx":{run.tx}}}' if run.tx else f"{text}}}").encode())
+
+
+def _begun(copied: Copied | None, digest: Digest, new_digest: NewDigest) -> Copied:
+    if copied is None:
+        return Copied(new_digest, digest)
+    copied.next(digest)
+    return copied
 
 
 def transaction(of: Ended) -> Entry:

@@ -5,6 +5,7 @@ is made of, so that there is one set of rules only.
 """
 
 from gateway.wire.postgres_account import SHOWN, Entry, Run, Step, attempt, outcome, plain_attempt, tag_of
+from gateway.wire.postgres_copies import NewDigest
 from gateway.wire.postgres_quick import Asked, Reply
 from gateway.wire.postgres_statements import NAME_BYTES, UNNAMING, StatementAccount
 from gateway.wire.postgres_transactions import TURNS, turn_of
@@ -17,8 +18,8 @@ _ROUND = 1  # Bind, perhaps Describe, Execute and Sync in one: no message has th
 class RoundAccount(StatementAccount):
     """Told of every message that matters, or of several at once."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, new_digest: NewDigest) -> None:
+        super().__init__(new_digest)
         self._rounds = 0  # of the steps owed
 
     def rows(self, count: int, size: int) -> None:
@@ -26,6 +27,12 @@ class RoundAccount(StatementAccount):
         if self._rounds:
             self._unroll()
         super().rows(count, size)
+
+    def copied_out(self, size: int, data: bytes) -> None:
+        """See `StatementAccount`."""
+        if self._rounds:
+            self._unroll()
+        super().copied_out(size, data)
 
     def answered(self, kind: int, head: bytes, at: float) -> None:
         """See `StatementAccount`."""

@@ -1,7 +1,7 @@
 """Walks message headers over chunks as they pass, in both directions, and tells the statement account.
 
-Bodies of rows and COPY data are never copied nor looked at. Chunking changes nothing: any split of the same bytes
-gives the same records.
+Bodies of rows are never copied nor looked at; COPY data is digested. Chunking changes nothing: any split of the same
+bytes gives the same records.
 """
 
 from hashlib import sha256
@@ -142,6 +142,7 @@ class ClientWalk:
         self._telling = telling
         self._fragment = b""  # of a header
         self._left = 0  # bytes of a body that are still to come
+        self._is_copy = False  # of COPY data
         self._capture: _Capture | None = None
 
     def is_at_boundary(self) -> bool:
@@ -161,7 +162,8 @@ class ClientWalk:
                 raise ProtocolViolation("a message of a type or length that a client may not send")
             body, pos = pos + _HEAD, pos + 1 + length
             if kind == _COPY:
-                self._account.copied_in(length - 4)
+                self._account.copied_in(length - 4, chunk[body:pos])
+                self._is_copy = pos > end
             elif length == 4 and kind in _EMPTY:
                 self._account.asked(kind, b"", at)
             elif kind == _BIND and pos < end and self._rounds(chunk, body, pos, at):
@@ -190,7 +192,10 @@ class ClientWalk:
     def _resume(self, chunk: bytes, at: float) -> int:
         taken = min(self._left, len(chunk))
         self._left -= taken
-        if self._capture is not None:
+        if self._is_copy:
+            self._account.copied_in(0, chunk[:taken])
+            self._is_copy = self._left > 0
+        elif self._capture is not None:
             self._capture.feed(chunk[:taken])
             if not self._left:
                 capture, self._capture = self._capture, None
@@ -233,6 +238,7 @@ class ServerWalk:
         self._fragment = b""
         self._left = 0
         self._kind = 0
+        self._is_copy = False  # what is still to come
         self._reply: bytearray | None = None  # the head of a reply that the account reads
 
     def is_at_boundary(self) -> bool:
@@ -249,7 +255,7 @@ class ServerWalk:
             left = 1 + int.from_bytes(joined[1:_HEAD], "big") - len(self._fragment)
         return left if left <= len(chunk) else None
 
-    def feed(self, chunk: bytes, at: float) -> None:
+    def feed(self, chunk: bytes, at: float) -> None:  # noqa: C901 - a call per message would cost too much
         """Look at the next chunk; ProtocolViolation when the server says what it may not."""
         if not self._fragment and not self._left and self._is_reply(chunk, at):
             return
@@ -262,16 +268,18 @@ class ServerWalk:
             kind, length = _UNPACK_SIGNED(chunk, pos)
             if length < 4:
                 raise ProtocolViolation("the target sent a message of an impossible length")
-            if kind in (_ROW, _COPY):
+            if kind == _ROW:
                 start, count = pos, 0
-                of_rows = kind
-                while kind == of_rows and length >= 4:  # nothing but headers is looked at: results are mostly rows
+                while kind == _ROW and length >= 4:  # nothing but headers is looked at: results are mostly rows
                     count += 1
                     pos += 1 + length
                     if pos > last:
                         break
                     kind, length = _UNPACK_SIGNED(chunk, pos)
-                account.rows(count if of_rows == _ROW else 0, pos - start - _HEAD * count)
+                account.rows(count, pos - start - _HEAD * count)
+                continue
+            if kind == _COPY:
+                pos = self._copy(chunk, pos)
                 continue
             if kind not in SERVER_MESSAGES:
                 raise ProtocolViolation("the target sent a message that has no place here")
@@ -283,6 +291,21 @@ class ServerWalk:
                 self._kind, self._reply = kind, bytearray(head)
         self._left = max(0, pos - end)
         self._fragment = chunk[pos:]
+
+    def _copy(self, chunk: bytes, pos: int) -> int:
+        """Where the COPY data that begins at `pos` ends. As often as rows, and for as little."""
+        start, parts, last = pos, [], len(chunk) - _HEAD
+        kind, length = _UNPACK_SIGNED(chunk, pos)
+        while kind == _COPY and length >= 4:
+            body = pos + _HEAD
+            pos += 1 + length
+            parts.append(chunk[body:pos])
+            if pos > last:
+                break
+            kind, length = _UNPACK_SIGNED(chunk, pos)
+        self._account.copied_out(pos - start - _HEAD * len(parts), b"".join(parts))
+        self._is_copy = pos > len(chunk)
+        return pos
 
     def _is_reply(self, chunk: bytes, at: float) -> bool:
         """True when this was the whole answer to all that is owed, and was told."""
@@ -296,7 +319,10 @@ class ServerWalk:
     def _resume(self, chunk: bytes, at: float) -> int:
         taken = min(self._left, len(chunk))
         self._left -= taken
-        if self._reply is not None:
+        if self._is_copy:
+            self._account.copied_out(0, chunk[:taken])
+            self._is_copy = self._left > 0
+        elif self._reply is not None:
             if self._kind in _TOLD and len(self._reply) < _KEEP_REPLY:
                 self._reply += chunk[: min(taken, _KEEP_REPLY)]
             if not self._left:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from blake3 import blake3
 
 from gateway.core.bind_parameters import BindParameters
 from gateway.core.errors import Refusal
@@ -153,16 +154,18 @@ def test_copy_both_ways(stage: Stage) -> None:
             for _ in range(lines // 100):
                 copy.write(row * 100)
         assert session.execute("SELECT count(*), sum(length(line)) FROM bulk").fetchone() == (lines, lines * 1000)
-        size = 0
+        size, digest = 0, blake3()
         with session.cursor().copy("COPY bulk TO STDOUT") as copy:
             for block in copy:
                 size += len(block)
+                digest.update(block)
     assert size == lines * len(row)
     results = {each["tag"]: each for each in stage.recording().of("result") if each["tag"].startswith("COPY")}
     taken, given = [each for each in stage.recording().of("result") if each["tag"] == f"COPY {lines}"]
     assert results
     assert (taken["bytes_in"] >= size, taken["rows"]) == (True, lines)
     assert (given["bytes"] >= size, given["rows"]) == (True, lines)
+    assert taken["blake3_in"] == given["blake3"] == digest.hexdigest() == blake3(row.encode() * lines).hexdigest()
 
 
 def test_a_failed_copy_leaves_the_session_usable(stage: Stage) -> None:

@@ -10,6 +10,8 @@ from datetime import datetime
 from time import monotonic
 from traceback import extract_tb
 
+from blake3 import blake3
+
 from gateway.app.recording_ports import Recording
 from gateway.audit.recording import unix_ns
 from gateway.core.bind_parameters import BindParameters
@@ -111,7 +113,7 @@ class Books:
 
     def __init__(self, now: Callable[[], datetime], telling: Telling = TELL_ALL) -> None:
         self.telling = telling
-        self.account = RoundAccount()
+        self.account = RoundAccount(blake3)
         self.asks = ClientWalk(self.account, telling)
         self.answers = ServerWalk(self.account)
         self.records: list[tuple[str, int, bytes]] = []  # for the caller to take

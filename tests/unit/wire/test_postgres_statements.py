@@ -3,8 +3,10 @@ import json
 from collections.abc import Callable, Iterable
 from hashlib import sha256
 from typing import Any
+from weakref import WeakSet
 
 import pytest
+from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -57,7 +59,7 @@ class Session:
     """Both walks over one account, and the records so far."""
 
     def __init__(self, telling: Telling = TELL_ALL) -> None:
-        self.account = RoundAccount()
+        self.account = RoundAccount(blake3)
         self.client = ClientWalk(self.account, telling)
         self.server = ServerWalk(self.account)
 
@@ -225,6 +227,65 @@ def test_copy_whose_data_is_sent_before_it_is_asked_for() -> None:
     assert [r["tag"] for r in session.of("result")] == ["COPY 1", "SELECT 0"]
 
 
+@pytest.mark.parametrize(
+    "flight",
+    [
+        (message(b"d", b"ab"), message(b"d", b"c"), message(b"c")),
+        (message(b"d", b"ab"), SYNC, message(b"d", b"c"), message(b"c")),
+        (message(b"d", b"abc"), message(b"c"), query("next")),
+    ],
+)
+def test_copy_data_is_accounted_for_whenever_it_comes(flight: tuple[bytes, ...]) -> None:
+    """Before it was asked for, after, and on both sides of the answer that asks for it."""
+    answers = (tag("COPY 1"), READY, tag("SELECT 0"), READY)
+    for before in range(len(flight) + 1):
+        session = Session().ask(query("COPY t FROM STDIN"), *flight[:before]).answer(COPY_IN)
+        result = session.ask(*flight[before:]).answer(*answers).results()[1]
+        assert (result["tag"], result["bytes_in"]) == ("COPY 1", 3)
+        assert result["blake3_in"] == blake3(b"abc").hexdigest()
+        assert "blake3" not in result
+
+
+def test_of_several_copies_in_one_text_the_digests_are_digested() -> None:
+    parts = blake3(blake3(b"ab").digest() + blake3(b"").digest() + blake3(b"c").digest()).hexdigest()
+    data = [message(b"d", b"ab"), message(b"c"), message(b"c"), message(b"d", b"c"), message(b"c")]
+    done = [tag("COPY 1"), COPY_IN, tag("COPY 0"), COPY_IN, tag("COPY 1"), READY]
+    session = Session().ask(query("COPY; COPY; COPY"), *data).answer(COPY_IN, *done)
+    assert session.of("result")[0]["blake3_in"] == parts
+    session = Session().ask(query("COPY; COPY; COPY")).answer(COPY_IN).ask(*data[:2]).answer(*done[:2])
+    session.ask(*data[2:]).answer(*done[2:])
+    assert (session.of("result")[0]["blake3_in"], session.of("result")[0]["bytes_in"]) == (parts, 3)
+    begun, ended = message(b"H", b"\0\0\0"), (message(b"c"), tag("COPY 1"))
+    session = Session().ask(query("COPY; COPY; COPY"))
+    session.answer(begun, message(b"d", b"a"), message(b"d", b"b"), *ended, begun, *ended, begun, message(b"d", b"c"))
+    assert session.answer(*ended, READY).of("result")[0]["blake3"] == parts
+
+
+def test_data_that_nobody_asked_for_is_nobodys() -> None:
+    """The server ignores it, and owes nothing for it."""
+    session = Session().ask(query("a"), message(b"d", b"x"), message(b"c")).answer(tag("SELECT 0"), READY)
+    assert not session.account.owes_answers
+    session.ask(message(b"d", b"x"), query("COPY")).answer(COPY_IN).ask(message(b"d", b"y"), message(b"c"))
+    second = session.answer(tag("COPY 1"), READY).results()[2]
+    assert (second["bytes_in"], second["blake3_in"]) == (1, blake3(b"y").hexdigest())
+
+
+def test_copy_data_that_waits_to_be_asked_for_keeps_no_state_of_its_digest() -> None:
+    """Which is 2 KB each, where a session may owe twenty thousand answers."""
+    alive: WeakSet[object] = WeakSet()
+
+    class Counted:
+        def __init__(self) -> None:
+            self._of = blake3()
+            self.update, self.digest, self.hexdigest = self._of.update, self._of.digest, self._of.hexdigest
+            alive.add(self)
+
+    account = RoundAccount(Counted)
+    ClientWalk(account).feed(query("slow") + (message(b"d", b"x") + message(b"c")) * 1_000, 0.0)
+    assert account.owes_answers
+    assert len(alive) <= 1
+
+
 def test_a_copy_that_fails_under_way() -> None:
     session = Session().ask(query("COPY")).answer(COPY_IN).ask(message(b"d", b"x")).answer(failure("22P02"), READY)
     session.ask(message(b"d", b"x"), message(b"c"), query("next")).answer(tag("SELECT 0"), READY)
@@ -246,6 +307,7 @@ def test_copy_out_is_counted() -> None:
     )
     (result,) = session.of("result")
     assert (result["bytes"], result["rows"], result["returned"]) == (8, 2, 0)
+    assert (result["blake3"], "blake3_in" in result) == (blake3(b"12345123").hexdigest(), False)
 
 
 def test_a_function_call() -> None:

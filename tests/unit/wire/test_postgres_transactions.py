@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
+from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -46,7 +47,7 @@ FAILED = error_response(Report("ERROR", "23505", "no"))
 
 class Session:
     def __init__(self) -> None:
-        self._account = RoundAccount()
+        self._account = RoundAccount(blake3)
         self._client, self._server = ClientWalk(self._account), ServerWalk(self._account)
 
     def exchange(self, asked: bytes, *answers: bytes) -> "Session":
