@@ -27,7 +27,9 @@ class Recording(Protocol):
         ...
 
     def on_durable(self, seq: int, callback: Callable[[bool], None]) -> None:
-        """The same for an event loop: `callback(ok)` is called once, from the recorder's thread."""
+        """The same for an event loop: `callback(ok)` is called once, from a thread of the recorder's; not ok, too, when
+        the disk does not answer in time.
+        """
         ...
 
     def digest(self) -> tuple[int, str]:

@@ -48,6 +48,11 @@ class Lane:
         """Nothing more will come."""
         return self.frozen or (self.closed and self.durable_count == self.next_seq)
 
+    def fail(self) -> list[Callable[[], None]]:
+        """Whom to tell of the failure: once."""
+        told, self.on_failure = self.on_failure, None
+        return [] if told is None else [told]
+
     def lose(self, batch: "Batch", why: str) -> None:
         """Go back to what is durable: everything that was on its way is lost."""
         self.next_seq = self.durable_count

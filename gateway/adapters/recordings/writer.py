@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from threading import Condition, Lock, Thread
+from threading import Condition, Event, Lock, Thread
 from time import monotonic
 
 from gateway.adapters.recordings.gap import Gap
@@ -59,8 +59,12 @@ class SpoolWriter:
         self._queued = 0
         self._urgent = False
         self._stopping = False
+        self._in_hand: Batch = ()  # being written since
+        self._since = monotonic()
         self._thread = Thread(target=self._run, name="recording-writer", daemon=True)
         self._thread.start()
+        self._is_over = Event()
+        Thread(target=self._watch, name="recording-watch", daemon=True).start()
 
     # ------------------------------------------------------------ called by sessions
 
@@ -140,12 +144,12 @@ class SpoolWriter:
                 raise RecordingFailed(lane.failure or (CLOSED if lane.frozen else TOO_SLOW))
 
     def on_durable(self, lane: Lane, seq: int, callback: Callable[[bool], None]) -> None:
-        """Call back once when frame `seq` is durable (True) or will never be (False).
+        """Call back once when frame `seq` is durable (True), or will never be or not in time (False).
 
         A tolerant lane waits for nothing.
         """
         with self.lock:
-            if lane.durable_count <= seq and not lane.frozen and not lane.tolerant:
+            if lane.durable_count <= seq and not lane.failure and not lane.frozen and not lane.tolerant:
                 lane.waiting.append((seq, callback))
                 self._hurry()
                 return
@@ -182,6 +186,7 @@ class SpoolWriter:
             self._work.notify()
             self._room.notify_all()
         self._thread.join(timeout.total_seconds())
+        self._is_over.set()
         return not self._thread.is_alive()
 
     def _hurry(self) -> None:
@@ -207,9 +212,7 @@ class SpoolWriter:
                     lane.gap = lane.gap or Gap(TOO_SLOW, lane.next_seq)
                     break
                 lane.failure = TOO_SLOW
-                told, lane.on_failure = lane.on_failure, None
-                if told is not None:  # from another thread, as the port promises
-                    Thread(target=told, name="recording-failed", daemon=True).start()
+                _tell(lane.fail())
         if lane.failure or lane.closed or self._stopping:
             raise RecordingFailed(lane.failure or CLOSED)
 
@@ -219,6 +222,28 @@ class SpoolWriter:
         refused = [callback for _, callback in lane.waiting]
         lane.waiting.clear()
         return refused
+
+    # ------------------------------------------------------------ a thread that watches the writer's
+
+    def _watch(self) -> None:
+        """One write that takes too long: whoever waits for it waits no longer. A store on that disk may hang, too, so
+        nothing else may be asked of this thread.
+        """
+        patience = self._limits.append_timeout.total_seconds()
+        while not self._is_over.wait(min(1.0, patience)):
+            refused: list[Callable[[bool], None]] = []
+            told: list[Callable[[], None]] = []
+            with self.lock:
+                is_late = self._in_hand and monotonic() - self._since > patience
+                late = [*self._in_hand, *self._queue] if is_late else ()
+                for lane in _by_lane(late):
+                    if lane.waiting:
+                        lane.failure = lane.failure or TOO_SLOW
+                        refused += [callback for _, callback in lane.waiting]
+                        lane.waiting.clear()
+                        told += lane.fail()
+            _call(refused, is_durable=False)
+            _tell(told)
 
     # ------------------------------------------------------------ the writer's thread
 
@@ -234,6 +259,7 @@ class SpoolWriter:
     def _next_batch(self) -> list[Entry]:
         """What is queued, up to `MAX_BATCH` bytes; empty when it is time to stop."""
         with self.lock:
+            self._in_hand = ()
             while not self._queue and not self._stopping:
                 self._work.wait()
             if not self._urgent and not self._stopping:
@@ -245,6 +271,7 @@ class SpoolWriter:
                 batch.append(entry)
                 size += len(entry.frame)
             self._urgent = bool(self._queue)
+            self._in_hand, self._since = batch, monotonic()
             return batch
 
     def _write(self, batch: Batch) -> None:
@@ -311,9 +338,7 @@ class SpoolWriter:
                     continue
                 lane.failure = lane.failure or f"the recording cannot be written: {why}"
                 refused += self._freeze(lane)
-                if lane.on_failure is not None:
-                    told.append(lane.on_failure)
-                    lane.on_failure = None
+                told += lane.fail()
         _call(refused, is_durable=False)
         for on_failure in told:
             on_failure()
@@ -346,3 +371,9 @@ def _call(callbacks: Iterable[Callable[[bool], None]], *, is_durable: bool) -> N
             callback(is_durable)
         except Exception:  # one session's closed event loop must not stop the recording of the others
             log.exception("a session did not take the news about its recording")
+
+
+def _tell(told: Sequence[Callable[[], None]]) -> None:
+    """From another thread, as the port promises: whoever hears it may ask a store."""
+    if told:
+        Thread(target=lambda: [on_failure() for on_failure in told], name="recording-failed", daemon=True).start()

@@ -336,6 +336,40 @@ def test_a_disk_that_hangs_ends_the_session(tmp_path: Path):
     verify_chain("ses_1", recorder.read("ses_1"), *kept)
 
 
+def test_nobody_waits_for_ever_for_a_disk_that_hangs(tmp_path: Path):
+    disk = HeldDisk()
+    limits = SpoolLimits(append_timeout=timedelta(milliseconds=200), seal_timeout=PATIENCE)
+    recorder = FileRecorder(tmp_path, "gw1", keyring(tmp_path), disk=disk, limits=limits)
+    failed, idle_failed = Event(), Event()
+    recording = recorder.open(session(), Record.REQUIRE, failed.set)
+    idle = recorder.open(session("ses_2"), Record.REQUIRE, idle_failed.set)
+    disk.free.clear()
+    told: list[bool] = []
+    heard = Event()
+
+    def hear(ok: bool) -> None:
+        told.append(ok)
+        heard.set()
+
+    recording.on_durable(recording.append("query", AT, b"1"), hear)
+    assert heard.wait(20)
+    assert told == [False]
+    assert failed.wait(20)
+    recording.on_durable(1, told.append)
+    assert told == [False, False], "what is asked later is told at once"
+    with pytest.raises(RecordingFailed, match="slow"):
+        recording.append("query", AT, b"2")
+    disk.free.set()
+    with pytest.raises(RecordingFailed, match="slow"):
+        recording.seal()
+    assert recording.digest()[0] == 2, "what was on its way is kept all the same"
+    assert told == [False, False]
+    assert not idle_failed.is_set(), "who waits for nothing goes on"
+    idle.append("query", AT, b"3")
+    assert idle.seal()[0] == 2
+    recorder.close()
+
+
 def test_a_directory_that_cannot_be_used_opens_no_session(tmp_path: Path):
     (tmp_path / "spool").write_text("in the way")
     recorder = FileRecorder(tmp_path, "gw1", keyring(tmp_path))
