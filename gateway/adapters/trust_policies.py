@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -12,6 +13,7 @@ from gateway.core.deploy_token import LONGEST_VALUE, Right
 from gateway.core.obligation import BadObligationError, parse_duration
 from gateway.core.trust import Issuer, IssuerKind, TrustPolicies, TrustRule, folded, spelled
 from gateway.core.trust_lint import ERROR, Finding, lint
+from gateway.core.trust_match import terms_of
 from gateway.core.trust_shapes import FOLDED, GITHUB_FACTS, GITHUB_IDENTITY, GITLAB_FACTS, GITLAB_IDENTITY
 
 MOST_FILES = 100
@@ -174,7 +176,8 @@ def _rule(name: str, place: Place, issuers: Mapping[str, Issuer]) -> TrustRule:
         raise keys["claims"].wrong("must not be empty: every token of the issuer would do")
     rights = frozenset(right for item in _some(keys["allow"]) for right in _allowed(item))
     description = keys["description"].text() if "description" in keys else ""
-    return TrustRule(name, issuer.name, claims, rights, description, f"{place.file}:{place.line}")
+    rule = TrustRule(name, issuer.name, claims, rights, description, f"{place.file}:{place.line}")
+    return replace(rule, terms=terms_of(issuer, rule))
 
 
 def _allowed(place: Place) -> list[Right]:

@@ -18,13 +18,12 @@ from gateway.app.judge_job_token import Judged, judge
 from gateway.app.people_ports import Credential
 from gateway.app.ports import UnitOfWork
 from gateway.app.refuse_stranger import refuse_stranger
-from gateway.app.verify_deploy_token import LONGEST_LIFE, is_our_own
+from gateway.app.verify_deploy_token import LONGEST_LIFE, is_our_own, usable_rights
 from gateway.core.deploy_token import Right, mint
 from gateway.core.errors import Denied, GatewayError, Refusal, Unavailable
 from gateway.core.job_token import LEEWAY, ends_at, single_use_mark
 from gateway.core.principal import Workload
-from gateway.core.trust import Issuer, RuleResult
-from gateway.core.trust_lint import is_gated
+from gateway.core.trust import Issuer, RuleResult, TrustRule
 from gateway.core.trust_match import knows, workload_of
 
 _USED = "exchange"
@@ -62,11 +61,11 @@ def exchange_token(ctx: Context, subject_token: str, scope: Sequence[Right] = ()
         raise _refused(ctx, judged, _why(judged), client)
     mark = single_use_mark(judged.issuer, judged.claims, subject_token)
     workload = workload_of(judged.issuer, rule.rule, judged.claims, mark)
-    usable = _usable(ctx, judged.issuer, rule)
+    usable = usable_rights(ctx, judged.issuer, rule.rule)
     rights = frozenset(scope) or usable
     if not rights or not rights <= usable:
         raise _refused(ctx, judged, _not_allowed(rule, usable, rights), client, workload, BadScope)
-    return _minted_and_claimed(ctx, judged, judged.issuer, mark, workload, rights, at, client)
+    return _minted_and_claimed(ctx, judged, judged.issuer, rule.rule, mark, workload, rights, at, client)
 
 
 def _judged(ctx: Context, text: str, at: datetime, client: str) -> Judged:
@@ -79,23 +78,11 @@ def _judged(ctx: Context, text: str, at: datetime, client: str) -> Judged:
         raise refuse_stranger(ctx, client, "token:refused", no.refusal, Unavailable, outcome="failed") from no
 
 
-def _usable(ctx: Context, issuer: Issuer, rule: RuleResult) -> frozenset[Right]:
-    """What the rule allows on targets that exist; in production only behind an environment of the issuer."""
-    targets = ctx.catalogue.current().targets
-    is_open = is_gated(issuer, rule.rule)
-    return frozenset(
-        right
-        for right in rule.rule.rights
-        if right.target in targets
-        and right.verb in targets[right.target].verbs
-        and (is_open or targets[right.target].environment != "production")
-    )
-
-
 def _minted_and_claimed(
     ctx: Context,
     judged: Judged,
     issuer: Issuer,
+    rule: TrustRule,
     mark: str,
     workload: Workload,
     rights: frozenset[Right],
@@ -108,7 +95,9 @@ def _minted_and_claimed(
     token_id = ctx.ids.new("dtk")
     key = ctx.deploy_keys.root_keys()[0]
     try:
-        token = mint(key, id=token_id, workload=workload, rights=rights, issued_at=at, not_after=not_after)
+        token = mint(
+            key, id=token_id, workload=workload, rights=rights, issued_at=at, not_after=not_after, terms=rule.terms
+        )
     except ValueError as why:
         raise _refused(ctx, judged, Refusal("token-too-large", f"{why}."), client, workload, BadScope) from why
     with ctx.store.begin() as uow:

@@ -4,6 +4,7 @@ Only routes for workloads ask here. Routes for people and the doors know other c
 they say to a deploy token.
 """
 
+from dataclasses import replace
 from datetime import timedelta
 
 from gateway.app import journal
@@ -14,9 +15,11 @@ from gateway.app.identity import NotSignedIn
 from gateway.app.people_ports import Credential
 from gateway.app.refuse_stranger import refuse_stranger
 from gateway.core.decision import Action, Facts
-from gateway.core.deploy_token import PREFIX, VerifiedDeployToken, verify
+from gateway.core.deploy_token import PREFIX, Right, VerifiedDeployToken, verify
 from gateway.core.errors import Conflict, NotFound, Refusal
 from gateway.core.principal import User
+from gateway.core.trust import Issuer, TrustRule
+from gateway.core.trust_lint import is_gated
 
 _REVOKED = "deploy-revoked"
 LONGEST_LIFE = timedelta(hours=24)  # of any deploy token, so a revocation need not be kept for longer
@@ -34,11 +37,40 @@ def authenticate_workload(ctx: Context, text: str, client: str = "") -> Verified
         raise NotSignedIn(token)  # no event: a stranger could fill the log with these
     with ctx.store.read() as uow:
         is_revoked = uow.credentials.find(digest_of(token.id), _REVOKED) is not None
-    if is_revoked:
+    narrowed = _WAS_REVOKED if is_revoked else _as_trusted(ctx, token)
+    if isinstance(narrowed, Refusal):
         data = {"token": token.id, "run": token.workload.run}
         about: journal.About = {"principal": token.workload.name}
-        raise refuse_stranger(ctx, client, "deploy-token:refused", _WAS_REVOKED, NotSignedIn, data, about=about)
-    return token
+        raise refuse_stranger(ctx, client, "deploy-token:refused", narrowed, NotSignedIn, data, about=about)
+    return narrowed
+
+
+def _as_trusted(ctx: Context, token: VerifiedDeployToken) -> VerifiedDeployToken | Refusal:
+    """What the trust policies in force leave of a token; nothing once they demand anything else of the job's own.
+
+    Whether the job would meet what they demand now cannot be told: its claims are gone. So it comes and asks again.
+    """
+    policies = ctx.trust.current()
+    rule = policies.rules.get(token.workload.trust_policy)
+    if rule is None or not rule.terms or rule.terms != token.terms:
+        return _WITHDRAWN
+    issuer = policies.issuers[rule.issuer]
+    rights = token.rights & usable_rights(ctx, issuer, rule)
+    is_over = issuer.token_life is not None and ctx.clock.now() >= token.issued_at + issuer.token_life
+    return replace(token, rights=rights) if rights and not is_over else _WITHDRAWN
+
+
+def usable_rights(ctx: Context, issuer: Issuer, rule: TrustRule) -> frozenset[Right]:
+    """What the rule allows on targets that exist; in production only behind an environment of the issuer."""
+    targets = ctx.catalogue.current().targets
+    is_open = is_gated(issuer, rule)
+    return frozenset(
+        right
+        for right in rule.rights
+        if right.target in targets
+        and right.verb in targets[right.target].verbs
+        and (is_open or targets[right.target].environment != "production")
+    )
 
 
 def revoke_deploy_token(ctx: Context, token_id: str, by: str, reason: str = "") -> bool:
@@ -81,6 +113,12 @@ _WAS_REVOKED = Refusal(
     "This deploy token was revoked.",
     ("a token that was not revoked",),
     ("Ask the gateway's operators why, then run the pipeline again.",),
+)
+_WITHDRAWN = Refusal(
+    "trust-withdrawn",
+    "The trust policy that this deploy token was given under was changed or taken away.",
+    ("a token under the trust policies in force",),
+    ("Exchange a new token of the job's: POST /oauth/token. Its answer says what does not hold any more.",),
 )
 _A_PERSONS_TOKEN = Refusal(
     "not-a-workload",

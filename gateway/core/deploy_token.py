@@ -14,7 +14,7 @@ import hmac
 import json
 from base64 import b64decode, urlsafe_b64encode
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from hashlib import sha256
@@ -78,8 +78,9 @@ class Caveat:
 class VerifiedDeployToken:
     """A token whose chain held at the time it was verified: who carries it, and what is left of its rights.
 
-    `parameters` are the digests of the only parameters that may be passed, None for any. Not yet looked at: whether
-    the token was revoked, which `app.verify_deploy_token` does.
+    `parameters` are the digests of the only parameters that may be passed, None for any; `terms` those of the trust
+    policy that it was minted under, "" in a token from before they were told. Not yet looked at: whether the token was
+    revoked, and whether that policy still says so, which `app.verify_deploy_token` does.
     """
 
     id: str
@@ -88,6 +89,7 @@ class VerifiedDeployToken:
     parameters: frozenset[str] | None
     issued_at: datetime
     not_after: datetime
+    terms: str
 
     def refusal(self, target: str, verb: str, parameters: str) -> Refusal | None:
         """Why this token does not let `verb` run on `target` with parameters of that digest; None when it does."""
@@ -115,6 +117,7 @@ def mint(
     rights: Iterable[Right],
     issued_at: datetime,
     not_after: datetime,
+    terms: str,
     caveats: Sequence[Caveat] = (),
 ) -> str:
     """A new token. ValueError for a weak key, no rights, or more than fits in `LONGEST_TOKEN`."""
@@ -130,6 +133,7 @@ def mint(
         "iat": int(issued_at.timestamp()),
         "exp": int(not_after.timestamp()),
         "rights": {target: sorted(verbs) for target, verbs in by_target.items()},
+        "terms": terms,
         "workload": asdict(workload),
     }
     first = _b64(_json(header))
@@ -199,7 +203,7 @@ def _narrowed(header: Mapping[str, object], caveats: Sequence[Caveat], at: datet
         said = "This deploy token was narrowed until nothing was left of it."
         return Refusal("token-narrowed-away", said, ("a right",), _AGAIN)
     until = datetime.fromtimestamp(end, UTC)
-    return VerifiedDeployToken(token.id, token.workload, rights, parameters, token.issued_at, until)
+    return replace(token, rights=rights, parameters=parameters, not_after=until)
 
 
 def _minted(header: Mapping[str, object]) -> VerifiedDeployToken:
@@ -208,7 +212,8 @@ def _minted(header: Mapping[str, object]) -> VerifiedDeployToken:
         case {"id": str(id), "iat": int(iat), "exp": int(exp), "rights": dict(by_target), "workload": dict(workload)}:
             rights = frozenset(Right(target, verb) for target, verbs in by_target.items() for verb in verbs)
             issued_at, not_after = (datetime.fromtimestamp(seconds, UTC) for seconds in (iat, exp))
-            return VerifiedDeployToken(id, Workload(**workload), rights, None, issued_at, not_after)
+            terms = str(header.get("terms", ""))
+            return VerifiedDeployToken(id, Workload(**workload), rights, None, issued_at, not_after, terms)
     raise ValueError("a header under this gateway's key is not one that it wrote")
 
 

@@ -56,7 +56,10 @@ class Issuer:
 
 @dataclass(frozen=True, slots=True)
 class TrustRule:
-    """`claims` are spelled values by claim, see `spelled`; `rights` what may be asked for; `place` is file:line."""
+    """`claims` are spelled values by claim, see `spelled`; `rights` what may be asked for; `place` is file:line.
+
+    `terms` is the digest of what it demands, see `trust_match.terms_of`; "" is nobody's.
+    """
 
     name: str
     issuer: str
@@ -64,6 +67,7 @@ class TrustRule:
     rights: frozenset[Right]
     description: str = ""
     place: str = ""
+    terms: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,8 @@
 """Trust rules against the signed claims of one token, claim by claim."""
 
+import json
 from collections.abc import Iterable
+from hashlib import sha256
 from urllib.parse import quote
 
 from gateway.core.deploy_token import LONGEST_VALUE
@@ -35,6 +37,20 @@ def check(issuer: Issuer, rule: TrustRule, claims: Claims) -> RuleResult:
 def expectations(issuer: Issuer, rule: TrustRule) -> dict[str, frozenset[str]]:
     """What each claim may be: the rule's word, and the default where it says nothing."""
     return {**DEFAULTS[issuer.kind], **rule.claims}
+
+
+def terms_of(issuer: Issuer, rule: TrustRule) -> str:
+    """A digest of all that a rule and its issuer demand of a token: two that differ may hold for different tokens.
+
+    Not of what is compared by itself wherever a deploy token is used: rights and `token_life`.
+    """
+    demanded = {claim: sorted(values) for claim, values in expectations(issuer, rule).items()}
+    keys = [issuer.audience, sorted(issuer.algorithms), issuer.jwks_url, issuer.jwks_file]
+    age = [issuer.longest_token.total_seconds(), issuer.has_fork_claims]
+    facts = {fact: list(names) for fact, names in issuer.facts.items()}
+    # A rule without `job_workflow_ref` wants the run's own workflow: `demanded` lacks the name then, so it differs.
+    said = [issuer.name, issuer.kind.value, issuer.url, *keys, *age, list(issuer.identity), facts, rule.name, demanded]
+    return sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _compared(issuer: Issuer, name: str, values: frozenset[str], claims: Claims) -> ClaimResult:

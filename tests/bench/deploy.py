@@ -6,6 +6,7 @@ import subprocess
 from datetime import UTC, datetime, timedelta
 
 from gateway.adapters.deploy_keys import DeployKeyring
+from gateway.adapters.trust_policies import load
 from gateway.core.deploy_token import Right, mint
 from gateway.core.principal import Workload
 from tests.bench.meter import Row, interleaved, timed
@@ -13,7 +14,8 @@ from tests.bench.servers import GW, SshPaths, Stage
 
 PATHS = ["ssh host command", "gw deploy", "gw deploy in a job"]
 _WORDS = ("deploy", "restart", "web-1")
-_JOB = Workload("wkl_bench", "bench", "bench", "https://ci.bench", "bench", "bench/bench", "refs/heads/main", "", "1.1")
+_RULE = "web-production"  # of gw demo
+_JOB = Workload("wkl_bench", "bench", _RULE, "https://ci.bench", "bench", "bench/bench", "refs/heads/main", "", "1.1")
 
 
 def measure(stage: Stage, paths: SshPaths, *, quick: bool) -> list[Row]:
@@ -56,7 +58,7 @@ def _with_token(stage: Stage) -> dict[str, str]:
     key = DeployKeyring(stage.directory / "gateway" / "keys" / "deploy.key").root_keys()[0]
     token = mint(
         key, id=f"dtk_{secrets.token_hex(8)}", workload=workload, rights=[Right("web-1", "restart")], issued_at=at,
-        not_after=at + timedelta(minutes=5),
+        not_after=at + timedelta(minutes=5), terms=load(stage.directory / "policies" / "trust").rules[_RULE].terms,
     )  # fmt: skip
     return {**_clean(stage), "GW_TOKEN": token}
 

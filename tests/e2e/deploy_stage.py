@@ -16,6 +16,7 @@ from typing import Any
 from gateway.adapters.credentials.ssh_ca import SshAuthorities
 from gateway.adapters.deploy_keys import DeployKeyring
 from gateway.adapters.store import SqlStore, upgrade
+from gateway.adapters.trust_policies import load
 from gateway.app.credentials import digest_of
 from gateway.app.people_ports import Credential
 from gateway.app.possession import KEY
@@ -138,6 +139,7 @@ class DeployStage:
             id=f"dtk_{os.urandom(8).hex()}", workload=workload,
             rights=[Right(target, verb) for target in targets for verb in verbs],
             issued_at=at, not_after=at + timedelta(minutes=10), caveats=caveats,
+            terms=load(self.directory / "policies" / "trust").rules[workload.trust_policy].terms,
         )  # fmt: skip
 
     def pipeline(
@@ -283,11 +285,12 @@ incidents:
 """)
     shutil.copytree(REPOSITORY / "policies", stage.directory / "policies")
     port = free_port()
+    trust = stage.directory / "policies" / "trust"
+    trust.mkdir(exist_ok=True)
+    for old in trust.iterdir():
+        old.unlink()
+    (trust / "shop.yaml").write_text(SHOP)
     if stage.issuer is not None:
-        trust = stage.directory / "policies" / "trust"
-        trust.mkdir(exist_ok=True)
-        for old in trust.iterdir():
-            old.unlink()
         (trust / "ci.yaml").write_text(TRUST.format(issuer=stage.issuer.url, audience=f"http://127.0.0.1:{port}"))
     text = json.dumps
     (stage.directory / "gateway.toml").write_text(f"""\
@@ -344,6 +347,21 @@ rules:
     allow:
       - targets: [web-1, web-2]
         verbs: [deploy, rollback, fail]
+"""
+SHOP = """\
+version: 1
+issuers:
+  ci-test:
+    kind: oidc
+    issuer: https://ci.test
+    audience: https://gw.test
+rules:
+  shop:
+    issuer: ci-test
+    claims: {sub: "repo:octo/shop"}
+    allow:
+      - targets: [web-1, web-2, orders-db]
+        verbs: [deploy, rollback, restart, echo, slow, fail, tied, migrate, index, alter]
 """
 
 

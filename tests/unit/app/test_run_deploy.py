@@ -78,7 +78,9 @@ class Deploys:
     def token(self, *, run: str = "1.1", targets: tuple[str, ...] = ("web-1", "web-2")) -> VerifiedDeployToken:
         at = self.house.clock.now()
         rights = frozenset(Right(target, verb) for target in targets for verb in VERBS)
-        return VerifiedDeployToken(f"dtk_{run}", replace(JOB, run=run), rights, None, at, at + timedelta(minutes=10))
+        return VerifiedDeployToken(
+            f"dtk_{run}", replace(JOB, run=run), rights, None, at, at + timedelta(minutes=10), ""
+        )
 
     def ask(self, verb: str, *names: str, run: str = "1.1", ctx: Context | None = None, **more: str) -> Planned:
         ask = DeployAsk(verb, names or ("web-1", "web-2"), parameters=more)

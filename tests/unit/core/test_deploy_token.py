@@ -44,6 +44,7 @@ def minted(**changes: object) -> str:
         "rights": RIGHTS,
         "issued_at": T0,
         "not_after": END,
+        "terms": "as agreed",
     }
     return mint(KEY, **{**given, **changes})
 
@@ -73,7 +74,7 @@ def b64(value: object) -> str:
 
 
 def test_what_was_minted_is_what_is_read():
-    assert verified(TOKEN) == VerifiedDeployToken("dtk_1", WORKLOAD, RIGHTS, None, T0, END)
+    assert verified(TOKEN) == VerifiedDeployToken("dtk_1", WORKLOAD, RIGHTS, None, T0, END, "as agreed")
 
 
 def test_it_ends_on_the_instant():
@@ -258,7 +259,7 @@ def test_what_cannot_be_made():
     with pytest.raises(ValueError, match="without rights"):
         minted(rights=[])
     with pytest.raises(ValueError, match="32 bytes"):
-        mint(b"short", id="dtk_1", workload=WORKLOAD, rights=RIGHTS, issued_at=T0, not_after=END)
+        mint(b"short", id="dtk_1", workload=WORKLOAD, rights=RIGHTS, issued_at=T0, not_after=END, terms="")
     with pytest.raises(ValueError, match="between 1 and"):
         Caveat(Tag.TARGET, frozenset())
 
