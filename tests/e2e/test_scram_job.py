@@ -1,6 +1,8 @@
 """A gateway whose database door asks for SCRAM, as people use it: gw psql, gw connect, a ticket for one connection."""
 
+import json
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -44,6 +46,22 @@ def test_a_psql_without_tls_proves_its_ticket_through_the_tunnel(stage: Stage) -
             ["psql", "-XAtc", "SELECT 40 + 2"], env={**os.environ, **told}, capture_output=True, text=True, timeout=60
         )
     assert done.stdout == "42\n", done.stderr
+
+
+def test_a_tool_without_tls_comes_through_a_tunnel_of_its_own(stage: Stage) -> None:
+    """The door asks for SCRAM here; psql plays the tool, first as told and then as one that prefers TLS."""
+    with stage.start("oncall", "tunnel", "orders-db", "--json") as tunnel:
+        assert tunnel.stdout is not None
+        told = json.loads(tunnel.stdout.readline())
+        assert told["url"].startswith("postgresql://oncall:gwt_")
+        assert "@127.0.0.1:" in told["url"]
+        assert told["env"]["PGSSLMODE"] == "disable"
+        assert psql(told["url"]).stdout == "42\n"
+        assert psql(told["url"].replace("sslmode=disable", "sslmode=prefer")).stdout == "42\n"
+        assert "This ticket is not valid" in psql(told["url"].replace("gwt_", "gwt_x")).stderr
+        tunnel.send_signal(signal.SIGINT)
+        assert tunnel.wait(30) == 0
+    assert "refused" in psql(told["url"]).stderr
 
 
 def test_a_ticket_for_one_connection_opens_one(stage: Stage) -> None:

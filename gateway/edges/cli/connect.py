@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from threading import Event
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -41,12 +43,16 @@ def connect(target: str, level: str, once: bool, certificate: bool, as_json: boo
     if ticket["kind"] == "ssh":
         _connect_ssh(ticket, _ssh_door(api), level, as_json)
         return
-    door = _database_door(api)
+    _say_ticket(target, ticket, _database_door(api), as_json=as_json)
+
+
+def _say_ticket(target: str, ticket: Any, door: Mapping[str, Any], more: str = "", *, as_json: bool) -> None:
     if as_json:
         told = {key: ticket[key] for key in ("target", "level", "grant", "expires_at")}
         output.print_json({**told, **_forms(ticket, door)})
         return
-    say(f"# {safe(ticket['level'])} on {safe(ticket['target'])}; connect before {moment(ticket['expires_at'])}")
+    until = f"connect before {moment(ticket['expires_at'])}" + (f"; {more}" if more else "")
+    say(f"# {safe(ticket['level'])} on {safe(ticket['target'])}; {until}")
     _say_forms(target, ticket, door)
 
 
@@ -130,9 +136,16 @@ def _database_url(ticket: Any, door: Mapping[str, Any]) -> str:
     if "password" in ticket:
         user += ":" + quote(ticket["password"], safe="")
     host = f"[{door['host']}]" if ":" in door["host"] else door["host"]
-    files = {"sslcert": str(door["certificate"]), "sslkey": str(door["key"])} if "key" in door else {}
-    query = urlencode({"sslmode": "verify-full", "sslrootcert": str(door["ca_file"]), **files}, quote_via=quote)
+    query = urlencode(_tls_of(door), quote_via=quote)
     return f"postgresql://{user}@{host}:{door['port']}/{quote(ticket['target'], safe='')}?{query}"
+
+
+def _tls_of(door: Mapping[str, Any]) -> dict[str, str]:
+    """As libpq calls it. A tunnel has none on this side."""
+    if "ca_file" not in door:
+        return {"sslmode": "disable"}
+    files = {"sslcert": str(door["certificate"]), "sslkey": str(door["key"])} if "key" in door else {}
+    return {"sslmode": "verify-full", "sslrootcert": str(door["ca_file"]), **files}
 
 
 def _libpq(ticket: Any, door: Mapping[str, Any]) -> dict[str, str]:
@@ -142,9 +155,7 @@ def _libpq(ticket: Any, door: Mapping[str, Any]) -> dict[str, str]:
         "PGUSER": str(ticket["user"]),
         "PGDATABASE": str(ticket["target"]),
         **({"PGPASSWORD": str(ticket["password"])} if "password" in ticket else {}),
-        "PGSSLMODE": "verify-full",
-        "PGSSLROOTCERT": str(door["ca_file"]),
-        **({"PGSSLCERT": str(door["certificate"]), "PGSSLKEY": str(door["key"])} if "key" in door else {}),
+        **{f"PG{name.upper()}": value for name, value in _tls_of(door).items()},
         # Without it libpq would give the ticket itself to whoever asked for it instead of for a proof.
         **({"PGCHANNELBINDING": "require"} if door["binds"] else {}),
     }
@@ -207,6 +218,28 @@ def _run_tunnelled(binary: str, args: tuple[str, ...], env: dict[str, str], door
             env.pop(name, None)
         ran = subprocess.run([binary, *args], env=env, check=False)  # noqa: S603  as above
     click.get_current_context().exit(_exit_code(ran.returncode))
+
+
+@click.command()
+@click.argument("target")
+@click.option("--level", default="", help="Which of your grants; default the one with the most power.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Where to listen; default any port that is free.")
+@output.json_option
+def tunnel(target: str, level: str, port: int | None, as_json: bool) -> None:
+    """Carry plain connections to 127.0.0.1 to TARGET's door in TLS, for tools that have none; until Ctrl-C."""
+    from gateway.edges.cli.tunnel import LOOPBACK, Tunnel  # noqa: PLC0415  as above
+
+    api = client.api()
+    ticket = _ticket(api, target, level)
+    if ticket["kind"] != "postgres":
+        output.fail(f"{target} is a server.", output.EXIT_CONFLICT, f"gw ssh {target}", code="not-a-database")
+    door = _database_door(api)
+    tunnelled = Tunnel(door["host"], door["port"], door["ca_file"], binds=door["binds"], near_port=port or 0)
+    with suppress(KeyboardInterrupt), tunnelled:
+        near = {"host": LOOPBACK, "port": tunnelled.near_port, "binds": False}
+        _say_ticket(target, ticket, near, "Ctrl-C ends the tunnel and what goes through it", as_json=as_json)
+        _flush()
+        Event().wait()
 
 
 def _exit_code(returncode: int) -> int:

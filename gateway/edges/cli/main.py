@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "revoke": (f"{_HERE}.access:revoke", "End a grant and its sessions now."),
     "connect": (f"{_HERE}.connect:connect", "Print how to reach a target with any client."),
     "psql": (f"{_HERE}.connect:psql", "Open psql on a database."),
+    "tunnel": (f"{_HERE}.connect:tunnel", "Carry plain connections on this machine to a database in TLS."),
     "ssh": (f"{_HERE}.connect:ssh", "Open a shell or run a command on a server."),
     "ssh-config": (f"{_HERE}.connect:ssh_config", "Print an OpenSSH configuration for every server."),
     "ssh-cert": (f"{_HERE}.connect:ssh_cert", "Fetch the certificate for the SSH door."),

@@ -1,10 +1,12 @@
-"""For a psql without TLS: psql speaks plainly to a private unix socket, this side does verified TLS to the door.
+"""For clients without TLS: they speak plainly to this side, on their own machine, and it does verified TLS to the door.
 
-The socket lies in a fresh 0700 directory, so only the same user can reach it; what leaves the machine is TLS.
+psql gets a unix socket in a fresh 0700 directory, so only the same user can reach it; others a port of the loopback
+address, where everybody on the machine needs a ticket as at the door. What leaves the machine is TLS.
 One event loop in one thread: an SSL object must not be read and written by two threads at once.
 """
 
 import asyncio
+import os
 import shutil
 import socket
 import ssl
@@ -19,6 +21,8 @@ from gateway.edges.cli import output
 
 PORT = 5432  # only names the socket file: .s.PGSQL.5432
 _SSL_REQUEST = struct.pack(">II", 8, 80877103)  # PostgreSQL protocol, message SSLRequest
+_ASK_FOR_CRYPTO = (_SSL_REQUEST, struct.pack(">II", 8, 80877104))  # the latter is GSSENCRequest
+LOOPBACK = "127.0.0.1"
 _CHUNK = 64 * 1024
 _CONNECT_S = 10.0
 _CLOSE_S = 1.0
@@ -30,9 +34,13 @@ class Tunnel:
     """`with Tunnel(host, port, ca) as folder:` gives the PGHOST for psql; everything is gone afterwards.
 
     `binds` says that the door offers sign-in bound to its certificate: a psql that sees no TLS refuses such an offer.
+    With `near_port` it listens on that port (any for 0) of the loopback address instead: `near_port` is which.
     """
 
-    def __init__(self, host: str, port: int, ca_file: Path, *, binds: bool = False) -> None:
+    def __init__(
+        self, host: str, port: int, ca_file: Path, *, binds: bool = False, near_port: int | None = None
+    ) -> None:
+        self.near_port = near_port
         self._door = (host, port)
         self._binds = binds
         self._tls = ssl.create_default_context(cafile=str(ca_file))  # verifies chain and host name
@@ -46,7 +54,12 @@ class Tunnel:
     def __enter__(self) -> str:
         self._folder = tempfile.mkdtemp(prefix="gw-")  # 0700
         self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(_CONNECT_S)
+        try:
+            asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(_CONNECT_S)
+        except OSError as why:
+            self.__exit__(None, None, None)
+            cause = os.strerror(why.errno or 0)
+            raise output.Failure(f"Port {self.near_port} of this machine cannot be had: {cause}.") from why
         return self._folder
 
     def __exit__(
@@ -59,6 +72,10 @@ class Tunnel:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     async def _listen(self) -> None:
+        if self.near_port is not None:
+            self._server = await asyncio.start_server(self._serve, LOOPBACK, self.near_port, limit=_CHUNK)
+            self.near_port = self._server.sockets[0].getsockname()[1]
+            return
         path = str(Path(self._folder) / f".s.PGSQL.{PORT}")
         self._server = await asyncio.start_unix_server(self._serve, path, limit=_CHUNK)
 
@@ -83,12 +100,16 @@ class Tunnel:
     async def _carry(
         self, near_in: asyncio.StreamReader, near_out: asyncio.StreamWriter, ends: list[asyncio.StreamWriter]
     ) -> None:
+        first = await _startup(near_in, near_out) if self.near_port is not None else b""
+        if first is None:
+            return
         try:
             far_in, far_out = await self._reach()
         except OSError as why:  # ssl errors are OSErrors
             output.say(f"gw: the database door cannot be reached: {output.safe(why)}", err=True)
             return
         ends.append(far_out)
+        far_out.write(first)
         back = _pump_greeting(far_in, near_out) if self._binds else _pump(far_in, near_out)
         pumps = [asyncio.create_task(_pump(near_in, far_out)), asyncio.create_task(back)]
         try:
@@ -134,6 +155,18 @@ async def _closed(ends: list[asyncio.StreamWriter]) -> None:
     for end in ends:
         end.transport.abort()  # nothing, for one that is closed
     await asyncio.gather(*closing, return_exceptions=True)
+
+
+async def _startup(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> bytes | None:
+    """The head of the client's first packet that asks for no encryption: there is none on this side."""
+    with suppress(OSError, asyncio.IncompleteReadError, TimeoutError):
+        async with asyncio.timeout(_CONNECT_S):
+            for _ in range(len(_ASK_FOR_CRYPTO) + 1):
+                first = await source.readexactly(len(_SSL_REQUEST))
+                if first not in _ASK_FOR_CRYPTO:
+                    return first
+                sink.write(b"N")
+    return None
 
 
 async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:

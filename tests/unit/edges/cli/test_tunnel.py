@@ -10,6 +10,7 @@ from threading import Thread
 import pytest
 
 from gateway.adapters.door_tls import ensure_door_certificate
+from gateway.edges.cli.output import Failure
 from gateway.edges.cli.tunnel import PORT, Tunnel
 
 
@@ -144,3 +145,37 @@ def test_a_psql_without_tls_is_offered_nothing_that_is_bound_to_it(door: EchoDoo
             while len(got) < max(len(heard), 1) and (part := near.recv(65536)):
                 got += part
     assert got == heard
+
+
+def test_a_port_of_the_loopback_address_for_other_tools(door: EchoDoor) -> None:
+    tunnel = Tunnel("127.0.0.1", door.port, door.ca, near_port=0)
+    startup = struct.pack(">II", 9, 196608) + b"\0"
+    with tunnel:
+        assert tunnel.near_port
+        with socket.create_connection(("127.0.0.1", tunnel.near_port), 20) as near:
+            assert near.getsockname()[0] == "127.0.0.1"
+            for asked in (80877104, 80877103):  # GSSENCRequest, SSLRequest: libpq's order
+                near.sendall(struct.pack(">II", 8, asked))
+                assert near.recv(1) == b"N"
+            near.sendall(startup)
+            assert near.recv(len(startup), socket.MSG_WAITALL) == startup
+        with socket.create_connection(("127.0.0.1", tunnel.near_port), 20) as near:
+            near.sendall(struct.pack(">II", 8, 80877103) * 4)  # somebody who asks for ever
+            with suppress(ConnectionResetError):
+                assert near.recv(9, socket.MSG_WAITALL) == b"NNN"
+        with socket.create_connection(("127.0.0.1", tunnel.near_port), 20) as near:
+            near.sendall(b"abc")
+            near.shutdown(socket.SHUT_WR)
+            assert near.recv(9) == b""
+    assert len(door.requests) == 1  # nothing else reached the door
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", tunnel.near_port), 20)
+
+
+def test_a_port_that_somebody_has_is_a_sentence(door: EchoDoor) -> None:
+    tunnel = Tunnel("127.0.0.1", 9, door.ca, near_port=door.port)
+    with (
+        pytest.raises(Failure, match=f"Port {door.port} of this machine cannot be had: Address already in use"),
+        tunnel,
+    ):
+        pass  # pragma: no cover
