@@ -3,6 +3,9 @@
 A revocation may end hundreds. One thread says goodbye to all of them, without waiting for anybody; when no goodbye is
 due it closes the targets' legs, one by one; who stays is cut by the same thread's clock. What is slow at an end
 (sealing, storing) waits its turn, so that it does not hold up the goodbyes that are still due.
+
+Between the sentence on a person's channels and SSH_MSG_DISCONNECT there is a pause: OpenSSH drops what it has read of
+a channel and not yet written when it hears of the end, and with `-q` or behind a shared connection says nothing itself.
 """
 
 import logging
@@ -14,6 +17,7 @@ from time import monotonic
 from typing import Protocol
 
 LOG = logging.getLogger("gateway.ssh")
+PAUSE = 0.1  # seconds for a client to write what its channels were told
 LAST_WORDS_TIME = 0.5  # seconds for a client to read why its session ends
 _BOOKS_AT_ONCE = 4
 _BOOKS_WAIT = 3.0  # seconds at most for the goodbyes, and again for a turn: an end is late then, never lost
@@ -23,7 +27,11 @@ class Leaving(Protocol):
     """A connection that is to end."""
 
     def say_goodbye(self, sentence: str) -> None:
-        """Tell the person, without waiting for anything."""
+        """Tell the person on their channels, without waiting for anything."""
+        ...
+
+    def disconnect(self, sentence: str) -> None:
+        """Tell the client, which has had its pause, and send nothing more; without waiting for anything."""
         ...
 
     def leave_target(self) -> None:
@@ -41,7 +49,8 @@ class Goodbyes:
     def __init__(self) -> None:
         self._changed = Condition()
         self._due: deque[tuple[Leaving, str]] = deque()
-        self._to_leave: deque[Leaving] = deque()  # this and the next are the thread's own
+        self._to_leave: deque[Leaving] = deque()  # this and the next two are the thread's own
+        self._to_tell: deque[tuple[float, Leaving, str]] = deque()  # in the order of their time
         self._to_cut: deque[tuple[float, Leaving]] = deque()  # in the order of their time
         self._is_busy = False
         self._thread: Thread | None = None
@@ -76,7 +85,11 @@ class Goodbyes:
                 leaving, sentence = self._due.popleft()
                 _guarded(lambda leaving=leaving, sentence=sentence: leaving.say_goodbye(sentence))  # type: ignore[misc]
                 self._to_leave.append(leaving)
+                self._to_tell.append((monotonic() + PAUSE, leaving, sentence))
                 self._to_cut.append((monotonic() + LAST_WORDS_TIME, leaving))
+            elif self._to_tell and self._to_tell[0][0] <= monotonic():
+                _at, leaving, sentence = self._to_tell.popleft()
+                _guarded(lambda leaving=leaving, sentence=sentence: leaving.disconnect(sentence))  # type: ignore[misc]
             elif self._to_leave:
                 _guarded(self._to_leave.popleft().leave_target)
             else:
@@ -84,13 +97,15 @@ class Goodbyes:
 
     def _wait(self) -> None:
         with self._changed:
-            self._is_busy = bool(self._due or self._to_leave)
+            self._is_busy = bool(self._due or self._to_leave or self._to_tell)
             if not self._is_busy:
                 self._changed.notify_all()
-                self._changed.wait_for(lambda: self._due, self._until_next_cut())
+            if not self._due and not self._to_leave:
+                self._changed.wait_for(lambda: self._due, self._until_next())
 
-    def _until_next_cut(self) -> float | None:
-        return max(0.0, self._to_cut[0][0] - monotonic()) if self._to_cut else None
+    def _until_next(self) -> float | None:
+        times = [due[0][0] for due in (self._to_tell, self._to_cut) if due]
+        return max(0.0, min(times) - monotonic()) if times else None
 
     def _cut_who_stayed(self) -> None:
         while self._to_cut and self._to_cut[0][0] <= monotonic():

@@ -177,9 +177,7 @@ class Connection:
         try:
             self.upstream()
         except GatewayError as no:
-            with suppress(*CONNECTION_GONE):
-                self._transport.say_goodbye(no.refusal.sentence())
-            self._transport.finish_writing()
+            self._say_all(no.refusal.sentence())
 
     def _over(self) -> None:
         """The last thing that the connection's thread does."""
@@ -218,7 +216,12 @@ class Connection:
         if self._transport.can_speak():
             self._say_why(sentence)
         else:  # a client that does not read, or exchanges keys, holds nobody up
-            Thread(target=self._say_why, args=(sentence,), name="ssh-last-words", daemon=True).start()
+            Thread(target=self._say_late, args=(sentence,), name="ssh-last-words", daemon=True).start()
+
+    def disconnect(self, sentence: str) -> None:
+        """See `ssh_goodbye`."""
+        if self._transport.can_speak():
+            self._say_all(sentence)
 
     def leave_target(self) -> None:
         """See `ssh_goodbye`."""
@@ -227,12 +230,18 @@ class Connection:
     def _say_why(self, sentence: str) -> None:
         with self._lock:
             channels = list(self._is.channels)
-        try:
-            said = [channel.farewell(f"\r\n{sentence}\r\n".encode(), REFUSED_STATUS) for channel in channels]
-            self._transport.say_goodbye(sentence, [message for messages in said for message in messages])
-        except CONNECTION_GONE as gone:
-            LOG.debug("nobody to say goodbye to: %r", gone)
+        said = [channel.farewell(f"\r\n{sentence}\r\n".encode(), REFUSED_STATUS) for channel in channels]
+        with suppress(*CONNECTION_GONE):
+            self._transport.say_last([message for messages in said for message in messages])
+
+    def _say_all(self, sentence: str) -> None:
+        with suppress(*CONNECTION_GONE):
+            self._transport.say_goodbye(sentence)
         self._transport.finish_writing()
+
+    def _say_late(self, sentence: str) -> None:
+        self._say_why(sentence)
+        self._say_all(sentence)
 
     def warn(self, sentence: str) -> None:
         """See `LiveSession`."""

@@ -240,11 +240,15 @@ class HardTransport(paramiko.Transport):
         self._internals._channels.delete(number)
         self._ends.pop(number, None)
 
-    def say_goodbye(self, sentence: str, last_words: Sequence[bytes] = ()) -> None:
-        """Some last messages and SSH_MSG_DISCONNECT with a sentence (RFC 4253 §11.1), written as one."""
+    def say_last(self, messages: Sequence[bytes]) -> None:
+        """Some messages, written as one."""
+        if messages:
+            self._internals._send_user_message(Burst([(message,) for message in messages]))
+
+    def say_goodbye(self, sentence: str) -> None:
+        """SSH_MSG_DISCONNECT with a sentence (RFC 4253 §11.1)."""
         text = string(sentence.encode()[:1000])
-        goodbye = b"\x01" + u32(DISCONNECT_BY_APPLICATION) + text + string(b"en")
-        self._internals._send_user_message(Burst([(message,) for message in (*last_words, goodbye)]))
+        self.say_last([b"\x01" + u32(DISCONNECT_BY_APPLICATION) + text + string(b"en")])
 
     def can_speak(self) -> bool:
         """True when `say_goodbye` would not have to wait, for new keys or for a peer that does not read."""
