@@ -10,7 +10,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 
 from gateway.adapters.catalogue_statements import bind_parameters, budget, dry_run, masks, statement_rules
-from gateway.adapters.catalogue_verbs import ACCOUNT, freezes, groups, verbs
+from gateway.adapters.catalogue_verbs import ACCOUNT, freezes, groups, octets, verbs
 from gateway.adapters.yaml_source import Place, SourceError, digest, document, read_bytes
 from gateway.core.bind_parameters import BindParameters
 from gateway.core.budget import Budget
@@ -49,8 +49,10 @@ _LEVEL_KEYS = {
         "x11_forwarding",
         "env",
         "idle_timeout",
+        "output_limit",
     },
 }
+_MOST_OUTPUT = 64 * 1024 * 1024
 
 
 class CatalogueFile:
@@ -226,7 +228,15 @@ def _ssh_rules(keys: Mapping[str, Place]) -> SshRules:
         x11_forwarding=keys["x11_forwarding"].truth() if "x11_forwarding" in keys else False,
         env=_texts(keys, "env") or default.env,
         idle_timeout=_duration(keys, "idle_timeout"),
+        output_limit=_output_limit(keys["output_limit"]) if "output_limit" in keys else default.output_limit,
     )
+
+
+def _output_limit(place: Place) -> int:
+    limit = place.parsed(octets)
+    if limit > _MOST_OUTPUT:
+        raise place.wrong("must be at most 64M")
+    return limit
 
 
 def _file_rule(place: Place) -> FileRule:

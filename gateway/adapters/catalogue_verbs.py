@@ -48,8 +48,8 @@ def _verb(name: str, place: Place, kind: Kind) -> Verb:
         "argv": lambda words: tuple(word.text() for word in words.items()),
         "parameters": lambda named: {key: _parameter(item) for key, item in named.mapping().items()},
         "timeout": _duration,
-        "output_limit": lambda size: size.parsed(_size),
-        "input_limit": lambda size: size.parsed(_size),
+        "output_limit": lambda size: size.parsed(octets),
+        "input_limit": lambda size: size.parsed(octets),
         "rollback": Place.name,
         "version": Place.name,
         "when_gone": lambda word: word.one_of(_WHEN_GONE),
@@ -91,7 +91,8 @@ def _duration(place: Place) -> timedelta:
     return place.parsed(parse_duration)
 
 
-def _size(text: str) -> int:
+def octets(text: str) -> int:
+    """A size as written, in octets."""
     match = re.fullmatch(r"([1-9][0-9]{0,4})([kM])", text)
     if match is None:
         raise ValueError(f"{text!r} is not a size such as 64k or 1M")

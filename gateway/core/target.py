@@ -37,7 +37,8 @@ class SshRules:
 
     `commands`: globs of allowed exec command lines, empty for any. `files`: rules for sftp and scp, empty for any.
     `forwards` and `remote_forwards`: `host:port` globs of -L/-D destinations and -R listening addresses; a `/path`
-    glob is a unix socket. `env`: names (globs) of variables that are passed on.
+    glob is a unix socket. `env`: names (globs) of variables that are passed on. `output_limit`: how many octets of each
+    stream of a command without a terminal are recorded; of the rest only their number and digest.
     """
 
     shell: bool = True
@@ -49,6 +50,7 @@ class SshRules:
     x11_forwarding: bool = False
     env: tuple[str, ...] = ("LANG", "LC_*", "TERM", "COLORTERM")
     idle_timeout: timedelta | None = None
+    output_limit: int = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)

@@ -418,6 +418,7 @@ def test_a_level_without_a_shell(stage: Stage) -> None:
         assert b"uid=" not in done.stdout
     terminal = stage.ssh("-tt", "web-1.gw", "echo no terminal")
     assert (terminal.returncode, b"PTY allocation request failed" in terminal.stderr) == (255, True)
+    assert {"what": "a terminal", "channel": 0} in [json.loads(each) for each in stage.recordings[-1].of("refused")]
 
 
 def test_files_need_rules_where_commands_are_listed(stage: Stage, tmp_path: Path) -> None:

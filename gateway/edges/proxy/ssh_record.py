@@ -17,7 +17,6 @@ from gateway.wire.echo import EchoedLines
 from gateway.wire.file_digest import FileDigest
 from gateway.wire.scp import transfer_command
 
-KEEP_PER_STREAM = 1024 * 1024
 Octets = bytes | bytearray | memoryview
 DURABLE_WITHIN = timedelta(seconds=5)
 
@@ -42,7 +41,7 @@ class FileTotals:
             self.failed += 1
         elif op == "transfer":
             self.files[direction] += 1
-        elif op != "list":
+        elif op not in ("list", "rsync") and (op, direction) != ("mkdir", "download"):  # that one is not made there
             self.changes += 1
 
     def fields(self) -> dict[str, object]:
@@ -137,13 +136,13 @@ class StreamRecord:
 class ChannelRecord:
     """What one channel leaves: raw octets of a terminal, capped streams of a command, only digests of a transfer."""
 
-    def __init__(self, record: SessionRecord, channel: int) -> None:
+    def __init__(self, record: SessionRecord, channel: int, output_limit: int) -> None:
         self._record = record
         self._channel = channel
         self._lock = Lock()
         self._term: dict[str, object] = {}
         self._streams: dict[str, StreamRecord] = {}
-        self._keep = KEEP_PER_STREAM
+        self._keep = self._limit = output_limit
         self._digest = True
         self._echoed = EchoedLines()
 
@@ -193,7 +192,7 @@ class ChannelRecord:
             stream = self._streams.get(kind)
             if stream is None:
                 is_error = kind == "err"  # a transfer's complaints are worth their room
-                keep, digest = (KEEP_PER_STREAM, True) if is_error else (self._keep, self._digest)
+                keep, digest = (self._limit, True) if is_error else (self._keep, self._digest)
                 stream = StreamRecord(self._record, kind, self._channel, keep=keep, digest=digest)
                 self._streams[kind] = stream
             return stream

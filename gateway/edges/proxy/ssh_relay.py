@@ -287,6 +287,7 @@ class Relay:
 
     def _terminal(self, fields: Fields) -> bool:
         if self._started or self.record.is_terminal or not self._gate.may_terminal():
+            self.record.fact("refused", what="a terminal")
             return False
         term, columns, rows = fields.string(), fields.u32(), fields.u32()
         if not _TERM.fullmatch(term):  # it becomes a variable there, so all of it is recorded

@@ -314,7 +314,9 @@ class Connection:
     def _relay(self, channel: ChannelEnd) -> Relay:
         leg, record = self.upstream()
         target = leg.open_session_channel(CHANNEL_TIMEOUT)
-        relay = Relay(channel, target, ChannelRecord(record, channel.number), self._gate(), self.attendance)
+        gate = self._gate()
+        kept = ChannelRecord(record, channel.number, gate.level.ssh.output_limit)
+        relay = Relay(channel, target, kept, gate, self.attendance)
         with self._lock:
             self._is.relays = [known for known in self._is.relays if not known.person.is_over()]
             self._is.relays.append(relay)

@@ -285,3 +285,18 @@ def test_a_dry_run(tmp_path: Path, told: str, meant: DryRun) -> None:
 def test_dry_runs_that_make_no_sense(tmp_path: Path, told: str, why: str) -> None:
     with pytest.raises(SourceError, match=re.escape(why)):
         read_catalogue(DRY.replace("dry_run: approver", f"dry_run: {told}").encode(), tmp_path / "catalogue.yaml")
+
+
+@pytest.mark.parametrize(("written", "octets"), [("64k", 65_536), ("64M", 64 * 1024 * 1024)])
+def test_how_much_of_a_commands_streams_is_recorded(written: str, octets: int) -> None:
+    changed = read(GOOD.replace("{account: deploy}", f"{{account: deploy, output_limit: {written}}}"))
+    assert changed.targets["web-1"].levels["shell"].ssh.output_limit == octets
+    assert read(GOOD).targets["web-1"].levels["shell"].ssh.output_limit == 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    ("written", "why"), [("65M", "at most 64M"), ("0k", "is not a size"), ("all", "is not a size")]
+)
+def test_limits_of_recorded_output_that_make_no_sense(written: str, why: str) -> None:
+    with pytest.raises(SourceError, match=why):
+        read(GOOD.replace("{account: deploy}", f"{{account: deploy, output_limit: {written}}}"))

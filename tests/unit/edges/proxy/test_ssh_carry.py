@@ -110,7 +110,7 @@ class Joined:
         for end in (self.person, self.target):
             end.confirm(7, WINDOW, MAX_PACKET)
         self.recording = Recording(self.to_person)
-        record = ChannelRecord(SessionRecord(self.recording, lambda: datetime.now(UTC), require=True), 0)
+        record = ChannelRecord(SessionRecord(self.recording, lambda: datetime.now(UTC), require=True), 0, 1000)
         gate = Gate.__new__(Gate)  # nothing is asked of it once something runs
         self.relay = Relay(self.person, self.target, record, gate, Attendance())
         self.fault: BaseException | None = None

@@ -45,7 +45,7 @@ class Channel:
         self.session = SessionRecord(self.kept, lambda: datetime.now(UTC), require=False)
         self.poked = 0
         self.is_gone = False
-        record = ChannelRecord(self.session, 0)
+        record = ChannelRecord(self.session, 0, 1000)
         self.gate: FileGate = open_gate(kind, command, rules, record, self._poke, lambda: self.is_gone)
 
     def _poke(self) -> None:

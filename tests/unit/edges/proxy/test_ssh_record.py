@@ -8,7 +8,7 @@ from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.edges.proxy.ssh_record import SessionRecord, StreamRecord
+from gateway.edges.proxy.ssh_record import ChannelRecord, FileTotals, SessionRecord, StreamRecord
 
 # The official vectors (BLAKE3-team/BLAKE3, test_vectors.json): that many octets that count 0, 1 … 250, 0 …; of the
 # digest the first 32 octets, which is what `b3sum` prints.
@@ -76,3 +76,30 @@ def test_pieces_do_not_matter(pieces: list[bytes]) -> None:
     kept, said = recorded(pieces)
     assert kept == whole[:KEEP]
     assert said["blake3"] == blake3(whole).hexdigest()
+
+
+def test_a_command_is_kept_up_to_the_limit_of_its_level() -> None:
+    kept = Kept()
+    channel = ChannelRecord(SessionRecord(kept, lambda: datetime.now(UTC), require=False), 0, 5)
+    channel.begin("exec", b"cat")
+    for stream in ("in", "out", "err"):
+        channel.stream(stream, b"123")
+        channel.stream(stream, b"456")
+    channel.end()
+    for stream in ("in", "out", "err"):
+        assert b"".join(payload[4:] for kind, payload in kept.records if kind == stream) == b"12345"
+    ends = [json.loads(payload) for kind, payload in kept.records if kind == "stream"]
+    assert [(end["octets"], end["kept"], end["blake3"]) for end in ends] == [(6, 5, blake3(b"123456").hexdigest())] * 3
+
+
+@pytest.mark.parametrize(
+    ("op", "direction", "is_change"),
+    [
+        ("mkdir", "upload", True), ("rename", "", True), ("mkdir", "download", False), ("list", "", False),
+        ("rsync", "download", False),
+    ],
+)  # fmt: skip
+def test_only_what_is_done_to_the_target_is_a_change(op: str, direction: str, is_change: bool) -> None:
+    totals = FileTotals()
+    totals.add(op, direction, 0, "not-parsed" if op == "rsync" else "ok")
+    assert totals.fields()["changes"] == is_change
