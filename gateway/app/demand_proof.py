@@ -9,6 +9,7 @@ from gateway.app.identity import SignedClaims
 from gateway.app.passkey_ports import Passkey
 from gateway.app.people_ports import Credential
 from gateway.app.ports import UnitOfWork
+from gateway.app.sign_ins import login_id
 from gateway.core.authentication import Proof, proof_of, unmet, used_up
 from gateway.core.errors import Denied, Refusal
 from gateway.core.obligation import Obligations, StepUp
@@ -55,7 +56,8 @@ def kept_proof(sign_in: Credential) -> Proof:
     data = sign_in.data or {}
     read = proof_of(data)
     methods = tuple(data.get("methods", "").split())
-    return replace(read, methods=methods, passkey=data.get("passkey", ""), id=data.get("proof", ""))
+    passkey, proof = data.get("passkey", ""), data.get("proof", "")
+    return replace(read, methods=methods, passkey=passkey, id=proof, sign_in=login_id(sign_in))
 
 
 def inherited_proof(user: User) -> dict[str, str]:

@@ -166,11 +166,20 @@ def _redeem(ctx: Context, uow: UnitOfWork, device: Credential, at: datetime) -> 
         return redeem_emergency(ctx, uow, device, user, at)
     asked_from = Device(told.get("client", ""), told.get("agent", ""))
     carrier = told.get("provider_session", "")
+    if carrier and not _is_alive(uow, carrier):  # ended since the browser was asked, so nothing would end this one
+        data = {**asked_from.told(), "why": "the browser's sign-in is over"}
+        journal.append(ctx, uow, "device:denied", "denied", principal=user.name, data=data)
+        return NotYet.ACCESS_DENIED
     proof = {key: value for key, value in told.items() if key in _INHERITED}
     signed_in = open_sign_in(ctx, uow, user, "cli", at, device=asked_from, provider_session=carrier, data=proof)
     data = {"via": "device", **asked_from.told()}
     journal.append(ctx, uow, "login:succeeded", principal=user.name, data=data)
     return signed_in
+
+
+def _is_alive(uow: UnitOfWork, provider_session: str) -> bool:
+    found = uow.provider_sessions.get(provider_session)
+    return found is not None and found.ended_at is None
 
 
 def _wait(uow: UnitOfWork, device: Credential, at: datetime) -> NotYet:

@@ -7,6 +7,7 @@ from gateway.app.context import Context
 from gateway.app.credentials import digest_of
 from gateway.app.end_provider_session import BY, close_provider_session
 from gateway.app.identity import IdentityProvider, SignedLogout, user_id_of
+from gateway.app.logged_out import remember_logout
 from gateway.app.people_ports import Credential, ProviderSession
 from gateway.app.place import origin_of
 from gateway.app.ports import UnitOfWork
@@ -35,6 +36,7 @@ def provider_logout(ctx: Context, provider: IdentityProvider, token: str, client
         is_used = uow.credentials.find(digest, "logout") is not None
         if not is_used:
             uow.credentials.add(Credential(digest, "logout", "", at, at + _REMEMBERED, single_use=True))
+            remember_logout(uow, provider.issuer, logout, at)
             noted = [_end(ctx, uow, provider, user, logout) for user in _people(uow, provider, logout)]
     if is_used:
         replayed = Refusal("logout-replayed", "This logout token was used already.")

@@ -17,6 +17,7 @@ from gateway.app.sign_in import CLI_PREFIX, WEB_PREFIX, SignedIn
 from gateway.core.principal import User
 
 CHECK_EVERY = timedelta(seconds=30)  # so that who is disabled at the provider is out within a minute
+_CALLERS = ("cli", "web", "emergency")
 PREFIXES = {"cli": CLI_PREFIX, "web": WEB_PREFIX}
 
 
@@ -84,6 +85,14 @@ def open_sign_in(
 def login_id(credential: Credential) -> str:
     """What a sign-in is called, over all renewals of its secret."""
     return (credential.data or {}).get("login", f"lgn_{credential.digest[:26]}")
+
+
+def is_over(uow: UnitOfWork, user: User) -> bool:
+    """True when whoever calls was signed in when they came, and is not any more."""
+    if not user.proof.sign_in:
+        return False
+    held = (each for purpose in _CALLERS for each in uow.credentials.of_subject(user.id, purpose))
+    return user.proof.sign_in not in map(login_id, held)
 
 
 def end_credentials(uow: UnitOfWork, user_id: str, key: str, values: Iterable[str]) -> int:

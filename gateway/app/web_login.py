@@ -16,6 +16,7 @@ from gateway.app.context import Context
 from gateway.app.credentials import digest_of
 from gateway.app.demand_proof import claimed_proof
 from gateway.app.identity import IdentityProvider, NotSignedIn, person_of, remember
+from gateway.app.logged_out import LOGGED_OUT, was_logged_out
 from gateway.app.people_ports import Credential
 from gateway.app.place import origin_of
 from gateway.app.provision import admit
@@ -94,7 +95,8 @@ def complete_web_login(
     _demand_asked_again(ctx, login, proof, device.address, person.name)
     at = ctx.clock.now()
     with ctx.store.begin() as uow:
-        admitted = admit(uow, provider, redeemed.claims, person)
+        is_over = was_logged_out(uow, provider.issuer, redeemed.claims, login.issued_at)
+        admitted = LOGGED_OUT if is_over else admit(uow, provider, redeemed.claims, person)
         user = remember(uow, admitted) if isinstance(admitted, User) else admitted
         if isinstance(user, User):
             uow.users.confirm(user.id, at)

@@ -20,7 +20,7 @@ class Proof:
     """`provider_at` is when the provider last asked the person (`auth_time`), `methods` how (`amr`), as it claims.
 
     `passkey_at` is when a passkey of theirs last answered here, with the person verified; `passkey` is its id, and
-    `id` names this one proof, so that it can be used up.
+    `id` names this one proof, so that it can be used up. `sign_in` is the sign-in that keeps all this.
     """
 
     provider_at: datetime | None = None
@@ -28,6 +28,7 @@ class Proof:
     passkey_at: datetime | None = None
     passkey: str = ""
     id: str = ""
+    sign_in: str = ""
 
     def told(self) -> dict[str, object]:
         """As JSON values, to be kept with a decision."""
