@@ -17,6 +17,7 @@ import httpx2
 import stamina
 
 from gateway.adapters.cut_off import CutOff
+from gateway.adapters.notify.chat_text import LONGEST_BODY, LONGEST_TITLE, bounded, chat_line, chat_lines
 
 LOG = logging.getLogger(__name__)
 LONGEST_QUEUE = 1000
@@ -43,9 +44,16 @@ class WebhookNotifier:
 
     def notify(self, channel: str, title: str, body: str, fields: dict[str, str]) -> None:
         """Queue a message; a full queue is a failure, told like any other."""
-        # `text` is what Slack, Mattermost and Teams show; the rest is for machines.
-        text = json.dumps({"text": f"{title}\n{body}", "title": title, "body": body, "fields": fields})
-        self._lanes.get(channel, self._lanes["default"]).put(_Message(channel, text.encode()))
+        shown = chat_line(title)
+        told = {
+            # What Slack, Mattermost and Teams show; the last one shows the title, too.
+            "text": f"{shown}\n{chat_lines(body)}",
+            "title": shown,
+            # For machines, as it was written.
+            "body": bounded(body, LONGEST_BODY),
+            "fields": {name: bounded(value, LONGEST_TITLE) for name, value in fields.items()},
+        }
+        self._lanes.get(channel, self._lanes["default"]).put(_Message(channel, json.dumps(told).encode()))
 
     def close(self, timeout_seconds: float = 5.0) -> None:
         """Deliver what waits, for a while, and stop."""
