@@ -14,6 +14,8 @@ import pytest
 from paramiko.auth_handler import AuthHandler
 
 from gateway.adapters.credentials.ssh_ca import SshAuthorities, _sign, accepted_key
+from gateway.core.session import EndReason
+from gateway.edges.proxy import ssh_server
 from gateway.edges.proxy.ssh_channels import WINDOW
 from gateway.edges.proxy.ssh_door import DoorLimits
 from gateway.edges.proxy.ssh_fields import string, u32
@@ -246,6 +248,26 @@ def test_a_flood_before_login_ends_the_connection(raw: Connect) -> None:
     for _ in range(300):
         client.send(b"\x02", string(b"x"))
     assert client.has_ended()
+
+
+@pytest.mark.parametrize(
+    "message", [b"\x02" + string(b"x"), b"\x50" + string(b"x") + b"\1", b"\x62" + u32(0) + string(b"x") + b"\1"]
+)
+def test_a_flood_after_login_ends_the_connection_and_no_other(
+    stage: Stage, raw: Connect, monkeypatch: pytest.MonkeyPatch, message: bytes
+) -> None:
+    monkeypatch.setattr(ssh_server, "MOST_CONTROLS", 500.0)
+    flooding = raw()
+    flooding.log_in()
+    flooding.send(b"\x5a", string(b"session"), u32(0), u32(1 << 20), u32(1 << 15))
+    stage.wait(lambda: stage.live)
+    for _ in range(5_000):
+        if flooding.transport.is_alive():
+            flooding.send(message)
+    assert flooding.has_ended()
+    stage.wait(lambda: stage.ended)
+    assert [reason for _, reason, _ in stage.ended] == [EndReason.PROTOCOL_VIOLATION]
+    assert stage.ssh("web-1.gw", "echo here").stdout == b"here\n"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Event
+from time import monotonic
 from typing import Any, ClassVar
 
 import paramiko
@@ -37,6 +38,9 @@ from gateway.edges.proxy.ssh_transport import (
 
 MOST_TRIES = 6
 MOST_MESSAGES_BEFORE_LOGIN = 200
+# What carries no stream costs more than it brings: a burst of it, and a rate that no client needs (`_gate`).
+MOST_CONTROLS = 5_000.0
+CONTROLS_PER_SECOND = 1_000.0
 MOST_CHANNELS = 10  # as OpenSSH's MaxSessions
 MOST_BANNERS = 4
 LONGEST_USER_NAME = 255
@@ -45,6 +49,7 @@ LONGEST_TICKET = 8192  # of a deploy token, which is told that it is none
 BEFORE_LOGIN = ALWAYS | KEX_MESSAGES | {5, 7, 50, 61}
 # 91 and 92 answer channels that we open (remote forwards, agent, X11); unasked they are a violation.
 AFTER_LOGIN = ALWAYS | KEX_MESSAGES | {80, 90, 91, 92} | CHANNEL_MESSAGES
+STREAM_MESSAGES = frozenset({93, 94, 95})  # whoever sends these waits for what they are sent to
 METHODS = b"publickey,password,keyboard-interactive"
 
 # The signature algorithms that are accepted, and the type that the certificate's blob must begin with. ssh-rsa with
@@ -118,6 +123,7 @@ class DoorTransport(OpeningTransport):
             self._preferred_kex = POST_QUANTUM
         self._allowed = BEFORE_LOGIN
         self._before_login = 0
+        self._controls, self._controls_since = MOST_CONTROLS, 0.0
         self._no_more_sessions = False
         self._sessions: set[int] = set()
         self._kex_sent = False
@@ -133,6 +139,15 @@ class DoorTransport(OpeningTransport):
             self._before_login += 1
             if self._before_login > MOST_MESSAGES_BEFORE_LOGIN:
                 raise ProtocolViolationError("too many messages before login")
+        elif number not in STREAM_MESSAGES:
+            self._pace()
+
+    def _pace(self) -> None:
+        now = monotonic()
+        gained = (now - self._controls_since) * CONTROLS_PER_SECOND
+        self._controls, self._controls_since = min(MOST_CONTROLS, self._controls + gained) - 1, now
+        if self._controls < 0:
+            raise ProtocolViolationError("too many messages that carry nothing")
 
     def admit(self, who: Newcomer, user_name: str) -> None:
         """Authentication succeeded."""
