@@ -43,6 +43,18 @@ def _current(ctx: Context, grant: Grant, target: Target, level: Level) -> HeldLo
     return held if is_current else None
 
 
+def login_refused(ctx: Context, grant_id: str, login: DatabaseLogin) -> bool:
+    """The target does not let the role in. True when it did before: somebody has changed or dropped it under our feet,
+    so the next connection makes another, and the reaper drops what there is of this one. One that never was let in is
+    kept: a new one would fare no better.
+    """
+    if not ctx.logins.has_worked(login.role):
+        return False
+    ctx.logins.forget(grant_id, login.role)
+    ctx.wake()
+    return True
+
+
 def place_of(target: Target) -> str:
     """Where a role is: the server and database, whatever name the catalogue has for it."""
     return f"{target.host}:{target.port}/{target.database}"

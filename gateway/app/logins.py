@@ -30,6 +30,7 @@ class LeasedLogins:
         self._grants: dict[str, Lock] = {}
         self._turns: dict[str, BoundedSemaphore] = {}
         self._making: set[str] = set()
+        self._worked: set[str] = set()
 
     @contextmanager
     def turn(self, grant_id: str, target: str) -> Iterator[None]:
@@ -71,9 +72,20 @@ class LeasedLogins:
         with self._lock:
             self._logins[grant_id] = held
 
+    def worked(self, role: str) -> None:
+        """The target has let this role in."""
+        with self._lock:
+            self._worked.add(role)
+
+    def has_worked(self, role: str) -> bool:
+        """True when it has been let in before."""
+        with self._lock:
+            return role in self._worked
+
     def forget(self, grant_id: str, role: str) -> None:
         """Forget a role, not its successor."""
         with self._lock:
+            self._worked.discard(role)
             held = self._logins.get(grant_id)
             if held is not None and held.login.role == role:
                 del self._logins[grant_id]
@@ -84,6 +96,7 @@ class LeasedLogins:
         with self._lock:
             self._logins.clear()
             self._making.clear()
+            self._worked.clear()
 
 
 @contextmanager

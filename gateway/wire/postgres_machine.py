@@ -161,6 +161,11 @@ class TargetRefused(Exception):
         super().__init__(f"the target refused the login with SQLSTATE {fields.get('C', 'unknown')}")
         self.fields = fields
 
+    @property
+    def is_of_login(self) -> bool:
+        """True when it is about who comes (class 28), not about the database."""
+        return self.fields.get("C", "").startswith("28")
+
 
 _MAX_LOGIN_MESSAGE = 65_536
 _SASL_CONTINUE = struct.Struct(">cII")  # type, length, which authentication

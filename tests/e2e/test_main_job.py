@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from tests.e2e.stage import Stage, directory, running, wait_for
 
@@ -201,6 +202,23 @@ def test_the_role_is_made_for_the_grant_and_gone_after_it(stage: Stage) -> None:
     assert groups == [("orders_read",)]
     stage.gw("oncall", "revoke", grant["id"])
     wait_for("the role is gone", lambda: role not in stage.ephemeral_roles())
+
+
+@pytest.mark.parametrize("change", ["ALTER ROLE {} PASSWORD 'another'", "ALTER ROLE {} NOLOGIN", "DROP ROLE {}"])
+def test_a_role_that_somebody_changed_under_our_feet_is_replaced(stage: Stage, change: str) -> None:
+    grant = stage.ask("orders-db", "read")["grant"]
+    url = stage.json("oncall", "connect", "orders-db")["url"]
+    with psycopg.connect(url) as session:
+        (role,) = session.execute("SELECT session_user").fetchone() or ()
+    with stage.superuser() as direct:
+        direct.execute(sql.SQL(change).format(sql.Identifier(role)))  # type: ignore[arg-type]  # one of those above
+    with pytest.raises(psycopg.OperationalError, match=r"(?s)did not accept the gateway's own role.*Connect again"):
+        psycopg.connect(url)
+    with psycopg.connect(url) as session:
+        other, account = session.execute("SELECT session_user, current_user").fetchone() or ()
+    assert (other != role, account) == (True, "orders_read")
+    wait_for("the old role is gone", lambda: role not in stage.ephemeral_roles())
+    stage.gw("oncall", "revoke", grant["id"])
 
 
 # ---------------------------------------------------------------- the server

@@ -289,6 +289,7 @@ class PostgresDoor:
         try:
             leg = await dial(target, self._scratch)
             machine = await log_in(leg, target, login, parameters, self._pool)
+            self._keeper.login_worked(login.role)
             await self._learn_masks(leg, opened.level, session)
             return leg, machine  # noqa: TRY300 - what goes wrong above ends the session
         except TargetUnreachable as why:
@@ -296,7 +297,9 @@ class PostgresDoor:
         except MasksUnsure as why:
             session.end(EndReason.MASKS_UNSURE, str(why), report=refuse.of_unsure_masks(str(why), opened.level))
         except TargetRefused as no:
-            session.end(EndReason.TARGET_UNREACHABLE, str(no), report=refuse.of_target(no, target, login.password))
+            is_replaced = no.is_of_login and self._keeper.login_refused(opened.session, login)
+            report = refuse.of_target(no, target, login.password, is_replaced=is_replaced)
+            session.end(EndReason.TARGET_UNREACHABLE, str(no), report=report)
         except BaseException:
             if leg is not None:
                 leg.abort()

@@ -11,11 +11,13 @@ from gateway.app.database_certificate import user_of_certificate
 from gateway.app.end_backend import end_backend
 from gateway.app.end_session import Sealed, seal_session, store_ends
 from gateway.app.hold_commit import ask_commit, end_held
+from gateway.app.lease_role import login_refused
 from gateway.app.live import LiveSessions
 from gateway.app.note_statement import note_statement
 from gateway.app.open_session import Admitted, Opened, admit, open_session
 from gateway.app.recording_ports import Recording
 from gateway.app.statement_ports import ReadsNothing, StatementReader
+from gateway.app.target_ports import DatabaseLogin
 from gateway.app.ticket_proof import user_of_proof
 from gateway.core.session import EndReason, Session
 from gateway.core.target import Target
@@ -52,6 +54,8 @@ class Doorkeeper:
     mask_key: bytes = field(default=b"", repr=False)
     ask_commit: Callable[[Session, Asking], Told] = field(default=_agrees_to_nothing)
     end_held: Callable[[Session, int, str], None] = lambda *_: None
+    login_worked: Callable[[str], None] = lambda _: None  # the role's
+    login_refused: Callable[[Session, DatabaseLogin], bool] = lambda *_: False  # True: the next connection has another
     end_backend: Callable[[Session, Target, str, int], None] = lambda *_: None  # of the session: target, role, pid
 
     @classmethod
@@ -71,5 +75,7 @@ class Doorkeeper:
             ctx.mask_key,
             partial(ask_commit, ctx),
             partial(end_held, ctx),
+            ctx.logins.worked,
+            lambda session, login: login_refused(ctx, session.grant, login),
             partial(end_backend, ctx),
         )

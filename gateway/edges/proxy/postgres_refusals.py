@@ -222,19 +222,21 @@ def of_unreachable(why: TargetUnreachable, target: Target) -> Report:
     )
 
 
-def of_target(refused: TargetRefused, target: Target, secret: str) -> Report:
-    """The target's own refusal of the gateway's login, without anything secret."""
+def of_target(refused: TargetRefused, target: Target, secret: str, *, is_replaced: bool = False) -> Report:
+    """The target's own refusal of the gateway's login, without anything secret. `is_replaced`: the next has another."""
     fields = {code: text.replace(secret, "…")[:1000] for code, text in refused.fields.items()}
     sqlstate = fields.get("C", "")
     said = fields.get("M", "it gave no reason")
     if not (len(sqlstate) == 5 and sqlstate.isascii() and sqlstate.isalnum()):
         sqlstate = CONNECTION_FAILURE
-    if sqlstate.startswith("28"):  # the gateway's credential failed, not the person's
+    if refused.is_of_login:  # the gateway's credential failed, not the person's
+        known = "Tell the gateway's operators: gw target doctor finds the cause."
+        anew = "Somebody has changed or dropped that role. Connect again: another one is made."
         return fatal(
             CONNECTION_FAILURE,
             f"{target.name} did not accept the gateway's own role.",
             said,
-            "Nothing is wrong with your ticket. Tell the gateway's operators: gw target doctor finds the cause.",
+            f"Nothing is wrong with your ticket. {anew if is_replaced else known}",
         )
     return fatal(sqlstate, f"{target.name} refused the session: {said}", fields.get("D", ""), fields.get("H", ""))
 

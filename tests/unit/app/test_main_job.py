@@ -12,7 +12,7 @@ from gateway.app.end_session import end_session
 from gateway.app.issue_ticket import issue_ticket
 from gateway.app.kill_session import kill_session
 from gateway.app.lapse_requests import lapse_requests
-from gateway.app.lease_role import reap_leases
+from gateway.app.lease_role import login_refused, reap_leases
 from gateway.app.open_session import Opened, grant_for, open_session, user_of_ticket
 from gateway.app.reconcile import Reconciliation
 from gateway.app.recover import recover
@@ -360,6 +360,27 @@ def test_a_drop_that_fails_is_a_zombie_until_it_is_gone(house: House, fault: str
     assert reap_leases(ctx, house.later(timedelta(seconds=10))) == 0
     assert not house.roles.roles_of(target, "gw_")
     assert sum(e.type == "lease:zombie" for e in house.events()) == 1
+
+
+def test_a_role_that_the_target_lets_in_no_more_is_replaced(house: House):
+    """Somebody has dropped it or changed its password. One that was never let in would fare no better anew."""
+    ctx = house.ctx
+    target = ctx.catalogue.current().targets["orders-db"]
+    grant = granted(house, READ)
+    login = opened(house, grant)[0].login
+    assert login is not None
+    assert not login_refused(ctx, grant.id, login)
+    assert opened(house, grant)[0].login == login
+    ctx.logins.worked(login.role)
+    assert login_refused(ctx, grant.id, login)
+    assert not login_refused(ctx, grant.id, login), "others that were refused at the same time ask again"
+    other = opened(house, grant)[0].login
+    assert other is not None
+    assert other.role != login.role
+    assert not login_refused(ctx, grant.id, login)
+    assert opened(house, grant)[0].login == other
+    assert reap_leases(ctx, house.clock.now()) == 0
+    assert house.roles.roles_of(target, "gw_") == [other.role]
 
 
 # ---------------------------------------------------------------- after a crash
