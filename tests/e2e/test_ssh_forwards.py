@@ -367,6 +367,14 @@ def test_the_agent_where_a_level_opens_it(stage: Stage, agent: dict[str, str]) -
     assert [json.loads(r)["what"] for r in stage.recordings[0].of("opened")] == ["auth-agent-req@openssh.com"]
 
 
+def test_a_certificate_in_an_agent_opens_the_door_whatever_else_is_in_it(stage: Stage, agent: dict[str, str]) -> None:
+    subprocess.run(["ssh-add", "-q", str(stage.directory / "me")], env=agent, check=True)  # and its certificate
+    config = stage.config("me")
+    lines = config.read_text().splitlines(keepends=True)
+    config.write_text("".join(line for line in lines if not re.search("Identit|CertificateFile", line)))
+    assert stage.ssh("web-1.gw", "echo in", env=agent).stdout == b"in\n"
+
+
 def test_the_agent_is_closed_by_default(stage: Stage, agent: dict[str, str]) -> None:
     done = stage.ssh("-A", "web-1.gw", "ssh-add -L; echo $SSH_AUTH_SOCK", env=agent)
     assert done.stdout == b"\n"
