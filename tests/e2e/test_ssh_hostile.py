@@ -17,7 +17,7 @@ from gateway.adapters.credentials.ssh_ca import SshAuthorities, _sign, accepted_
 from gateway.core.session import EndReason
 from gateway.edges.proxy import ssh_server
 from gateway.edges.proxy.ssh_channels import WINDOW
-from gateway.edges.proxy.ssh_door import DoorLimits
+from gateway.edges.proxy.ssh_door import FULL, DoorLimits
 from gateway.edges.proxy.ssh_fields import string, u32
 from gateway.edges.proxy.ssh_messages import RawMessage
 from tests.e2e.ssh_stage import ONCALL, VICTIM, Stage, make_stage
@@ -361,6 +361,18 @@ def _pour(sock: socket.socket) -> None:
     block = b"x" * (1 << 20)
     for _ in range(300):
         sock.sendall(block)
+
+
+def test_who_comes_too_often_is_told_so(tmp_path: Path, sshd: Sshd, authorities: SshAuthorities) -> None:
+    stage = make_stage(tmp_path, sshd, authorities)
+    door = stage.open_door(DoorLimits(burst=2, per_second=0.0))
+    for _ in range(2):
+        socket.create_connection(("127.0.0.1", door.port), timeout=10).close()
+    with socket.create_connection(("127.0.0.1", door.port), timeout=10) as sock:
+        sock.settimeout(10)
+        assert sock.makefile("rb").readline() == FULL
+    assert FULL.strip() in stage.ssh("-v", "web-1.gw", "true").stderr
+    door.close()
 
 
 def test_whoever_does_not_log_in_is_cut_off(tmp_path: Path, sshd: Sshd, authorities: SshAuthorities) -> None:

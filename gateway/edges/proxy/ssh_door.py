@@ -59,6 +59,10 @@ class DoorLimits:
     idle_seconds: float = 90.0
 
 
+# A line before the identification, as RFC 4253 §4.2 allows: clients show it.
+FULL = b"Too many connections, or too many from your address that have not logged in: try again in a few seconds.\r\n"
+
+
 @dataclass(slots=True)
 class _Place:
     """A connection's place behind the door."""
@@ -126,6 +130,13 @@ def doorkeeper(ctx: Context) -> Doorkeeper:
     )
 
 
+def _turn_away(sock: socket.socket) -> None:
+    """The accept loop's: nobody is waited for."""
+    with suppress(OSError):
+        sock.send(FULL, socket.MSG_DONTWAIT)
+    sock.close()
+
+
 class SshDoor:
     """Accepts connections until closed. Two threads, besides those of the connections."""
 
@@ -189,7 +200,7 @@ class SshDoor:
 
     def _admit(self, sock: socket.socket, origin: str, client: str) -> None:
         if not self._strangers.admit(origin) or not self._make_room(origin):
-            sock.close()
+            _turn_away(sock)
             return
         connection = Connection(
             sock, client, self._keeper, self._authority, self._host_key, self._forget, self._goodbyes,
