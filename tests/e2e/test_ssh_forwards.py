@@ -7,7 +7,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from tests.e2e.ssh_stage import Stage, make_stage
 from tests.e2e.ssh_stage import authorities as authorities
 from tests.e2e.ssh_stage import sshd as sshd
 from tests.e2e.ssh_stage import stage as stage
+from tests.e2e.test_ssh_door import _resident, _settle
 from tests.sshd import Sshd
 
 pytestmark = pytest.mark.servers
@@ -85,16 +86,17 @@ def running(stage: Stage, *args: str) -> Iterator["subprocess.Popen[bytes]"]:
         process.communicate(timeout=10)
 
 
-def ask(connect: Callable[[], socket.socket], question: bytes = b"hello") -> bytes:
+def reach(connect: Callable[[], socket.socket]) -> socket.socket:
     for _ in range(200):
         try:
-            sock = connect()
-            break
+            return connect()
         except OSError:
             threading.Event().wait(0.05)
-    else:
-        raise AssertionError("nobody listens")
-    with sock:
+    raise AssertionError("nobody listens")
+
+
+def ask(connect: Callable[[], socket.socket], question: bytes = b"hello") -> bytes:
+    with reach(connect) as sock:
         sock.settimeout(10)
         sock.sendall(question)
         sock.shutdown(socket.SHUT_WR)
@@ -267,6 +269,31 @@ def test_many_forwards_at_once(stage: Stage, upper: Upper) -> None:
             assert sock.recv(100) == b"N%d" % number
             sock.close()
         stage.wait(lambda: len(stage.events_of("forward:closed")) == 41)
+
+
+def test_a_forward_that_nobody_reads_slows_whoever_sends_and_costs_no_memory(stage: Stage) -> None:
+    sent: list[int] = []
+
+    def pour(listener: socket.socket) -> None:
+        sock, _ = listener.accept()
+        with sock, suppress(OSError):
+            for _ in range(400):
+                sock.sendall(bytes(1_000_000))
+                sent.append(1)
+
+    with socket.create_server(("127.0.0.1", 0)) as source:
+        port, local = source.getsockname()[1], free_port()
+        allow(stage, forwards=(f"127.0.0.1:{port}",))
+        pouring = threading.Thread(target=pour, args=(source,))
+        pouring.start()
+        with running(stage, "-L", f"{local}:127.0.0.1:{port}"), reach(to_port(local)) as reader:
+            assert reader.recv(1) == b"\0"
+            before = _resident()
+            _settle(lambda: len(sent))
+            growth = _resident() - before
+        pouring.join(10)
+    assert len(sent) < 100
+    assert growth < 60_000  # KiB; 400 MB were to be sent
 
 
 def test_a_kill_cuts_forwards(stage: Stage, upper: Upper) -> None:
