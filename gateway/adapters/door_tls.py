@@ -12,13 +12,13 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from gateway.adapters.credentials.ssh_ca import AcceptedKey, accepted_key
 from gateway.adapters.signer import replace_private
+from gateway.app.end_point import end_point_of
 from gateway.core.principal import User
 
 CA_LIFETIME = timedelta(days=3650)
@@ -38,18 +38,8 @@ def ensure_door_certificate(directory: Path, hosts: tuple[str, ...], at: datetim
 
 
 def end_point_binding(cert_file: Path) -> bytes:
-    """What a client binds its sign-in to (`tls-server-end-point`, RFC 5929 section 4.1): the certificate's hash by the
-    algorithm of its signature, by SHA-256 where that is MD5 or SHA-1. b"" for a signature without one (Ed25519), for
-    which the RFC defines nothing, and for one that is not known here.
-    """
-    cert = x509.load_pem_x509_certificate(cert_file.read_bytes())
-    try:
-        algorithm = cert.signature_hash_algorithm
-    except UnsupportedAlgorithm:
-        return b""
-    if algorithm is None:
-        return b""
-    return cert.fingerprint(hashes.SHA256() if algorithm.name in ("md5", "sha1") else algorithm)
+    """What a client binds its sign-in to; b"" where there is nothing."""
+    return end_point_of(x509.load_pem_x509_certificate(cert_file.read_bytes()))
 
 
 _NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME

@@ -10,7 +10,7 @@ from enum import Enum, auto
 
 from gateway.wire import postgres_messages as pg
 from gateway.wire.buffer import Buffer, ProtocolViolation
-from gateway.wire.postgres_scram import MECHANISM, ScramClient
+from gateway.wire.postgres_scram import ScramClient
 
 MAX_PASSWORD = 8448  # a ticket is short; a deploy token fits, to be told that it is none
 _LONGEST = 0x3FFFFFFF  # MaxAllocSize - 1, the server's own bound on one message
@@ -173,15 +173,18 @@ _MAX_SETTLING = 1 << 20
 
 
 class TargetLogin:
-    """The gateway's login: SCRAM-SHA-256 and nothing weaker, up to the first ReadyForQuery.
+    """The gateway's login: SCRAM-SHA-256, bound to the target's certificate (`binding`) where both can, and nothing
+    weaker, up to the first ReadyForQuery.
 
     Cleartext and MD5 requests are refused (a hostile target must not be handed the password, nor a hash to replay),
     and so is an AuthenticationOk without a proof of the server (a target that never checked is not our target).
     """
 
-    def __init__(self, role: str, password: str, parameters: Mapping[str, str], nonce: str) -> None:
+    def __init__(
+        self, role: str, password: str, parameters: Mapping[str, str], nonce: str, binding: bytes = b""
+    ) -> None:
         self._parameters = {"user": role, **parameters}
-        self._scram = ScramClient(password, nonce)
+        self._scram = ScramClient(password, nonce, binding)
         self._buffer = Buffer(_MAX_SETTLING)
         self._state = LoginState.AUTHENTICATION
         self._settled = bytearray()
@@ -254,10 +257,9 @@ class TargetLogin:
         (code,), rest = struct.unpack_from(">I", body), body[4:]
         match code, self._state:
             case 10, LoginState.AUTHENTICATION:
-                if MECHANISM.encode() not in rest.split(b"\0"):
-                    raise ProtocolViolation("the target offers no SCRAM-SHA-256")
+                mechanism = self._scram.choose(rest.split(b"\0"))
                 self._state = LoginState.SASL_CONTINUE
-                return pg.sasl_initial_response(MECHANISM, self._scram.first())
+                return pg.sasl_initial_response(mechanism, self._scram.first())
             case 11, LoginState.SASL_CONTINUE:
                 self._state = LoginState.SASL_FINAL
                 return pg.sasl_response(self._scram.final(rest))

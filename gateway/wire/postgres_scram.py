@@ -1,4 +1,4 @@
-"""SCRAM-SHA-256 (RFC 5802, RFC 7677): the client's side, and the verifier that PostgreSQL stores.
+"""SCRAM-SHA-256(-PLUS) (RFC 5802, RFC 7677): the client's side, and the verifier that PostgreSQL stores.
 
 Everything that a server says is bounded before it is used: a hostile one may ask for 2^31 iterations
 (CVE-2026-42198) or send a nonce of any length (CVE-2026-6665).
@@ -7,17 +7,19 @@ Everything that a server says is bounded before it is used: a hostile one may as
 import hashlib
 import hmac
 from base64 import b64decode, b64encode
+from collections.abc import Collection
 
 from gateway.wire.buffer import ProtocolViolation
 
 MECHANISM = "SCRAM-SHA-256"
+PLUS = MECHANISM + "-PLUS"
+BINDING = "tls-server-end-point"  # RFC 5929 section 4
 MIN_ITERATIONS = 4096  # RFC 7677 section 4
 MAX_ITERATIONS = 1_000_000
 MAX_MESSAGE = 2048
 MAX_NONCE = 256
 MAX_SALT = 256
 MOST_KNOWN = 256
-_NO_BINDING = "n,,"
 
 
 def verifier(password: str, salt: bytes, iterations: int = MIN_ITERATIONS) -> str:
@@ -28,18 +30,34 @@ def verifier(password: str, salt: bytes, iterations: int = MIN_ITERATIONS) -> st
 
 
 class ScramClient:
-    """One login. `nonce` is printable ASCII without comma, fresh for each; call the three steps in turn."""
+    """One login. `nonce` is printable ASCII without comma, fresh for each; call the steps in turn.
 
-    def __init__(self, password: str, nonce: str) -> None:
+    `binding` is the hash of the server's TLS certificate, b"" where there is none to bind to.
+    """
+
+    def __init__(self, password: str, nonce: str, binding: bytes = b"") -> None:
+        self._binding = binding
+        self._header = "n,,"
         self._password = password
         self._nonce = nonce
         # PostgreSQL takes the user from the startup packet and ignores this name.
         self._first_bare = f"n=,r={nonce}"
         self._server_signature = b""
 
+    def choose(self, offered: Collection[bytes]) -> str:
+        """The mechanism: bound to the certificate if that can be. ProtocolViolation when nothing fits."""
+        if self._binding and PLUS.encode() in offered:
+            self._header = f"p={BINDING},,"
+            return PLUS
+        if MECHANISM.encode() not in offered:
+            raise ProtocolViolation(f"the target offers no {MECHANISM}")
+        if self._binding:  # a server that has offered PLUS, which somebody took out, refuses this (RFC 5802 section 6)
+            self._header = "y,,"
+        return MECHANISM
+
     def first(self) -> bytes:
         """client-first-message."""
-        return (_NO_BINDING + self._first_bare).encode()
+        return (self._header + self._first_bare).encode()
 
     def knows(self, server_first: bytes) -> bool:
         """True when `final` has nothing to hash for this: another login with the same password did it."""
@@ -54,7 +72,8 @@ class ScramClient:
         text = _bounded(server_first)
         nonce, salt, iterations = self._parse_first(text)
         client_key, server_key = _keys(self._password, salt, iterations)
-        without_proof = f"c={_b64(_NO_BINDING.encode())},r={nonce}"
+        bound = self._header.encode() + (self._binding if self._header.startswith("p=") else b"")
+        without_proof = f"c={_b64(bound)},r={nonce}"
         auth = f"{self._first_bare},{text},{without_proof}".encode()
         signature = hmac.digest(hashlib.sha256(client_key).digest(), auth, "sha256")
         proof = bytes(a ^ b for a, b in zip(client_key, signature, strict=True))

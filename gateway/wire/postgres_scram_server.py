@@ -11,10 +11,8 @@ from base64 import b64encode
 from dataclasses import dataclass, field
 
 from gateway.wire.buffer import ProtocolViolation
-from gateway.wire.postgres_scram import MAX_MESSAGE, MECHANISM, MIN_ITERATIONS, decode, keys_of
+from gateway.wire.postgres_scram import BINDING, MAX_MESSAGE, MECHANISM, MIN_ITERATIONS, PLUS, decode, keys_of
 
-PLUS = MECHANISM + "-PLUS"
-_BINDING = "tls-server-end-point"
 _MAX_NONCE = 256
 _KEY_BYTES = 32
 
@@ -111,11 +109,11 @@ class ScramServer:
         return self._server_first.encode()
 
     def _check_flag(self, flag: str, mechanism: str) -> None:
-        if flag == f"p={_BINDING}":
+        if flag == f"p={BINDING}":
             if mechanism != PLUS:
                 raise ProtocolViolation(f"channel binding without {PLUS}")
         elif mechanism == PLUS:
-            raise ProtocolViolation(f"{PLUS} without the channel binding {_BINDING}")
+            raise ProtocolViolation(f"{PLUS} without the channel binding {BINDING}")
         elif flag == "y":
             # The client could bind and was told that this door cannot: somebody took PLUS out of the offer. It must
             # fail (RFC 5802 section 6), and does so with the proof, where it is told and noted who it was about.

@@ -8,6 +8,9 @@ from concurrent.futures import Executor
 from functools import lru_cache
 from pathlib import Path
 
+from cryptography.x509 import load_der_x509_certificate
+
+from gateway.app.end_point import end_point_of
 from gateway.app.target_ports import DatabaseLogin
 from gateway.core.target import Target
 from gateway.edges.proxy.postgres_leg import Leg, LegClosed
@@ -55,7 +58,8 @@ async def log_in(
     TargetUnreachable, or TargetRefused with the target's own words.
     """
     nonce = secrets.token_urlsafe(24)
-    machine = TargetLogin(login.role, login.password, {"database": target.database, **parameters}, nonce)
+    parameters = {"database": target.database, **parameters}
+    machine = TargetLogin(login.role, login.password, parameters, nonce, _binding(leg))
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(DIAL_S):
@@ -73,6 +77,21 @@ async def log_in(
     except ProtocolViolation as why:
         raise TargetUnreachable(str(why)) from why
     return machine
+
+
+def _binding(leg: Leg) -> bytes:
+    """Of the certificate that the target showed; b"" without TLS."""
+    der = leg.tls.getpeercert(binary_form=True) if leg.tls is not None else None
+    return _binding_of(der) if der else b""
+
+
+@lru_cache(maxsize=256)
+def _binding_of(der: bytes) -> bytes:
+    """ValueError of one that OpenSSL takes and this does not: nothing to bind to."""
+    try:
+        return end_point_of(load_der_x509_certificate(der))
+    except ValueError:
+        return b""
 
 
 async def cancel(target: Target, pid: int, secret: bytes, scratch: memoryview) -> None:

@@ -231,6 +231,13 @@ def test_a_whole_login() -> None:
     assert machine.rest() == b"rest"
 
 
+def test_a_login_is_bound_to_the_targets_certificate_where_it_can_be() -> None:
+    machine = TargetLogin("gw_oncall_1", PASSWORD, {}, NONCE, b"hash")
+    assert machine.feed(SASL).endswith(b"p=tls-server-end-point,,n=,r=" + NONCE.encode())
+    machine = TargetLogin("gw_oncall_1", PASSWORD, {}, NONCE, b"hash")
+    assert machine.feed(authentication(10, b"SCRAM-SHA-256\0\0")).endswith(b"y,,n=,r=" + NONCE.encode())
+
+
 def test_only_what_was_hashed_before_is_no_long_work() -> None:
     """The loop feeds it then. A target that asks for other hashes, however it sends that, does not hold the loop up."""
 

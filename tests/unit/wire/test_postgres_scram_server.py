@@ -46,6 +46,26 @@ def test_our_two_sides_understand_each_other(salt: bytes, secret: str, right: bo
             client.verify(proof.answer(verifier))
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs", "seen", "is_met"),
+    [
+        (PINNED, PINNED, (PLUS, MECHANISM), True),
+        (PINNED, b"", (MECHANISM,), True),  # TLS ends in front of a server that has none
+        (b"", PINNED, (PLUS, MECHANISM), True),  # no TLS, or a certificate to which nothing can be bound
+        (b"of another", PINNED, (PLUS, MECHANISM), False),  # somebody opens TLS on the way
+        (PINNED, PINNED, (MECHANISM,), False),  # and takes PLUS out of what the server offers
+    ],
+)
+def test_our_client_is_bound_where_both_can(ours: bytes, theirs: bytes, seen: tuple[str, ...], is_met: bool) -> None:
+    client, server = ScramClient("secret", "cnonce", ours), ScramServer(SALT, "snonce", theirs)
+    mechanism = client.choose([name.encode() for name in seen])
+    assert mechanism == (PLUS if ours and PLUS in seen else MECHANISM)
+    found = server.proof(client.final(server.first(mechanism, client.first())))
+    assert isinstance(found, Proof) is is_met
+    if isinstance(found, Proof):
+        client.verify(found.answer(Verifier.of("secret", SALT)))
+
+
 def bound(flag: bytes, mechanism: str, sent: bytes, binding: bytes = PINNED) -> Proof | Misbound:
     server = ScramServer(SALT, "snonce", binding)
     server.first(mechanism, flag + b",,n=,r=abc")
