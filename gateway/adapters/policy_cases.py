@@ -19,7 +19,7 @@ _WORDS: dict[str, dict[str, str]] = {
     "record": {record.value: record.value for record in Record},
     "step_up": {step_up.value: step_up.value for step_up in StepUp},
 }
-_ASKED = {"environment", "level", "on_call", "incident", "break_glass", "own", "approvals"}
+_ASKED = {"environment", "level", "on_call", "incident", "break_glass", "own", "approvals", "labels"}
 _DEPLOY = {"workload", "verb", "frozen", "override", "rollback", "to_previous", "token_allows"}
 _EXPECTED = {"policies", "reason", "missing", "max_duration", "needs_approvals", "review", "record", "notify"} | {
     "step_up",
@@ -56,6 +56,7 @@ def _case(place: Place, keys: Mapping[str, Place]) -> PolicyCase:
         break_glass="break_glass" in keys and keys["break_glass"].truth(),
         own="own" in keys and keys["own"].truth(),
         approvals=keys["approvals"].number(0, 9) if "approvals" in keys else 0,
+        labels=frozenset(keys["labels"].names()) if "labels" in keys else frozenset(),
         deploy=_deploy(keys) if "verb" in keys else None,
         workload="workload" in keys and keys["workload"].truth(),
         policies=_set(keys, "policies"),

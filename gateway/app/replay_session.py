@@ -12,6 +12,7 @@ from gateway.app.authorise import authorise, still_permitted
 from gateway.app.context import Context
 from gateway.app.deploy_session import session_of
 from gateway.app.log_ports import EventFilter
+from gateway.app.shreds import require_not_shredded
 from gateway.audit.recording import BrokenRecordingError, Frame, verified
 from gateway.audit.sealed_digests import ENDED, SEEN, digest_in, sealed_by
 from gateway.core.decision import Action, Facts
@@ -29,6 +30,10 @@ _NO_READER = Refusal("recordings-unavailable", "This gateway process cannot read
 
 class RecordingLocked(Exception):
     """The recording is there and its key is not, so that nobody can read it or say whether it is whole."""
+
+
+class RecordingShredded(RecordingLocked):
+    """Its key was overwritten, so that nobody ever will."""
 
 
 @runtime_checkable
@@ -76,13 +81,14 @@ def replay(ctx: Context, user: User, session_id: str, *, spends: bool = True) ->
 
     `spends`: where each replay needs a proof of its own it is used up; else `use_proof` does before frames are shown.
 
-    Conflict when the session still runs, and when the recording is not what the log says: the message names the first
-    record that is wrong, and `session:recording-broken` tells everybody who reads the log.
+    Conflict when the session still runs, when its recording was shredded, and when the recording is not what the log
+    says: the message names the first record that is wrong, and `session:recording-broken` tells everybody who reads it.
     """
-    session = _session(ctx, user, session_id, Action.REPLAY, spends=spends)
+    session = authorised_session(ctx, user, session_id, Action.REPLAY, spends=spends)
     if session.is_live():
         steps = (f"gw session watch {session.id} shows it as it happens.",)
         raise Conflict(Refusal("session-live", "That session still runs.", next_steps=steps))
+    require_not_shredded(ctx, session)
     _note(ctx, user, session, "session:replayed")
     try:
         found = _proved(ctx, session, _reader(ctx))
@@ -126,7 +132,7 @@ def watch(
     Raises NotFound, Denied, Unavailable, and Conflict when the session is over. The iterator asks policy again every
     few seconds, after `still_signed_in`, and raises Denied when the right to watch or the sign-in has ended.
     """
-    session = _session(ctx, user, session_id, Action.WATCH)
+    session = authorised_session(ctx, user, session_id, Action.WATCH)
     if not session.is_live():
         steps = (f"gw session replay {session.id} plays it.",)
         raise Conflict(Refusal("session-over", "That session is over.", next_steps=steps))
@@ -165,7 +171,8 @@ def _as_now(ctx: Context, user: User) -> User:
     return fresh
 
 
-def _session(ctx: Context, user: User, session_id: str, action: Action, *, spends: bool = True) -> Session:
+def authorised_session(ctx: Context, user: User, session_id: str, action: Action, *, spends: bool = True) -> Session:
+    """A session, or a step of a deploy, about which policy lets the person do that. NotFound or Denied."""
     with ctx.store.read() as uow:
         session = uow.sessions.get(session_id)
         step = uow.deploys.step_of_session(session_id) if session is None else None
@@ -222,13 +229,12 @@ def _locked(ctx: Context, user: User, session: Session, locked: RecordingLocked)
     about: journal.About = {**journal.about_session(session), "principal": user.name}
     data = {"why": str(locked), "expected": session.recording_digest}
     journal.confirm_logged(ctx, journal.record(ctx, "session:recording-locked", "failed", data, **about))
+    text = f"The recording of {session.id} cannot be read: {locked}. No event of the log says that it was shredded."
     steps = (
-        "When its key was destroyed on purpose, the recording is gone for good.",
-        "Otherwise the gateway's operators can put its key back from their backup.",
+        "The gateway's operators can put its key back from their backup.",
+        "If they destroyed it on purpose, they did so behind the log's back: tell whoever watches over them.",
     )
-    return Conflict(
-        Refusal("recording-locked", f"The recording of {session.id} cannot be read: {locked}.", next_steps=steps)
-    )
+    return Conflict(Refusal("recording-locked", text, next_steps=steps))
 
 
 def _alarm(ctx: Context, user: User, session: Session, broken: BrokenRecordingError) -> Conflict:

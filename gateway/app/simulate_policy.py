@@ -137,6 +137,7 @@ class PolicyCase:
     break_glass: bool = False
     own: bool = False
     approvals: int = 0
+    labels: frozenset[str] = frozenset()
     deploy: DeployFacts | None = None
     workload: bool = False
     policies: frozenset[str] | None = None
@@ -228,7 +229,7 @@ def _target(case: PolicyCase) -> Target | None:
     levels = {name: Level(name, name, rank) for rank, name in enumerate(names)}
     # A deploy of the verb `migrate` is one of SQL; every other verb is a command on a server.
     kind = Kind.SSH if case.deploy is not None and case.deploy.verb != "migrate" else Kind.POSTGRES
-    return Target("target", kind, _SERVICE, case.environment, "127.0.0.1", 5432, levels)
+    return Target("target", kind, _SERVICE, case.environment, "127.0.0.1", 5432, levels, labels=case.labels)
 
 
 def _duty(word: str) -> OnCall:

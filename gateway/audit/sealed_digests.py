@@ -1,4 +1,4 @@
-"""What the log says of one recording: its end, and what was seen of it while it grew."""
+"""What the log says of one recording: its end, what was seen of it while it grew, and whether it was destroyed."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
@@ -8,6 +8,9 @@ from gateway.audit.recording import BrokenRecordingError
 
 ENDED: Final = "session:ended"
 SEEN: Final = "session:evidence"
+SHREDDED: Final = "session:shredded"
+ORDERED: Final = "attempt"  # outcomes of the same: stored before anything is destroyed, and after all of it was
+DONE: Final = "ok"
 
 
 class Sealed(NamedTuple):
@@ -20,6 +23,22 @@ class Sealed(NamedTuple):
     digest: str
     evidence: tuple[tuple[int, str], ...]
     complete: bool
+
+
+class Shredding(NamedTuple):
+    """Who ordered a recording destroyed, when (as in the leaf), why. `place` of that event, if it has one."""
+
+    place: int | None
+    principal: str
+    at: str
+    reason: str
+    is_done: bool
+
+    def sentence(self) -> str:
+        """What to say behind "The recording of …". The names and the reason were typed by people."""
+        event = f"event {self.place}" if self.place is not None else "an event that is not in the log yet"
+        by = f"by {self.principal} at {self.at}, {event}: {self.reason.rstrip('.')}."
+        return f"was shredded {by}" if self.is_done else f"is being shredded, as ordered {by}"
 
 
 def sealed_by(ends: Sequence[tuple[int, str]], evidence: Iterable[tuple[int, str]]) -> Sealed:
@@ -45,10 +64,10 @@ class DigestsInLog:
     def __init__(self, session_id: str) -> None:
         self._session = session_id
         self._found: dict[str, list[tuple[int, str]]] = {ENDED: [], SEEN: []}
+        self.shredding: Shredding | None = None
 
     def take(self, index: int, entry: bytes) -> None:
         """One entry of the log."""
-        del index
         if self._session.encode() not in entry:
             return
         try:
@@ -56,8 +75,15 @@ class DigestsInLog:
         except ValueError:
             return  # the verification says so
         data = event["data"]
-        if event["session"] == self._session and event["type"] in self._found and isinstance(data, Mapping):
+        if event["session"] != self._session or not isinstance(data, Mapping):
+            return
+        if event["type"] in self._found:
             self._found[str(event["type"])].append(digest_in(data))
+        elif event["type"] == SHREDDED and event["outcome"] in (ORDERED, DONE):
+            known = self.shredding or Shredding(
+                index, str(event["principal"]), str(event["at"]), str(data.get("reason", "")), is_done=False
+            )
+            self.shredding = known._replace(is_done=known.is_done or event["outcome"] == DONE)
 
     def sealed(self) -> Sealed:
         """What the log says; BrokenRecordingError unless it has exactly one end of this session."""

@@ -28,6 +28,7 @@ class Action(StrEnum):
     KILL = "Kill"
     REPLAY = "Replay"
     WATCH = "Watch"
+    SHRED = "Shred"
     AUDIT = "Audit"
     ADMINISTER = "Administer"
     EXAMINE = "Examine"

@@ -1,9 +1,9 @@
 """The edge that time drives: threads that run use cases again and again until told to stop.
 
 One judges live sessions every quarter second, and at once when woken. The others do their rounds: `upkeep` (heartbeat,
-evidence, files to reload, gateways that fell silent), `leases` (roles to drop), `facts` (rota and incidents), `doctor`
-(targets to examine). A step that fails is logged and tried again; what it leaves undone errs towards "no" (facts age,
-roles stay visible).
+evidence, files to reload, gateways that fell silent), `leases` (roles to drop), `facts` (rota and incidents), `shreds`
+(recordings to destroy), `doctor` (targets to examine). A step that fails is logged and tried again; what it leaves
+undone errs towards "no" (facts age, roles stay visible).
 """
 
 import logging
@@ -29,6 +29,7 @@ from gateway.app.refresh_facts import refresh_facts
 from gateway.app.reload_rules import Reloads
 from gateway.app.run_migration import reap_roles
 from gateway.app.running_statements import RunningStatements
+from gateway.app.shred_session import Shreds
 from gateway.app.watch_deploys import RunWatch, end_runs_of_the_silent
 
 LOG = logging.getLogger(__name__)
@@ -92,6 +93,7 @@ class Supervisor:
                 _Job("leases", 1.0, lambda: reap_leases(ctx, clock.now())),
                 _Job("migration-roles", 30.0, lambda: reap_roles(ctx)),
             ],
+            "shreds": [_Job("shreds", 60.0, partial(Shreds(ctx).step, ctx))],
             "facts": [_Job("facts", refresh_seconds, lambda: self._refresh(shifts, incidents))],
         }
         self._rounds |= {

@@ -25,7 +25,7 @@ def directory(tmp_path: Path) -> Path:
 def test_check_says_how_many_and_which_set(directory: Path):
     told = gw("check", "--dir", str(directory))
     assert told.exit_code == 0, told.output
-    assert "27 policies would load" in told.output
+    assert "30 policies would load" in told.output
     answer = json.loads(gw("check", "--dir", str(directory), "--json").stdout)
     assert answer["ok"]
     assert "oncall-look" in answer["policies"]

@@ -19,6 +19,7 @@ from time import thread_time
 
 import msgspec
 
+from gateway.adapters.recordings import index_tables
 from gateway.adapters.recordings.spool import private_directory
 from gateway.adapters.recordings.texts import Facts
 from gateway.app.search_statements import FoundStatement, StatementQuery
@@ -35,39 +36,11 @@ FEED_CHUNK = 128 * 1024  # of one transaction, and at most a batch more
 REBUILT_AT_ONCE = 400  # records of one transaction
 _KEPT_TEXTS = 4096  # whose number is remembered
 _SHORT_TEXT = 1024  # characters of such a one
+_READ_AT_ONCE = 200  # texts of an older index whose facts are added per second
 _QUICK = msgspec.json.Decoder()
 LONGEST_TEXT = 64 * 1024  # characters of a statement that are searchable
 _KINDS = frozenset({"session", "statement", "result", "transaction"})
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_TABLES = """
-CREATE TABLE IF NOT EXISTS sessions (session TEXT PRIMARY KEY, target TEXT NOT NULL, principal TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS texts (
-    id INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE, sql TEXT NOT NULL, kind TEXT, fingerprint TEXT
-);
-CREATE TABLE IF NOT EXISTS statements (
-    session TEXT NOT NULL, n INTEGER NOT NULL, at_ns INTEGER NOT NULL, text INTEGER NOT NULL REFERENCES texts (id),
-    tag TEXT, rows INTEGER, bytes INTEGER, ms REAL, sqlstate TEXT, tx INTEGER, PRIMARY KEY (session, n)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS transactions (
-    session TEXT NOT NULL, tx INTEGER NOT NULL, outcome TEXT NOT NULL, PRIMARY KEY (session, tx)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS behind (session TEXT PRIMARY KEY) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS statements_at ON statements (at_ns);
-CREATE INDEX IF NOT EXISTS statements_text ON statements (text);
-"""
-_ADDED = (  # columns that an older index lacks
-    ("texts", "kind", "TEXT"),
-    ("texts", "fingerprint", "TEXT"),
-    ("statements", "tx", "INTEGER"),
-)
-_BY_FACTS = """
-CREATE INDEX IF NOT EXISTS texts_unread ON texts (id) WHERE kind IS NULL;
-CREATE INDEX IF NOT EXISTS texts_fingerprint ON texts (fingerprint);
-"""
-_READ_AT_ONCE = 200  # texts of an older index whose facts are added per second
-_SEARCHABLE = (
-    "CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5 (sql, content='texts', content_rowid='id', tokenize='trigram')"
-)
 _NEW = (  # told again when the text turned out to be another (docs/formats/statements.md)
     "INSERT INTO statements (session, n, at_ns, text, tag, rows, bytes, ms, sqlstate, tx) "
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (session, n) DO UPDATE SET text = excluded.text, "
@@ -98,6 +71,7 @@ class StatementIndex:
         self._lock = Lock()  # around the database
         self._fed_lock = Lock()  # around the feed, which the recorder's writer must never wait for
         self._database: sqlite3.Connection | None = None
+        self._shreds = 0  # seen so far
         self._has_words = False
         self._has_facts = False  # every text
         self._fed: deque[tuple[str, bytes]] = deque()
@@ -233,8 +207,23 @@ class StatementIndex:
         with self._fed_lock:
             self._behind.discard(session_id)
 
+    def forget(self, session_id: str) -> None:
+        """Destroy what is held of a session, and take nothing in of it any more; one of NOT_INDEXED when that fails."""
+        with self._transaction() as database:
+            index_tables.shred(database, session_id, has_words=self._has_words)
+        with self._transaction() as database:
+            index_tables.settle(database)
+        with self._fed_lock:
+            self._behind.discard(session_id)
+
     def _store(self, database: sqlite3.Connection, session_id: str, frames: Iterable[Frame]) -> None:
         """Most statements are told with their result right behind, and so are one row at once."""
+        shreds, is_shredded = index_tables.begin(database, session_id)
+        if shreds != self._shreds:  # another process may have taken texts away
+            self._text_ids.clear()
+            self._shreds = shreds
+        if is_shredded:
+            return
         new: dict[int, tuple[int, int]] = {}  # number: when, text
         results: dict[int, tuple[str | int | float | None, ...]] = {}
         for frame in frames:
@@ -369,20 +358,9 @@ class StatementIndex:
         return database
 
     def _prepare(self, database: sqlite3.Connection) -> None:
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = OFF")  # it can be rebuilt
-        database.executescript(_TABLES)
-        for table, column, type_ in _ADDED:
-            if column not in {row[1] for row in database.execute(f"PRAGMA table_info({table})")}:
-                database.execute(f"ALTER TABLE {table} ADD COLUMN {column} {type_}")
-        database.executescript(_BY_FACTS)
+        self._has_words = index_tables.prepare(database)
         with self._fed_lock:
             self._behind.update(str(row[0]) for row in database.execute("SELECT session FROM behind"))
-        try:
-            database.execute(_SEARCHABLE)
-            self._has_words = True
-        except sqlite3.OperationalError:  # a SQLite without FTS5 or its trigram tokenizer searches row by row
-            self._has_words = False
 
 
 def _json_of(frame: Frame) -> dict[str, object]:

@@ -8,6 +8,7 @@ from gateway.adapters.recordings.index import NOT_INDEXED, PASSING, StatementInd
 from gateway.adapters.recordings.lane import Batch
 from gateway.adapters.recordings.late_index import LateIndex, Paced
 from gateway.adapters.recordings.sealed import UNSEALED
+from gateway.app.replay_session import RecordingShredded
 from gateway.audit.recording import Frame
 
 log = logging.getLogger(__name__)
@@ -86,20 +87,32 @@ class Indexing:
             return
         for session_id in session_ids:
             try:
-                self._index.rebuild_session(session_id, self._read(session_id))
+                self._rebuild(session_id, self._read(session_id))
             except (LookupError, *UNSEALED, *NOT_INDEXED):
                 log.exception("the statements of %s could not be indexed", session_id)
                 self._index.leave_out(session_id)
+
+    def forget(self, session_id: str) -> None:
+        """Destroy what the index has of a session, for good; one of NOT_INDEXED when that fails."""
+        if self._index is not None:
+            self._index.forget(session_id)
 
     def _is_made_up(self, session_id: str, paced: Paced) -> bool:
         """False when it may go better later. What cannot be read, or never be held by an index, is not tried again."""
         assert self._index is not None, "only called with an index"
         try:
-            self._index.rebuild_session(session_id, paced(self._read(session_id)))
+            self._rebuild(session_id, paced(self._read(session_id)))
         except PASSING:
             log.exception("the statements of %s could not be indexed yet", session_id)
             return False
         return True
+
+    def _rebuild(self, session_id: str, frames: Iterator[Frame]) -> None:
+        assert self._index is not None, "only called with an index"
+        try:
+            self._index.rebuild_session(session_id, frames)
+        except RecordingShredded:
+            self._index.forget(session_id)
 
     def _left_behind(self) -> Sequence[str]:
         try:

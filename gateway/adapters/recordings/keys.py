@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from gateway.adapters.key_file import KEY, keys_of
-from gateway.app.replay_session import RecordingLocked
+from gateway.app.replay_session import RecordingLocked, RecordingShredded
 from gateway.audit.recording import MalformedRecordingError
 
 ID: Final = 8
@@ -61,9 +61,14 @@ class Keyring:
         return SessionKey(session_id, secret, self._newest + nonce + sealed)
 
     def unwrapped(self, session_id: str, wrapped: bytes) -> SessionKey:
-        """RecordingLocked when the KEK is not here; MalformedRecordingError for another session's or damaged key."""
+        """RecordingLocked when the KEK is not here, RecordingShredded when only zeros are.
+
+        MalformedRecordingError for another session's or damaged key.
+        """
         if len(wrapped) != WRAPPED:
             raise MalformedRecordingError("the recording's key is damaged")
+        if not any(wrapped):
+            raise RecordingShredded("its key was overwritten with zeros")
         cipher = self._ciphers.get(wrapped[:ID])
         if cipher is None:
             raise RecordingLocked(f"it is encrypted under the key {wrapped[:ID].hex()}, which is not in the key file")

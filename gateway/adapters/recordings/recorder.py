@@ -13,10 +13,11 @@ from time import monotonic
 from gateway.adapters.recordings import recovery
 from gateway.adapters.recordings.files import RecordingFiles
 from gateway.adapters.recordings.gap import Gap
-from gateway.adapters.recordings.index import StatementIndex
+from gateway.adapters.recordings.index import NOT_INDEXED, StatementIndex
 from gateway.adapters.recordings.indexing import Indexing
 from gateway.adapters.recordings.keys import Keyring
 from gateway.adapters.recordings.lane import Lane
+from gateway.adapters.recordings.shredding import is_in_spool, overwrite_key
 from gateway.adapters.recordings.spool import (
     Disk,
     Stretch,
@@ -28,6 +29,7 @@ from gateway.adapters.recordings.spool import (
 )
 from gateway.adapters.recordings.writer import SpoolLimits, SpoolWriter
 from gateway.app.recording_ports import RecordingFailed
+from gateway.app.shred_session import ShredFailed
 from gateway.audit.recording import MAX_PAYLOAD, Frame, unix_ns, verified
 from gateway.core.obligation import Record
 from gateway.core.session import Session
@@ -198,6 +200,23 @@ class FileRecorder(RecordingFiles):
     def sealed_digest(self, session_id: str) -> tuple[int, str] | None:
         """(count, digest) of a sealed recording; None when it is not sealed or damaged."""
         return self.sealed.digest(session_id)
+
+    def can_shred(self, session_id: str) -> bool:
+        """See `shred_session.Shredder`. Also when the sealed file itself was moved away: its key stays here."""
+        key = self.sealed.key_path(session_id)
+        if session_id in self._lanes or not key.is_file():
+            return False
+        return self.sealed.find(session_id) is not None or not is_in_spool(key, self.spool_directory)
+
+    def shred(self, session_id: str) -> None:
+        """See `shred_session.Shredder`."""
+        try:
+            overwrite_key(self.sealed.key_path(session_id), self.spool_directory)
+            self._indexing.forget(session_id)
+        except OSError as error:
+            raise ShredFailed(f"its key cannot be overwritten: {error.strerror}") from error
+        except NOT_INDEXED as error:
+            raise ShredFailed("its key is destroyed, but its statements cannot be taken out of their index") from error
 
     def rebuild_index(self) -> int:
         """Make the statement index anew from every sealed recording; how many there are."""

@@ -125,7 +125,7 @@ def _sealed_or_seal(session: str, sealed: SealedFiles, keys: Keyring, found: _Le
             return session, 0, ""
         return session, *sealed.write(key, _sound(session, keys, found))
     known = sealed.digest(session)
-    if known is None:  # never written over: it may hold more than what is left here
+    if known is None and not sealed.is_shredded(session):  # never written over: it may hold more than what is left here
         log.error("the sealed recording of %s is damaged", session)
         found.damaged.update(stretch.path for stretch in found.stretches[session])
     return session, *(known or (0, ""))

@@ -13,7 +13,7 @@ from gateway.adapters.recordings.chunks import Decrypted, encrypted
 from gateway.adapters.recordings.drafts import CHUNK, Drafts
 from gateway.adapters.recordings.keys import WRAPPED, Keyring, SessionKey
 from gateway.adapters.recordings.spool import require_session_id
-from gateway.app.replay_session import RecordingLocked
+from gateway.app.replay_session import RecordingLocked, RecordingShredded
 from gateway.audit.recording import (
     BrokenRecordingError,
     Chain,
@@ -49,6 +49,20 @@ class SealedFiles:
         """The file of a session, if it is sealed."""
         name = require_session_id(session_id) + SUFFIX
         return next(iter(self._directory.glob(f"[0-9][0-9][0-9][0-9]/[0-9][0-9]/{name}")), None)
+
+    def key_path(self, session_id: str) -> Path:
+        """Where the wrapped key of a sealed session lies, if it is there."""
+        return self._key_directory / _key_name(session_id)
+
+    def is_shredded(self, session_id: str) -> bool:
+        """True when its key was overwritten."""
+        try:
+            self._key(session_id)
+        except RecordingShredded:
+            return True
+        except (OSError, RecordingLocked, MalformedRecordingError):
+            pass
+        return False
 
     def sessions(self) -> Iterator[str]:
         """Every sealed session, oldest month first."""
@@ -133,10 +147,10 @@ class SealedFiles:
 
     def _key(self, session_id: str) -> SessionKey:
         try:
-            with (self._key_directory / _key_name(session_id)).open("rb") as file:
+            with self.key_path(session_id).open("rb") as file:
                 wrapped = file.read(WRAPPED + 1)
         except FileNotFoundError as error:
-            raise RecordingLocked("its key is not there: destroyed on purpose, or lost") from error
+            raise RecordingLocked("its key is not there") from error
         return self._keys.unwrapped(session_id, wrapped)
 
 

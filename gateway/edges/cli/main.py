@@ -38,7 +38,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "ssh-cert": (f"{_HERE}.connect:ssh_cert", "Fetch the certificate for the SSH door."),
     "deploy": (f"{_HERE}.deploy:deploy", "Run a deploy verb on targets, roll back, see what runs where."),
     "sessions": (f"{_HERE}.session:sessions", "List sessions."),
-    "session": (f"{_HERE}.session:session", "Replay, watch, lock or end one session."),
+    "session": (f"{_HERE}.session:session", "Replay, watch, lock, end or shred one session."),
     "statements": (f"{_HERE}.statements:statements", "Search what was said to databases."),
     "target": (f"{_HERE}.target:target", "Examine a target: does it let the gateway do its work?"),
     "audit": (f"{_HERE}.audit:audit", "Search and verify the audit log."),

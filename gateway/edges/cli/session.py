@@ -48,7 +48,7 @@ def sessions(everybody: bool, live: bool | None, as_json: bool) -> None:
 
 @click.group()
 def session() -> None:
-    """Replay, watch, lock or end one session, cancel its statement, or let it commit."""
+    """Replay, watch, lock, end or shred one session, cancel its statement, or let it commit."""
 
 
 session.add_command(held.commit)
@@ -128,6 +128,19 @@ def _change_lock(session_id: str, verb: str, reason: str, as_json: bool) -> None
         output.print_json(changed)
     else:
         say(f"Session {safe(session_id)} is {verb}ed.")
+
+
+@session.command()
+@click.argument("session_id")
+@click.option("--reason", required=True, help="For the log: it is all that will be left.")
+@output.json_option
+def shred(session_id: str, reason: str, as_json: bool) -> None:
+    """Destroy the recording of a session that is over, for good: its key, and its statements in the index."""
+    done = client.api().post(f"/api/sessions/{client.segment(session_id)}/shred", {"reason": reason}, read_s=_SILENCE_S)
+    if as_json:
+        output.print_json(done)
+    else:
+        say(f"The recording of {safe(session_id)} is destroyed. The order: gw audit receipt {safe(done['order'])}")
 
 
 @session.command()
@@ -220,6 +233,9 @@ def _sealed_in(log: Path, key: str, session_id: str) -> Sealed:
     """What an export says of the recording, once the export has been verified under the pinned key."""
     found = DigestsInLog(session_id)
     read_verified(log, key, found.take)
+    if found.shredding is not None:
+        said = f"The recording of {session_id} {found.shredding.sentence()} That is what your copy of the log says."
+        output.fail(said, output.EXIT_CONFLICT, code="recording-shredded")
     try:
         return found.sealed()
     except BrokenRecordingError as broken:
@@ -230,7 +246,7 @@ def _sealed_in(log: Path, key: str, session_id: str) -> Sealed:
 def _fetched(session_id: str, sealed: Sealed | None) -> Iterator[Fetched]:
     with tempfile.SpooledTemporaryFile(_IN_MEMORY) as lines:
         size = 0
-        for part in client.api().stream(f"/api/sessions/{client.segment(session_id)}/recording", _SILENCE_S):
+        for part in _asked_for(session_id, by_log=sealed is not None):
             size += len(part)
             if size > LARGEST:
                 output.fail("The recording is too large for this command.")
@@ -246,6 +262,17 @@ def _fetched(session_id: str, sealed: Sealed | None) -> Iterator[Fetched]:
                 output.fail(f"{said}, the log one of {sealed.records}:{sealed.digest}.", code="recording-broken")
             announced = announced._replace(**sealed._asdict())
         yield Fetched(announced, lines, sealed is not None)
+
+
+def _asked_for(session_id: str, *, by_log: bool) -> Iterator[bytes]:
+    """The gateway's answer. What it says of a key that is gone is held against the copy of the log, too."""
+    try:
+        yield from client.api().stream(f"/api/sessions/{client.segment(session_id)}/recording", _SILENCE_S)
+    except output.Failure as no:
+        if not by_log or no.problem.get("code") not in ("recording-shredded", "recording-locked"):
+            raise
+        said = f"{no.message} Your copy of the log has no event that says so."
+        raise output.Failure(said, no.exit_code, {**no.problem, "detail": said}) from no
 
 
 def _verify(fetched: Fetched, session_id: str, expect: str) -> int:

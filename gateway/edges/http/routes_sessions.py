@@ -18,13 +18,14 @@ from gateway.app.lock_session import lock_session
 from gateway.app.replay_session import replay, use_proof, watch
 from gateway.app.running_statements import shown_statements
 from gateway.app.show_access import show_session
+from gateway.app.shred_session import shred_session
 from gateway.audit.recording_json import Announced, to_json_lines
 from gateway.core.held_commit import HeldState
 from gateway.core.session import Protocol
 from gateway.edges.cli.playback import cast_lines, left_out, transcript
 from gateway.edges.http.deps import AccessReader, Caller, Ctx, Token, Viewer, Wired
 from gateway.edges.http.schemas import ReasonIn, problems
-from gateway.edges.http.schemas_sessions import AnswerIn, CancelIn, HeldOut, SessionOut
+from gateway.edges.http.schemas_sessions import AnswerIn, CancelIn, HeldOut, SessionOut, ShreddedOut
 from gateway.edges.web import player, session_pages
 
 MOST_CHARACTERS = 1_000_000  # of a recording on a page
@@ -92,6 +93,12 @@ def lock(ctx: Ctx, user: Caller, session_id: str, body: ReasonIn) -> SessionOut:
 def unlock(ctx: Ctx, user: Caller, session_id: str, body: ReasonIn) -> SessionOut:
     """Let the person type again."""
     return SessionOut.of(lock_session(ctx, user, session_id, locked=False, reason=body.reason))
+
+
+@router.post("/{session_id}/shred", responses=problems(403, 404, 409, 422))
+def shred(ctx: Ctx, user: Caller, session_id: str, body: ReasonIn) -> ShreddedOut:
+    """Destroy the recording of a session that is over, for good. The order is in the log before, and stays there."""
+    return ShreddedOut(session=session_id, order=shred_session(ctx, user, session_id, body.reason))
 
 
 @router.get(

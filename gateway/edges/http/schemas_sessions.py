@@ -152,3 +152,10 @@ class HeldOut(Schema):
             gateway=session.gateway,
             heard_seconds_ago=None if view.silence is None else view.silence.total_seconds(),
         )
+
+
+class ShreddedOut(Schema):
+    """A recording that was destroyed. `order` is the id of the event that ordered it."""
+
+    session: str
+    order: str

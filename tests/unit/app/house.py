@@ -34,7 +34,10 @@ from tests.fakes import FakeClock, RandomIds
 from tests.servers import PostgresServer
 
 POLICIES = Path(__file__).parents[3] / "policies"
-ROLES = {"engineers": frozenset({"engineer"}), "leads": frozenset({"lead"}), "auditors": frozenset({"auditor"})}
+ROLES = {
+    group: frozenset({role})
+    for group, role in (("engineers", "engineer"), ("leads", "lead"), ("auditors", "auditor"), ("security", "security"))
+}
 INCIDENT = "INC-1042"
 LOST = Unavailable(Refusal("database-unreachable", "The database does not answer."))
 
@@ -190,6 +193,7 @@ def open_house(folder: Path, server: PostgresServer, url: str = "") -> Iterator[
         name: User(ctx.ids.new("usr"), "https://idp.test", name, name, "", frozenset(groups))
         for name, groups in {
             "oncall": {"engineers"}, "developer": {"engineers"}, "lead": {"leads"}, "auditor": {"auditors"},
+            "security": {"security"},
         }.items()
     }  # fmt: skip
     with store.begin() as uow:

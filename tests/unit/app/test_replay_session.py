@@ -175,7 +175,7 @@ def test_a_recording_whose_key_was_destroyed_is_locked_not_broken(scene: Scene):
     scene.end()
     scene.recorder.close()
     (scene.directory / "keys" / f"{ID}.key").unlink()
-    with pytest.raises(Conflict, match="destroyed on purpose") as caught:
+    with pytest.raises(Conflict, match="No event of the log says that it was shredded") as caught:
         replay(scene.ctx, scene.auditor, ID)
     assert caught.value.refusal.code == "recording-locked"
     assert scene.types() == ["session:replayed", "session:recording-locked"], "whoever destroyed it is looked for"
@@ -197,7 +197,7 @@ def test_a_store_that_says_it_was_somebody_elses_is_found_out(scene: Scene, blam
     assert kept is not None
     told = replace(kept, **blamed)  # type: ignore[arg-type]  # each a text
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("gateway.app.replay_session._session", lambda *_, **__: told)
+        patched.setattr("gateway.app.replay_session.authorised_session", lambda *_, **__: told)
         assert "Record 0: it says" in broken(scene)
 
 

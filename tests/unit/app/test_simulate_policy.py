@@ -22,7 +22,7 @@ from tests.unit.edges.stage import Stage, make_stage
 
 POLICIES = Path(__file__).parents[3] / "policies"
 CASES = read_cases(POLICIES / "tests")
-ALONE = CedarPolicy(POLICIES, {role: frozenset({role}) for role in ("engineer", "lead", "auditor")})
+ALONE = CedarPolicy(POLICIES, {role: frozenset({role}) for role in ("engineer", "lead", "auditor", "security")})
 GROUPS = {"engineers": frozenset({"engineer"}), "auditors": frozenset({"auditor"})}
 
 

@@ -1,0 +1,40 @@
+"""What the log says of recordings that were destroyed on purpose."""
+
+from gateway.app.context import Context
+from gateway.app.log_ports import EventFilter, StoredEvent
+from gateway.audit.leaf import format_instant
+from gateway.audit.sealed_digests import DONE, ORDERED, SHREDDED, Shredding
+from gateway.core.errors import Conflict, Refusal
+from gateway.core.session import Session
+
+MOST = 1000  # events of one session: an order, and what came of it
+
+
+def require_not_shredded(ctx: Context, session: Session) -> None:
+    """Conflict that says who ordered it, when and why. It holds also where a copy of the key is back on the disk."""
+    if (found := shredding_of(ctx, session.id)) is not None:
+        steps = (f"gw audit search --session {session.id} shows what the log knows of the session.",)
+        raise Conflict(
+            Refusal("recording-shredded", f"The recording of {session.id} {found.sentence()}", next_steps=steps)
+        )
+
+
+def shredding_of(ctx: Context, session_id: str) -> Shredding | None:
+    """The first order to destroy this session's recording, and whether that was done."""
+    found = ctx.log.search(EventFilter(session=session_id, type=SHREDDED, limit=MOST))
+    orders = [told for told in found if told.event.outcome in (ORDERED, DONE)]
+    if not orders:
+        return None
+    first = orders[-1]
+    return Shredding(
+        first.index,
+        first.event.principal,
+        format_instant(first.event.at),
+        str(first.event.data.get("reason", "")),
+        is_done(orders),
+    )
+
+
+def is_done(told: list[StoredEvent]) -> bool:
+    """True when the outcome is among these events of a session."""
+    return any(each.event.outcome == DONE for each in told)
