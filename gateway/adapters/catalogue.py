@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -14,6 +15,7 @@ from gateway.adapters.catalogue_verbs import ACCOUNT, freezes, groups, octets, v
 from gateway.adapters.yaml_source import Place, SourceError, digest, document, read_bytes
 from gateway.core.bind_parameters import BindParameters
 from gateway.core.budget import Budget
+from gateway.core.level_terms import terms_of
 from gateway.core.obligation import BadObligationError, parse_duration
 from gateway.core.statement_rules import StatementRules
 from gateway.core.target import Catalogue, FileRule, Kind, Level, Service, SshRules, Target
@@ -198,7 +200,7 @@ def _level(name: str, place: Place, kind: Kind, rank: int) -> Level:
     if not ACCOUNT.fullmatch(account):
         raise keys["account"].wrong(f"{account[:60]!r} is not the name of a login on the target")
     rules = statement_rules(keys["rules"]) if "rules" in keys else StatementRules()
-    return Level(
+    level = Level(
         name=name,
         account=account,
         rank=keys["rank"].number(0, 100) if "rank" in keys else rank,
@@ -214,6 +216,7 @@ def _level(name: str, place: Place, kind: Kind, rank: int) -> Level:
         dry_run=dry_run(keys["dry_run"]) if "dry_run" in keys else None,
         bind_parameters=bind_parameters(keys["bind_parameters"]) if "bind_parameters" in keys else BindParameters.FULL,
     )
+    return replace(level, terms=terms_of(level))
 
 
 def _ssh_rules(keys: Mapping[str, Place]) -> SshRules:

@@ -7,11 +7,13 @@ from gateway.app import journal
 from gateway.app.authorise import authorise, find_target
 from gateway.app.context import Context
 from gateway.app.facts import Question, gather
+from gateway.app.level_change import is_changed, level_changed
 from gateway.app.request_access import Outcome, announce, confirm_or_revoke, grant_in, within_duty
 from gateway.core.authentication import proof_of, unmet
 from gateway.core.decision import Action, Deny, Facts, Permit, Query
 from gateway.core.errors import Conflict, Denied, NotFound, Refusal
 from gateway.core.grant import Grant
+from gateway.core.level_terms import LEVEL_TERMS
 from gateway.core.obligation import merge
 from gateway.core.principal import User
 from gateway.core.request import Approval, Request, RequestKind, RequestState, Verdict, add_approval
@@ -90,6 +92,8 @@ def _as_of_now(ctx: Context, user: User, requester: User, request: Request) -> R
         gone = Refusal("user-disabled", f"{requester.name} is disabled, so there is nothing to approve.")
         raise journal.refuse(ctx, "approval:denied", gone, data=data, **about)
     target = find_target(ctx, user, request.target, "approval:denied")
+    if is_changed(target, request.level, request.facts):
+        raise journal.refuse(ctx, "approval:denied", level_changed(request.level, target.name), data=data, **about)
     is_break_glass = request.kind is RequestKind.BREAK_GLASS
     facts = gather(ctx, Question(requester, target, request.level, at, request.incident, is_break_glass))
     decision = ctx.policy.decide(Query(requester, Action.CONNECT, target, facts))
@@ -103,7 +107,7 @@ def _as_of_now(ctx: Context, user: User, requester: User, request: Request) -> R
         obligations=merge((request.obligations, decision.obligations)),
         policies=decision.policies,
         policy_set=decision.policy_set,
-        facts={**decision.facts, "authentication": request.facts.get("authentication")},
+        facts={**decision.facts, **{kept: request.facts.get(kept) for kept in ("authentication", LEVEL_TERMS)}},
     )
 
 

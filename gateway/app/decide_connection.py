@@ -7,6 +7,7 @@ from gateway.app import journal
 from gateway.app.access_ports import GrantInUse
 from gateway.app.context import Context
 from gateway.app.facts import Question, gather_in
+from gateway.app.level_change import is_changed, level_changed
 from gateway.app.ports import UnitOfWork
 from gateway.core.authentication import proof_of, unmet
 from gateway.core.decision import Action, Decision, Deny, Facts, Permit, Query
@@ -60,6 +61,8 @@ def _decide(uow: UnitOfWork, ctx: Context, in_use: GrantInUse | None, target: Ta
     grant, holder = in_use.grant, in_use.holder
     if grant.level not in target.levels:
         return _no(ctx, "unknown-level", f"{target.name} no longer has a level {grant.level!r}.")
+    if is_changed(target, grant.level, in_use.facts):
+        return Deny(level_changed(grant.level, target.name), (), ctx.policy.digest())
     decision = ctx.policy.decide(Query(holder, Action.CONNECT, target, _facts(uow, ctx, in_use, target)))
     if isinstance(decision, Permit) and decision.obligations.approvals > grant.approvals:
         return _no(ctx, "approval-missing", "Policy now asks for more approvals than this grant has; request again.")

@@ -11,6 +11,7 @@ from gateway.app.decide_connection import Judged, decide_connection, judge_in
 from gateway.app.end_session import end_session as end_session
 from gateway.app.end_session import store_end
 from gateway.app.lease_role import lease_role
+from gateway.app.level_change import is_changed
 from gateway.app.people_ports import Credential
 from gateway.app.ports import UnitOfWork
 from gateway.app.recording_ports import Recording, RecordingFailed
@@ -128,8 +129,10 @@ def grant_for(ctx: Context, user: User, target: str, level: str = "", kind: Requ
     at = ctx.clock.now()
     with ctx.store.read() as uow:
         active = uow.grants.list(holder=user.id, target=target, active_at=at)
-    mine = [g for g in active if g.level == level or (not level and g.level in found.levels)]
-    mine = [g for g in mine if kind is None or g.kind is kind]
+        mine = [g for g in active if g.level == level or (not level and g.level in found.levels)]
+        mine = [g for g in mine if kind is None or g.kind is kind]
+        if len(mine) > 1:  # one from before its level was changed is good for nothing, and hides no other
+            mine = [g for g in mine if not _is_of_another_level(uow, g, found)] or mine
     if not mine:
         wanted = level or min(found.levels.values(), key=lambda each: each.rank).name
         refusal = Refusal(
@@ -140,6 +143,11 @@ def grant_for(ctx: Context, user: User, target: str, level: str = "", kind: Requ
         )
         raise journal.refuse(ctx, "session:denied", refusal, principal=user.name, target=target)
     return max(mine, key=lambda g: (found.levels[g.level].rank, g.window.not_after))
+
+
+def _is_of_another_level(uow: UnitOfWork, grant: Grant, target: Target) -> bool:
+    in_use = uow.grants.in_use(grant.id)
+    return in_use is not None and is_changed(target, grant.level, in_use.facts)
 
 
 def open_session(ctx: Context, user: User, grant: Grant, client: str, judged: Judged | None = None) -> Opened:

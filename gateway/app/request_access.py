@@ -14,6 +14,7 @@ from gateway.app.sign_ins import is_over
 from gateway.core.decision import Action, Deny, Facts, Permit, Query
 from gateway.core.errors import Conflict, Denied, Refusal, Unavailable
 from gateway.core.grant import Grant, issue, review_owed, revoke
+from gateway.core.level_terms import LEVEL_TERMS
 from gateway.core.obligation import Obligations, merge
 from gateway.core.principal import User
 from gateway.core.request import Request, RequestKind, RequestState, settle, validate_ask
@@ -68,7 +69,7 @@ def request_access(
     decision = replace(
         decision,
         obligations=merge((decision.obligations, *duties)),
-        facts={**decision.facts, "authentication": user.proof.told()},
+        facts={**decision.facts, "authentication": user.proof.told(), LEVEL_TERMS: level.terms},
     )
     unproven = missing_proof(ctx, user, decision.obligations, at)
     if unproven is not None:

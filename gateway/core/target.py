@@ -58,7 +58,8 @@ class Level:
     """How much power on a target.
 
     `account` is the login used ON the target: the group role an ephemeral database role becomes a member of,
-    or the Unix account that the certificate names. `rank` orders levels (0 is the least).
+    or the Unix account that the certificate names. `rank` orders levels (0 is the least). `terms` is the digest of
+    all that it allows, see `level_terms`; "" where no catalogue was read.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Level:
     bind_parameters: BindParameters = BindParameters.FULL
     masks: Masks = field(default_factory=dict)
     dry_run: DryRun | None = None
+    terms: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -300,3 +300,61 @@ def test_how_much_of_a_commands_streams_is_recorded(written: str, octets: int) -
 def test_limits_of_recorded_output_that_make_no_sense(written: str, why: str) -> None:
     with pytest.raises(SourceError, match=why):
         read(GOOD.replace("{account: deploy}", f"{{account: deploy, output_limit: {written}}}"))
+
+
+FULL = "account: orders_read, statement_timeout: 5m, connection_limit: 3"
+OTHERWISE = [
+    "account: orders_write, statement_timeout: 5m, connection_limit: 3",
+    "account: orders_read, connection_limit: 3",
+    f"{FULL}0",
+    f"{FULL}, budget: {{statement: {{rows: 5}}}}",
+    f"{FULL}, budget: {{session: {{rows: 5}}}}",
+    f"{FULL}, rules: {{deny_ddl: true}}",
+    f"{FULL}, rules: {{deny_functions: [lo_export]}}",
+    f"{FULL}, masks: {{public.customers.email: last4}}",
+    f"{FULL}, masks: {{public.customers.email: hash}}",
+    f"{FULL}, masks: {{public.customers.email: last4, public.customers.card: hash}}",
+    f"{FULL}, bind_parameters: none",
+    f"{FULL}, dry_run: self",
+    f"{FULL}, dry_run: {{confirm: self, functions: [cleanup, app_x]}}",
+]
+
+
+def test_a_level_has_another_digest_for_all_that_it_may_allow_otherwise():
+    found = [read(GOOD.replace(FULL, said)).targets["orders-db"].levels["read"].terms for said in [FULL, *OTHERWISE]]
+    assert len(set(found)) == len(found)
+    assert all(re.fullmatch("[0-9a-f]{32}", terms) for terms in found)
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        "shell: false", "commands: [uptime]", 'forwards: ["127.0.0.1:80"]', 'remote_forwards: ["127.0.0.1:80"]',
+        "agent_forwarding: true", "x11_forwarding: true", "force_command: uptime",
+        "files: [{path: /tmp}]", "env: [LANG]", "output_limit: 2M",
+    ],
+)  # fmt: skip
+def test_one_of_ssh_too(rules: str):
+    plain = read(GOOD).targets["web-1"].levels["shell"].terms
+    text = GOOD.replace("shell: {account: deploy}", f"shell: {{account: deploy, {rules}}}")
+    assert read(text).targets["web-1"].levels["shell"].terms != plain
+
+
+def test_an_idle_timeout_is_followed_by_live_sessions_and_so_changes_no_digest():
+    plain = read(GOOD).targets["web-1"].levels["shell"].terms
+    text = GOOD.replace("shell: {account: deploy}", "shell: {account: deploy, idle_timeout: 5m}")
+    assert read(text).targets["web-1"].levels["shell"].terms == plain
+
+
+def test_words_order_and_defaults_that_are_written_out_change_no_digest():
+    same = [
+        read(GOOD.replace(FULL, said)).targets["orders-db"].levels["read"].terms
+        for said in (
+            FULL,
+            f"{FULL}, description: for a look",
+            f"{FULL}, rank: 9",
+            f"{FULL}, bind_parameters: full",
+            "connection_limit: 3, statement_timeout: 300s, account: orders_read",
+        )
+    ]
+    assert len(set(same)) == 1
