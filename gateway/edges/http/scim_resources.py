@@ -5,6 +5,7 @@ filter that matches nothing yet, an `id` in a replace, attributes that nobody he
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from email_validator import SPECIAL_USE_DOMAIN_NAMES
@@ -31,6 +32,7 @@ from scim2_models import Context as ScimContext
 
 from gateway.app.people_ports import ProvisionedGroup, ProvisionedUser
 from gateway.app.provision import GroupTold, UserTold
+from gateway.edges.http.scim_patches import demand_bounded, runs, with_members
 
 # Companies do have addresses at corp.local; whoever refused one could not take its owner's access away either. No
 # address is ever matched or written to here.
@@ -54,10 +56,13 @@ def user_told(body: Mapping[str, Any], *, is_new: bool) -> UserTold:
 
 def user_patched(row: ProvisionedUser, body: Mapping[str, Any]) -> UserTold:
     """A user after a PATCH (RFC 7644 §3.5.2)."""
+    meant = _as_entra_means(body)
+    if isinstance(operations := meant.get("Operations"), list):
+        demand_bounded(operations, row.resource)
     resource = PersonResource.model_validate({**row.resource, "schemas": _schemas(row.resource)}, scim_policy=POLICY)
     resource.active = row.active
     patch = PatchOp[PersonResource].model_validate(
-        _as_entra_means(body), scim_ctx=ScimContext.RESOURCE_PATCH_REQUEST, scim_policy=POLICY
+        meant, scim_ctx=ScimContext.RESOURCE_PATCH_REQUEST, scim_policy=POLICY
     )
     patch.patch(resource, scim_policy=POLICY)
     return _user_told(resource)
@@ -84,13 +89,32 @@ def group_told(body: Mapping[str, Any], *, is_new: bool) -> GroupTold:
 
 
 def group_patched(row: ProvisionedGroup, body: Mapping[str, Any]) -> GroupTold:
-    """A group after a PATCH."""
+    """A group after a PATCH; members that come or go one by one cost no more than they are."""
+    meant = _as_entra_means(body)
+    operations = meant.get("Operations")
+    if not isinstance(operations, list) or not operations:
+        return _by_library(row, meant)
+    cut = list(runs(operations))
+    others = [each for is_simple, run in cut if not is_simple for each in run]
+    demand_bounded(others, [{} for _ in row.members])
+    _read_patch({**meant, "Operations": others or operations[:1]})  # all of it, before any of it is applied
+    for is_simple, run in cut:
+        if is_simple:
+            row = replace(row, members=with_members(row.members, run))
+            continue
+        told = _by_library(row, {**meant, "Operations": run})
+        row = replace(row, display_name=told.display_name, external_id=told.external_id, members=told.members)
+    return GroupTold(row.display_name, row.external_id, row.members, {})
+
+
+def _by_library(row: ProvisionedGroup, body: Mapping[str, Any]) -> GroupTold:
     resource = group_resource(row, "")
-    patch = PatchOp[Group].model_validate(
-        _as_entra_means(body), scim_ctx=ScimContext.RESOURCE_PATCH_REQUEST, scim_policy=POLICY
-    )
-    patch.patch(resource, scim_policy=POLICY)
+    _read_patch(body).patch(resource, scim_policy=POLICY)
     return _group_told(resource)
+
+
+def _read_patch(body: Mapping[str, Any]) -> PatchOp[Group]:
+    return PatchOp[Group].model_validate(body, scim_ctx=ScimContext.RESOURCE_PATCH_REQUEST, scim_policy=POLICY)
 
 
 def _group_told(resource: Group) -> GroupTold:
