@@ -10,7 +10,7 @@ from pathlib import Path
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 
-from gateway.adapters.catalogue_statements import bind_parameters, budget, dry_run, masks, statement_rules
+from gateway.adapters.catalogue_statements import bind_parameters, budget, dry_run, masks, replication, statement_rules
 from gateway.adapters.catalogue_verbs import ACCOUNT, freezes, groups, octets, verbs
 from gateway.adapters.yaml_source import Place, SourceError, digest, document, read_bytes
 from gateway.core.bind_parameters import BindParameters
@@ -39,6 +39,7 @@ _LEVEL_KEYS = {
         "bind_parameters",
         "masks",
         "dry_run",
+        "replication",
     },
     Kind.SSH: {
         "force_command",
@@ -215,6 +216,7 @@ def _level(name: str, place: Place, kind: Kind, rank: int) -> Level:
         masks=masks(keys["masks"], rules) if "masks" in keys else {},
         dry_run=dry_run(keys["dry_run"]) if "dry_run" in keys else None,
         bind_parameters=bind_parameters(keys["bind_parameters"]) if "bind_parameters" in keys else BindParameters.FULL,
+        replication=replication(keys) if "replication" in keys else False,
     )
     return replace(level, terms=terms_of(level))
 

@@ -1,6 +1,7 @@
 """What a level of a database says of statements: its budget, rules and masks, and how much of values is recorded."""
 
 import re
+from collections.abc import Mapping
 from datetime import timedelta
 
 from gateway.adapters.yaml_source import Place
@@ -78,6 +79,17 @@ def dry_run(place: Place) -> DryRun:
     keys = place.keys({"confirm"}, {"functions"})
     functions = tuple(_function(i) for i in keys["functions"].items()) if "functions" in keys else ()
     return DryRun(keys["confirm"].one_of(_CONFIRMS), functions)
+
+
+def replication(keys: Mapping[str, Place]) -> bool:
+    """`true` lets replication connections pass, in which nothing is judged, counted against a budget or masked."""
+    asked = keys["replication"].truth()
+    others = [key for key in ("budget", "rules", "masks", "dry_run") if key in keys]
+    if asked and others:
+        raise keys["replication"].wrong(
+            f"a level with {others[0]} cannot let replication pass, where it would not hold"
+        )
+    return asked
 
 
 def masks(place: Place, rules: StatementRules) -> Masks:

@@ -83,12 +83,13 @@ def _is_due(ctx: Context, target: Target, last: Event | None) -> bool:
 
 def _as_declared(target: Target) -> str:
     """What an examination depends on: a change here makes it worthless."""
-    levels = ",".join(f"{level.name}={level.account}{_masked_columns(level)}" for level in target.levels.values())
+    levels = ",".join(f"{level.name}={level.account}{_extras(level)}" for level in target.levels.values())
     return f"{place_of(target)} tls={target.tls} {levels}"
 
 
-def _masked_columns(level: Level) -> str:
-    return f" masks {' '.join(sorted('.'.join(name) for name in level.masks))}" if level.masks else ""
+def _extras(level: Level) -> str:
+    masks = f" masks {' '.join(sorted('.'.join(name) for name in level.masks))}" if level.masks else ""
+    return masks + (" replication" if level.replication else "")
 
 
 def _tell(ctx: Context, target: Target, examination: Examination, last: Event | None) -> None:

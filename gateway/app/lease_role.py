@@ -39,7 +39,7 @@ def lease_role(ctx: Context, grant: Grant, target: Target, level: Level) -> Data
 def _current(ctx: Context, grant: Grant, target: Target, level: Level) -> HeldLogin | None:
     """The grant's login, unless the catalogue has moved the target or cut the level since it was made."""
     held = ctx.logins.get(grant.id)
-    is_current = held is not None and (held.place, held.account) == (place_of(target), level.account)
+    is_current = held is not None and (held.place, held.account) == (place_of(target), _made_as(level))
     return held if is_current else None
 
 
@@ -58,6 +58,10 @@ def login_refused(ctx: Context, grant_id: str, login: DatabaseLogin) -> bool:
 def place_of(target: Target) -> str:
     """Where a role is: the server and database, whatever name the catalogue has for it."""
     return f"{target.host}:{target.port}/{target.database}"
+
+
+def _made_as(level: Level) -> str:
+    return f"{level.account} replication" if level.replication else level.account
 
 
 def role_name(grant: Grant, lease_id: str) -> str:
@@ -124,7 +128,7 @@ def _create(ctx: Context, grant: Grant, target: Target, level: Level) -> HeldLog
     )
     data: dict[str, object] = {"lease": lease.id, "role": lease.name, "level": level.name, "place": lease.place}
     with ctx.logins.making(lease.name):
-        held = HeldLogin(_make(ctx, grant, target, level, lease, data), lease.place, level.account)
+        held = HeldLogin(_make(ctx, grant, target, level, lease, data), lease.place, _made_as(level))
         ctx.logins.put(grant.id, held)
         return held
 

@@ -77,6 +77,7 @@ class Level:
     masks: Masks = field(default_factory=dict)
     dry_run: DryRun | None = None
     terms: str = ""
+    replication: bool = False  # lets replication connections pass
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,9 @@ CLIENT_MESSAGES: Mapping[int, int] = {
     **dict.fromkeys(b"QFPBdf", _LONGEST),
     **dict.fromkeys(b"CDEHSXc", _SMALL),
 }
-# What a server may send then. R, K and v belong to the login; W (CopyBoth) to replication, which is refused.
+# What a server may send then. R, K and v belong to the login; W (CopyBoth) to replication connections alone.
 SERVER_MESSAGES = frozenset(b"ACDEGHINSTVZcdnst123")
+REPLICATION_MESSAGES = SERVER_MESSAGES | frozenset(b"W")
 
 
 class ClientState(Enum):

@@ -22,7 +22,10 @@ class ParameterRefused:
 
 
 def relayed(parameters: Mapping[str, str]) -> dict[str, str] | ParameterRefused:
-    """What the target is told besides the gateway's own role and database, or the first parameter that is refused."""
+    """What the target is told besides the gateway's own role and database, or the first parameter that is refused.
+
+    Whether replication may be asked for says the level (`replicates`).
+    """
     kept = {}
     for name, value in parameters.items():
         if name in _OWN:
@@ -30,9 +33,7 @@ def relayed(parameters: Mapping[str, str]) -> dict[str, str] | ParameterRefused:
         plain = _setting(name)
         if plain in _IDENTITY:
             return ParameterRefused(name, "the gateway chooses the role on the target")
-        if plain == "replication":
-            if value.lower() not in _FALSE:
-                return ParameterRefused(name, "replication connections are not open to people")
+        if plain == "replication" and value.lower() in _FALSE:
             continue
         if plain == "options":
             wrong = _wrong_option(value)
@@ -40,6 +41,11 @@ def relayed(parameters: Mapping[str, str]) -> dict[str, str] | ParameterRefused:
                 return wrong
         kept[name] = value
     return kept
+
+
+def replicates(parameters: Mapping[str, str]) -> bool:
+    """True when a replication connection is asked for. For parameters that `relayed` let through."""
+    return any(_setting(name) == "replication" for name in parameters)
 
 
 def settings_in(parameters: Mapping[str, str]) -> list[tuple[str, str]]:

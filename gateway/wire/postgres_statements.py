@@ -10,7 +10,6 @@ the server has answered. Rules that keep the account honest:
 - Sync and Flush are ignored by a server that reads COPY data ("COPY Operations" in the protocol's documentation).
 """
 
-from collections import deque
 from contextlib import suppress
 
 from gateway.wire.buffer import ProtocolViolation
@@ -29,7 +28,8 @@ from gateway.wire.postgres_account import (
     tag_of,
     transaction,
 )
-from gateway.wire.postgres_copies import Ahead, NewDigest
+from gateway.wire.postgres_copies import NewDigest
+from gateway.wire.postgres_copy_account import CopyAccount
 from gateway.wire.postgres_messages import parse_fields
 from gateway.wire.postgres_transactions import TURNS, Transactions, Turn, turn_of
 
@@ -41,32 +41,27 @@ _MAX_TAGS = 20
 _LOOK = 8
 UNNAMING = frozenset(("DEALLOCATE", "DEALLOCATE ALL", "DISCARD ALL", "PREPARE"))  # command tags
 _SYNC, _QUERY, _PARSE, _BIND, _EXECUTE, _CLOSE, _CALL, _DESCRIBE = b"SQPBECFD"
-_COPY_DATA, _COPY_DONE, _COPY_FAIL, _TERMINATE = b"dcfX"
-_OF_COPY = frozenset((_COPY_DATA, _COPY_DONE, _COPY_FAIL))
+_COPY_DONE, _COPY_FAIL, _TERMINATE = b"cfX"
 
 
-class StatementAccount:
+class StatementAccount(CopyAccount):
     """Told of every message that matters; `entries` fills with records, in order, for the caller to take.
 
     `new_digest` is BLAKE3's, for COPY data: its name is in the records.
     """
 
     def __init__(self, new_digest: NewDigest) -> None:
-        self._new_digest = new_digest
+        super().__init__(new_digest)
         self.entries: list[Entry] = []
         self.said_goodbye = False  # the client's Terminate
         self.heard_fatal = False  # the server has said itself why it leaves
         self._transactions = Transactions()
         self._number = 0
         self._newest = 0  # number of the statement that was answered last
-        self._owed: deque[Step] = deque()
         self._statements: Names[Text] = Names()
         self._portals: Names[Run] = Names()
         self._remembered = 0
         self._has_deallocated = False  # by SQL, some name that the tag does not tell
-        self._skipping = False
-        self._copying: Run | None = None  # between the server's CopyInResponse and the client's CopyDone
-        self._ahead: Ahead | None = None  # what comes before a CopyInResponse, until its CopyDone
 
     @property
     def is_crowded(self) -> bool:
@@ -133,21 +128,6 @@ class StatementAccount:
         step.text, step.name = text, name
         self._owe(step)
 
-    def copied_in(self, size: int, data: bytes) -> None:
-        """CopyData of `size` bytes from the client, or 0 for more of one; `data` as far as it has come."""
-        run = self._copying
-        if run is not None:
-            run.bytes_in += size
-            if run.copied_in is not None:
-                run.copied_in.digest.update(data)
-        elif self._owed and not self._skipping:  # the server may not have asked for data yet
-            if self._ahead is None:
-                step = Step(_COPY_DATA, self._owed[-1].at)
-                step.ahead = self._ahead = Ahead(self._new_digest())
-                self._owed.append(step)
-            self._ahead.bytes += size
-            self._ahead.digest.update(data)
-
     def call(self, oid: int, values: bytes, at: float) -> None:
         """A FunctionCall; `values` as in `bind`."""
         run = self._new()
@@ -183,13 +163,6 @@ class StatementAccount:
         step.name = portal
         self._owe(step)
 
-    def _copy_ends(self, kind: int, at: float) -> None:
-        self._seal_ahead()
-        if self._copying is not None:
-            self._copying = None
-        elif self._owed and not self._skipping:
-            self._owed.append(Step(kind, at))  # the server may not have asked for data yet
-
     def _owe(self, step: Step) -> None:
         if step.kind != _SYNC:
             self._seal_ahead()
@@ -203,11 +176,6 @@ class StatementAccount:
             self._owed.append(step)
         else:
             self._skip([step], step.at)
-
-    def _seal_ahead(self) -> None:
-        if self._ahead is not None:
-            self._ahead.seal()
-            self._ahead = None
 
     def _new(self) -> Run:
         self._number += 1
@@ -225,15 +193,6 @@ class StatementAccount:
         text.sql = text.sql[:KEEP_REPEATED]
 
     # ------------------------------------------------------------ from the server
-
-    def copied_out(self, size: int, data: bytes) -> None:
-        """CopyData of `size` bytes to the client, or 0 for more of one; `data` as far as it has come."""
-        step = self._due()
-        run = step.run if step else None
-        if run is not None:
-            run.bytes_out += size
-            if run.copied_out is not None:
-                run.copied_out.digest.update(data)
 
     def rows(self, count: int, size: int) -> None:
         """`count` DataRow messages of `size` bytes in all."""
@@ -258,10 +217,8 @@ class StatementAccount:
                 self._completed(step, head, at)
             elif kind == 0x73 and step.kind == _EXECUTE:
                 self._finish(self._owed.popleft(), at, "suspended")
-            elif kind == 0x47:
-                self._copy_begins(step)
-            elif kind == 0x48 and step.run is not None:
-                step.run.copies_out(self._new_digest)
+            elif kind in b"GHW":
+                self._copies(step, kind)
             elif _ANSWERS.get(kind) == step.kind or (kind in b"Tn" and step.kind == _DESCRIBE):
                 self._accepted(self._owed.popleft())
 
@@ -280,12 +237,6 @@ class StatementAccount:
         if ended:
             self.entries.extend(transaction(each) for each in ended)
             ended.clear()
-
-    def _due(self) -> Step | None:
-        """The step that the server answers now. It ignores COPY data and a CopyDone that it did not ask for."""
-        while self._owed and self._owed[0].kind in _OF_COPY:
-            self._owed.popleft()
-        return self._owed[0] if self._owed else None
 
     def _accepted(self, step: Step) -> None:
         if step.kind == _PARSE and step.text is not None:
@@ -379,23 +330,6 @@ class StatementAccount:
         self._tell_transactions()
         if body[:1] == b"I":  # outside a transaction no portal lives on
             self._portals.accepted.clear()
-
-    def _copy_begins(self, step: Step) -> None:
-        """The server reads COPY data now: it ignores the Syncs that are on their way, up to the CopyDone."""
-        head, ahead = self._owed.popleft(), None
-        while self._owed:
-            came = self._owed.popleft()
-            if came.kind in (_COPY_DONE, _COPY_FAIL):
-                break
-            if came.kind == _COPY_DATA:
-                ahead = came.ahead
-            elif came.kind != _SYNC:
-                raise ProtocolViolation("only COPY data may be sent while the target reads it")
-        else:
-            self._copying, self._ahead = step.run, None
-        if step.run is not None:
-            step.run.copies_in(self._new_digest, ahead)
-        self._owed.appendleft(head)
 
     def _error(self, sqlstate: str, at: float) -> None:
         self._copying = None

@@ -4,6 +4,7 @@ Bodies of rows are never copied nor looked at; COPY data is digested. Chunking c
 bytes gives the same records.
 """
 
+from collections.abc import Container
 from hashlib import sha256
 from struct import Struct
 
@@ -233,8 +234,9 @@ class ClientWalk:
 class ServerWalk:
     """From the server to the client."""
 
-    def __init__(self, account: RoundAccount) -> None:
+    def __init__(self, account: RoundAccount, legal: Container[int] = SERVER_MESSAGES) -> None:
         self._account = account
+        self._legal = legal
         self._fragment = b""
         self._left = 0
         self._kind = 0
@@ -281,7 +283,7 @@ class ServerWalk:
             if kind == _COPY:
                 pos = self._copy(chunk, pos)
                 continue
-            if kind not in SERVER_MESSAGES:
+            if kind not in self._legal:
                 raise ProtocolViolation("the target sent a message that has no place here")
             body, pos = pos + _HEAD, pos + 1 + length
             head = chunk[body : min(pos, body + _KEEP_REPLY)] if kind in _TOLD else b""

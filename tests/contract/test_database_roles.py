@@ -85,6 +85,22 @@ def test_a_role_is_member_of_the_group_and_nothing_more(
         assert row(session, admin) == (False,)
 
 
+def test_only_a_role_of_a_level_with_replication_may_replicate(
+    roles: PostgresRoles, target: Target, postgres_server: PostgresServer
+) -> None:
+    level = replace(target.levels["read"], replication=True)
+    with psycopg.connect(Path(target.admin_dsn_file).read_text().strip()) as admin:
+        if row(admin, "SHOW is_superuser") == ("off",):  # who has it not cannot give it
+            with pytest.raises(Unavailable, match="permission denied to create role"):
+                roles.create(target, level, ROLE, UNTIL)
+            postgres_server.execute(f"ALTER ROLE {ident(admin.info.user)} REPLICATION")
+    login = roles.create(target, level, ROLE, UNTIL)
+    with log_in(postgres_server, target, login.password) as session:
+        flags = "rolsuper, rolcreatedb, rolcreaterole, rolreplication, rolbypassrls"
+        query = f"SELECT {flags} FROM pg_roles WHERE rolname = session_user"
+        assert row(session, query) == (False, False, False, True, False)
+
+
 def test_the_password_never_reaches_the_server(
     roles: PostgresRoles, target: Target, postgres_server: PostgresServer
 ) -> None:

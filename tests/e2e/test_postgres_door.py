@@ -81,8 +81,6 @@ def test_startup_parameters_are_relayed_and_recorded(stage: Stage) -> None:
         {"options": "--session-authorization=postgres"},
         {"options": "-c ROLE=postgres"},
         {"options": "-c work_mem=1MB -c r\\ole=postgres"},
-        {"replication": "true"},
-        {"replication": "database"},
     ],
 )
 def test_a_parameter_that_names_an_identity_is_refused(stage: Stage, parameters: dict[str, str]) -> None:

@@ -171,9 +171,15 @@ def _conninfo(target: Target, database: str) -> str:
 def _creation(role: str, level: Level, secret: str, until: datetime) -> Iterator[sql.Composed]:
     name, group = sql.Identifier(role), sql.Identifier(level.account)
     yield sql.SQL(
-        "CREATE ROLE {} LOGIN INHERIT NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS "
+        "CREATE ROLE {} LOGIN INHERIT NOSUPERUSER NOCREATEDB NOCREATEROLE {} NOBYPASSRLS "
         "CONNECTION LIMIT {} PASSWORD {} VALID UNTIL {}"
-    ).format(name, sql.Literal(level.connection_limit), sql.Literal(secret), sql.Literal(until.isoformat()))
+    ).format(
+        name,
+        sql.SQL("REPLICATION" if level.replication else "NOREPLICATION"),
+        sql.Literal(level.connection_limit),
+        sql.Literal(secret),
+        sql.Literal(until.isoformat()),
+    )
     yield sql.SQL("GRANT {} TO {}").format(group, name)
     # What it makes then belongs to the group, and nothing stands in the way of its DROP.
     yield sql.SQL("ALTER ROLE {} SET role TO {}").format(name, group)

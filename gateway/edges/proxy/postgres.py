@@ -42,7 +42,7 @@ from gateway.wire import postgres_messages as pg
 from gateway.wire.buffer import ProtocolViolation
 from gateway.wire.postgres_machine import TargetLogin, TargetRefused
 from gateway.wire.postgres_messages import CancelRequest
-from gateway.wire.postgres_parameters import ParameterRefused, client_encodings, relayed, settings_in
+from gateway.wire.postgres_parameters import ParameterRefused, client_encodings, relayed, replicates, settings_in
 from gateway.wire.postgres_scram_server import Misbound, Proof
 
 HANDSHAKE_S = 10.0
@@ -182,6 +182,7 @@ class PostgresDoor:
             try:
                 session.note("startup", _startup_record(visitor, parameters, opened.level))
                 _demand_safe_encoding(session, opened.level, parameters)
+                _demand_replication(session, opened.level, parameters)
                 if isinstance(session, DryRunSession):
                     session.know([name for name, _ in settings_in(parameters)])
                 await self._run(visitor, opened, parameters, session)
@@ -197,9 +198,15 @@ class PostgresDoor:
     def _session(self, leg: Leg, opened: Opened, *, is_strict: bool) -> PostgresSession:
         keeper = self._keeper
         if not is_guarded(opened.level):
-            binds = opened.level.bind_parameters
+            binds, both = opened.level.bind_parameters, opened.level.replication
             return PostgresSession(
-                leg, opened.recording, keeper.now, self._backlog, is_strict=is_strict, bind_parameters=binds
+                leg,
+                opened.recording,
+                keeper.now,
+                self._backlog,
+                is_strict=is_strict,
+                bind_parameters=binds,
+                replicates=both,
             )
         tell = partial(self._note, opened.session)
         level, reader = opened.level, keeper.reader
@@ -385,6 +392,14 @@ def _demand_safe_encoding(session: PostgresSession, level: Level, parameters: di
     if wrong and is_judged(level):
         report = refuse.of_encoding(wrong[0], level)
         session.end(EndReason.PROTOCOL_VIOLATION, "client_encoding", report=report)
+
+
+def _demand_replication(session: PostgresSession, level: Level, parameters: dict[str, str]) -> None:
+    """A session that is refused so is in the log, as one who asks has a grant."""
+    if replicates(parameters) and not level.replication:
+        why = f"level {level.name} lets no replication connections pass"
+        report = refuse.of_parameter(ParameterRefused("replication", why))
+        session.end(EndReason.PROTOCOL_VIOLATION, "replication", report=report)
 
 
 def _demand_key(level: Level, key: bytes) -> None:

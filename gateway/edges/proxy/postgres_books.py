@@ -17,6 +17,7 @@ from gateway.audit.recording import unix_ns
 from gateway.core.bind_parameters import BindParameters
 from gateway.wire.buffer import ProtocolViolation
 from gateway.wire.postgres_account import Entry, unread
+from gateway.wire.postgres_machine import REPLICATION_MESSAGES, SERVER_MESSAGES
 from gateway.wire.postgres_quick import asked_of, reply_of
 from gateway.wire.postgres_rounds import RoundAccount
 from gateway.wire.postgres_values import TELL_ALL, Telling
@@ -111,11 +112,11 @@ class Books:
     INVARIANT: what went on to the target is in the records, as statements or, where it breaks the protocol, unread.
     """
 
-    def __init__(self, now: Callable[[], datetime], telling: Telling = TELL_ALL) -> None:
+    def __init__(self, now: Callable[[], datetime], telling: Telling = TELL_ALL, *, replicates: bool = False) -> None:
         self.telling = telling
         self.account = RoundAccount(blake3)
         self.asks = ClientWalk(self.account, telling)
-        self.answers = ServerWalk(self.account)
+        self.answers = ServerWalk(self.account, REPLICATION_MESSAGES if replicates else SERVER_MESSAGES)
         self.records: list[tuple[str, int, bytes]] = []  # for the caller to take
         self.is_unreadable = False  # what the client sent breaks the protocol
         self.passed_bytes = 0

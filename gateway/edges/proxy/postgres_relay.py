@@ -51,6 +51,7 @@ class PostgresSession:
         *,
         is_strict: bool,
         bind_parameters: BindParameters = BindParameters.FULL,
+        replicates: bool = False,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.over: asyncio.Future[tuple[EndReason, str]] = self._loop.create_future()
@@ -64,7 +65,7 @@ class PostgresSession:
         self._stalled = b""  # from the client, recorded in part: goes on when the recorder has taken the rest
         # What went on and cannot be read is recorded as it is, so where that may not be nothing goes on unread.
         self._reads_first = is_strict or bind_parameters.hides()
-        self._books = Books(now, telling(bind_parameters))
+        self._books = Books(now, telling(bind_parameters), replicates=replicates)
         self._account = self._books.account
         self._come: list[bytes] = []  # from the client, not looked at yet
         self._held: deque[tuple[bytes, int]] = deque()  # chunks, each with the record it waits for

@@ -251,6 +251,18 @@ def test_masks_that_make_no_sense(tmp_path: Path, good: str, bad: str, why: str)
         read_catalogue(MASKED.replace(good, bad).encode(), tmp_path / "catalogue.yaml")
 
 
+def test_replication_goes_with_nothing_that_it_would_pass_by(tmp_path: Path) -> None:
+    for key in ("budget", "rules"):
+        text = re.sub(rf"(?m)^( *)(?!{key})(budget|rules): .*$", r"\1replication: true", GUARDED)
+        with pytest.raises(SourceError, match=f"a level with {key} cannot let replication pass"):
+            read_catalogue(text.encode(), tmp_path / "catalogue.yaml")
+    for told in ("true", "false"):
+        text = re.sub(r"(?m)^ *budget: .*\n", "", GUARDED)
+        text = re.sub(r"(?m)^( *)rules: .*$", rf"\1replication: {told}", text)
+        (level,) = read_catalogue(text.encode(), tmp_path / "catalogue.yaml").targets["orders-db"].levels.values()
+        assert level.replication is (told == "true")
+
+
 DRY = GUARDED.replace("unparsed: forward}\n", "unparsed: forward}\n        dry_run: approver\n")
 
 

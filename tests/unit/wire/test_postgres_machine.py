@@ -19,7 +19,7 @@ from gateway.wire.postgres_machine import (
     TargetLogin,
     TargetRefused,
 )
-from gateway.wire.postgres_parameters import ParameterRefused, relayed
+from gateway.wire.postgres_parameters import ParameterRefused, relayed, replicates
 from gateway.wire.postgres_scram import MOST_KNOWN, ScramClient, _known, verifier
 
 PASSWORD = "pencil"
@@ -372,9 +372,6 @@ def test_the_shape_of_a_verifier() -> None:
         {"ROLE": "postgres"},
         {"session_authorization": "x"},
         {"session-authorization": "x"},
-        {"replication": "true"},
-        {"replication": "1"},
-        {"replication": "database"},
         {"options": "-c role=x"},
         {"options": "-c  Role=x"},
         {"options": "-crole=x"},
@@ -400,6 +397,11 @@ def test_parameters_that_go_on() -> None:
         "options": "-c work_mem=1MB --geqo=off -cfoo.bar=a\\ role=x\\\\",
     }  # fmt: skip
     assert relayed({"user": "u", "database": "d", "replication": "off", **kept}) == kept
+    assert not replicates(kept)
+    for value in ("true", "1", "database"):  # the level says whether it may
+        asked = {"Replication": value}
+        assert relayed(asked) == asked
+        assert replicates(asked)
 
 
 def test_reports_cannot_steer_a_terminal() -> None:

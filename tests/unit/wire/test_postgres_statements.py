@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from gateway.wire.buffer import ProtocolViolation
 from gateway.wire.postgres_account import KEEP, KEEP_REPEATED, MAX_STATEMENT
+from gateway.wire.postgres_machine import REPLICATION_MESSAGES
 from gateway.wire.postgres_messages import Report, error_response, message
 from gateway.wire.postgres_rounds import RoundAccount
 from gateway.wire.postgres_statements import MAX_NAMES, MAX_TEXT
@@ -244,6 +245,22 @@ def test_copy_data_is_accounted_for_whenever_it_comes(flight: tuple[bytes, ...])
         assert (result["tag"], result["bytes_in"]) == ("COPY 1", 3)
         assert result["blake3_in"] == blake3(b"abc").hexdigest()
         assert "blake3" not in result
+
+
+def test_a_stream_of_replication_goes_both_ways() -> None:
+    """https://www.postgresql.org/docs/18/protocol-replication.html: START_REPLICATION ends with results of its own."""
+    session = Session()
+    session.server = ServerWalk(session.account, REPLICATION_MESSAGES)
+    session.ask(query("START_REPLICATION 0/1")).answer(message(b"W", b"\0\0\0"), message(b"d", b"wal 1"))
+    session.ask(message(b"d", b"status")).answer(message(b"d", b"wal 2")).ask(message(b"c"))
+    session.answer(message(b"c"), message(b"T", b"\0\0"), ROW, tag("SELECT 1"), tag("START_STREAMING"), READY)
+    (result,) = session.of("result")
+    assert (result["bytes_in"], result["blake3_in"]) == (6, blake3(b"status").hexdigest())
+    assert (result["bytes"], result["blake3"]) == (50, blake3(b"wal 1wal 2").hexdigest())
+    assert (result["tag"], result["state"]) == ("SELECT 1; START_STREAMING", "done")
+    assert not session.account.owes_answers
+    with pytest.raises(ProtocolViolation):
+        Session().ask(query("START_REPLICATION 0/1")).answer(message(b"W", b"\0\0\0"))
 
 
 def test_of_several_copies_in_one_text_the_digests_are_digested() -> None:
