@@ -17,6 +17,7 @@ from gateway.adapters.credentials.ssh_ca import SshAuthorities
 from gateway.core.session import EndReason
 from gateway.core.target import FileRule, SshRules
 from gateway.demo.ports import free_port
+from gateway.edges.proxy import ssh_server
 from gateway.edges.proxy.ssh_openings import OpeningTransport
 from tests.e2e.ssh_stage import Stage, make_stage
 from tests.e2e.ssh_stage import authorities as authorities
@@ -269,6 +270,16 @@ def test_many_forwards_at_once(stage: Stage, upper: Upper) -> None:
             assert sock.recv(100) == b"N%d" % number
             sock.close()
         stage.wait(lambda: len(stage.events_of("forward:closed")) == 41)
+
+
+def test_forwards_that_come_and_go_are_no_flood(stage: Stage, upper: Upper, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ssh_server, "MOST_CONTROLS", 20.0)
+    monkeypatch.setattr(ssh_server, "CONTROLS_PER_SECOND", 0.0)
+    allow(stage, forwards=(f"127.0.0.1:{port_of(upper)}",))
+    local = free_port()
+    with running(stage, "-L", f"{local}:localhost:{port_of(upper)}"):
+        for _ in range(40):
+            assert ask(to_port(local)) == b"HELLO"
 
 
 def test_a_forward_that_nobody_reads_slows_whoever_sends_and_costs_no_memory(stage: Stage) -> None:

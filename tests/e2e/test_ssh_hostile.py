@@ -257,6 +257,7 @@ def test_a_flood_after_login_ends_the_connection_and_no_other(
     stage: Stage, raw: Connect, monkeypatch: pytest.MonkeyPatch, message: bytes
 ) -> None:
     monkeypatch.setattr(ssh_server, "MOST_CONTROLS", 500.0)
+    monkeypatch.setattr(ssh_server, "CONTROLS_PER_SECOND", 100.0)
     flooding = raw()
     flooding.log_in()
     flooding.send(b"\x5a", string(b"session"), u32(0), u32(1 << 20), u32(1 << 15))

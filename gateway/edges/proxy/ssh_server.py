@@ -38,9 +38,9 @@ from gateway.edges.proxy.ssh_transport import (
 
 MOST_TRIES = 6
 MOST_MESSAGES_BEFORE_LOGIN = 200
-# What carries no stream costs more than it brings: a burst of it, and a rate that no client needs (`_gate`).
-MOST_CONTROLS = 5_000.0
-CONTROLS_PER_SECOND = 1_000.0
+# What belongs to no stream and waits for nobody: a burst of it, and a rate that no client needs (`_gate`).
+MOST_CONTROLS = 20_000.0
+CONTROLS_PER_SECOND = 10_000.0
 MOST_CHANNELS = 10  # as OpenSSH's MaxSessions
 MOST_BANNERS = 4
 LONGEST_USER_NAME = 255
@@ -49,7 +49,8 @@ LONGEST_TICKET = 8192  # of a deploy token, which is told that it is none
 BEFORE_LOGIN = ALWAYS | KEX_MESSAGES | {5, 7, 50, 61}
 # 91 and 92 answer channels that we open (remote forwards, agent, X11); unasked they are a violation.
 AFTER_LOGIN = ALWAYS | KEX_MESSAGES | {80, 90, 91, 92} | CHANNEL_MESSAGES
-STREAM_MESSAGES = frozenset({93, 94, 95})  # whoever sends these waits for what they are sent to
+# 2 to 4 say nothing · 20 new keys · 80 and 98 requests. Openings, ends and streams of channels are bounded by channels.
+CONTROLS = frozenset({2, 3, 4, 20, 80, 98})
 METHODS = b"publickey,password,keyboard-interactive"
 
 # The signature algorithms that are accepted, and the type that the certificate's blob must begin with. ssh-rsa with
@@ -139,7 +140,7 @@ class DoorTransport(OpeningTransport):
             self._before_login += 1
             if self._before_login > MOST_MESSAGES_BEFORE_LOGIN:
                 raise ProtocolViolationError("too many messages before login")
-        elif number not in STREAM_MESSAGES:
+        elif number in CONTROLS:
             self._pace()
 
     def _pace(self) -> None:
@@ -147,7 +148,7 @@ class DoorTransport(OpeningTransport):
         gained = (now - self._controls_since) * CONTROLS_PER_SECOND
         self._controls, self._controls_since = min(MOST_CONTROLS, self._controls + gained) - 1, now
         if self._controls < 0:
-            raise ProtocolViolationError("too many messages that carry nothing")
+            raise ProtocolViolationError("too many messages that belong to no stream")
 
     def admit(self, who: Newcomer, user_name: str) -> None:
         """Authentication succeeded."""
