@@ -98,6 +98,23 @@ def test_a_stream_passes_where_the_level_says_so(
             assert ordinary.execute("SELECT current_user").fetchone() == (level.account,)
 
 
+@pytest.mark.parametrize(
+    ("user", "database"), [("oncall%orders-db", "replication"), ("oncall%orders-db/read", "replication")]
+)
+def test_who_names_no_database_names_the_target_behind_the_user(
+    target: Target, tmp_path: Path, user: str, database: str
+) -> None:
+    """As pg_basebackup and pg_receivewal cannot name a database."""
+    level = replace(target.levels["read"], replication=True)
+    context, ca = door_tls(tmp_path / "tls")
+    lent = replace(target, levels={"read": level})
+    with leased(lent) as login, running_door(Stage(lent, login, ca), context) as stage:
+        with psycopg.connect(stage.url(replication="true"), user=user, dbname=database, autocommit=True) as session:
+            assert ask(session.pgconn, b"IDENTIFY_SYSTEM").ntuples == 1
+        with pytest.raises(psycopg.OperationalError, match="This ticket is not valid"):
+            psycopg.connect(stage.url(), user=user, dbname="orders-db")
+
+
 @pytest.mark.parametrize("asked", ["true", "database"])
 def test_elsewhere_it_is_refused_and_the_attempt_is_a_session(target: Target, tmp_path: Path, asked: str) -> None:
     context, ca = door_tls(tmp_path / "tls")

@@ -22,6 +22,7 @@ from gateway.wire.postgres_scram_server import Misbound, Proof, ScramServer
 _TLS_RECORD = b"\x16"  # ContentType handshake (RFC 8446 section 5.1)
 _TLS_S = 10.0
 _MAX_NAME = 200
+_PHYSICAL = "replication"  # which pg_basebackup and pg_receivewal say for a database: then the target is in the user
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +182,8 @@ async def _scram(leg: Leg, machine: ClientGreeting, user: str, target: str, mann
 
 def _names(startup: Startup) -> tuple[str, str, str]:
     user, database = startup.parameters.get("user", ""), startup.parameters.get("database", "")
+    if database == _PHYSICAL and "%" in user:
+        user, _, database = user.rpartition("%")
     if not user or not database or len(user) > _MAX_NAME or len(database) > _MAX_NAME:
         raise Turned(
             refuse.fatal(
