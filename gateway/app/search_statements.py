@@ -9,10 +9,16 @@ from gateway.app import journal
 from gateway.app.authorise import authorise
 from gateway.app.context import Context
 from gateway.core.decision import Action, Facts
+from gateway.core.errors import Refusal, Unavailable
 from gateway.core.principal import User
 
 MOST = 1000
 LONGEST_TEXT = 1000
+_UNREADABLE = Refusal(
+    "index-unreadable",
+    "The index of statements cannot be read.",
+    next_steps=("If it is damaged, it is made anew when the gateway starts again; the recordings are not concerned.",),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +62,21 @@ class FoundStatement:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """`incomplete` are sessions too busy to be indexed yet: their recordings hold more."""
+    """`incomplete` are sessions that are not all indexed yet, being too busy, or because the index is new."""
 
     statements: Sequence[FoundStatement]
     incomplete: frozenset[str]
+
+
+class IndexUnreadable(Exception):
+    """It is damaged, or its disk fails. The recordings are not concerned."""
 
 
 class StatementSearch(Protocol):
     """An index over recordings."""
 
     def search(self, query: StatementQuery) -> Sequence[FoundStatement]:
-        """Newest first."""
+        """Newest first; IndexUnreadable."""
         ...
 
     def behind(self) -> frozenset[str]:
@@ -105,4 +115,7 @@ def search_statements(
     }
     noted = journal.record(ctx, "audit:searched", principal=user.name, data=data)
     journal.confirm_logged(ctx, noted)
-    return Findings(index.search(query), index.behind())
+    try:
+        return Findings(index.search(query), index.behind())
+    except IndexUnreadable as error:
+        raise Unavailable(_UNREADABLE) from error

@@ -9,7 +9,7 @@ import json
 import logging
 import sqlite3
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -20,9 +20,9 @@ from time import thread_time
 import msgspec
 
 from gateway.adapters.recordings import index_tables
-from gateway.adapters.recordings.spool import private_directory
+from gateway.adapters.recordings.index_file import IndexFile
 from gateway.adapters.recordings.texts import Facts
-from gateway.app.search_statements import FoundStatement, StatementQuery
+from gateway.app.search_statements import FoundStatement, IndexUnreadable, StatementQuery
 from gateway.app.statement_ports import ReadsNothing, StatementReader
 from gateway.audit.recording import BATCH, Frame, frame_of, is_piece, joined, unix_ns, unpacked
 
@@ -65,7 +65,7 @@ class StatementIndex:
 
     def __init__(self, path: Path, reader: StatementReader | None = None) -> None:
         """`reader` tells what a text does; each text is read once."""
-        self._path = path
+        self._file = IndexFile(path)
         self._facts = Facts(reader or ReadsNothing())
         self._text_ids: dict[str, int] = {}  # of short ones
         self._lock = Lock()  # around the database
@@ -88,6 +88,7 @@ class StatementIndex:
             if self._database is not None:
                 self._database.close()
                 self._database = None
+                self._file.close()
 
     # ------------------------------------------------------------ taking in
 
@@ -155,10 +156,18 @@ class StatementIndex:
     def note_behind(self, session_ids: Iterable[str]) -> None:
         """So that it is known after a restart, too: whoever searches is told which sessions hold more."""
         with self._transaction() as database:
-            self._note(database, session_ids)
+            index_tables.note_behind(database, session_ids)
 
-    def _note(self, database: sqlite3.Connection, session_ids: Iterable[str]) -> None:
-        database.executemany("INSERT OR IGNORE INTO behind VALUES (?)", [(session_id,) for session_id in session_ids])
+    def note_if_blank(self, sealed: Callable[[], Iterable[str]]) -> int:
+        """The same of all that are sealed when the index is new, so that it is made up; how many there are, else 0."""
+        with self._transaction() as database:
+            if not index_tables.is_blank(database):
+                return 0
+            every = list(sealed())
+            index_tables.note_behind(database, every, are_all=True)
+        with self._fed_lock:
+            self._behind.update(every)
+        return len(every)
 
     def note_ending(self, session_ids: Iterable[str]) -> None:
         """The same until what was fed is stored: a process that is killed before has sealed what it did not index."""
@@ -168,7 +177,7 @@ class StatementIndex:
                 return
         noted = dict.fromkeys(session_ids, until)
         with self._transaction() as database:
-            self._note(database, noted)
+            index_tables.note_behind(database, noted)
         with self._fed_lock:
             self._ending |= noted
 
@@ -192,6 +201,15 @@ class StatementIndex:
         with self._fed_lock:
             self._behind.intersection_update(left)  # another process may have indexed some meanwhile
         return left
+
+    def is_noted(self, session_id: str) -> bool:
+        """False when it was indexed meanwhile, by whichever process. sqlite3.Error."""
+        with self._transaction() as database:
+            if database.execute("SELECT 1 FROM behind WHERE session = ?", (session_id,)).fetchone() is not None:
+                return True
+        with self._fed_lock:
+            self._behind.discard(session_id)
+        return False
 
     def rebuild_session(self, session_id: str, frames: Iterable[Frame]) -> None:
         """Index one session anew from its recording; sqlite3.Error when that fails."""
@@ -290,6 +308,12 @@ class StatementIndex:
 
     def search(self, query: StatementQuery) -> list[FoundStatement]:
         """Newest first. The text is looked for as it stands, in upper and lower case alike."""
+        try:
+            return self._search(query)
+        except NOT_INDEXED as error:
+            raise IndexUnreadable(str(error)) from error
+
+    def _search(self, query: StatementQuery) -> list[FoundStatement]:
         self.store_fed()
         where: list[str] = ["1"]
         values: list[str | int] = []
@@ -338,27 +362,18 @@ class StatementIndex:
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
             if self._database is None:
-                self._database = self._opened()
+                self._database = self._file.open()
+                self._learn(self._database)
             try:
                 with self._database:
                     yield self._database
-            except BaseException:
+            except BaseException as error:
                 self._text_ids.clear()  # some may be of texts that are not there
+                self._file.note(error)
                 raise
 
-    def _opened(self) -> sqlite3.Connection:
-        private_directory(self._path.parent)
-        self._path.touch(mode=0o600)
-        database = sqlite3.connect(self._path, check_same_thread=False, timeout=5)
-        try:
-            self._prepare(database)
-        except sqlite3.Error:
-            database.close()
-            raise
-        return database
-
-    def _prepare(self, database: sqlite3.Connection) -> None:
-        self._has_words = index_tables.prepare(database)
+    def _learn(self, database: sqlite3.Connection) -> None:
+        self._has_words = index_tables.has_words(database)
         with self._fed_lock:
             self._behind.update(str(row[0]) for row in database.execute("SELECT session FROM behind"))
 

@@ -1,7 +1,10 @@
 """The tables of the statement index, and what makes an index forget."""
 
+import logging
 import sqlite3
+from collections.abc import Iterable
 
+log = logging.getLogger(__name__)
 _TABLES = """
 CREATE TABLE IF NOT EXISTS sessions (session TEXT PRIMARY KEY, target TEXT NOT NULL, principal TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS texts (
@@ -37,15 +40,20 @@ _OF_A_SESSION = (
     "DELETE FROM sessions WHERE session = ?",
     "DELETE FROM behind WHERE session = ?",
 )
+_BLANK = 2  # user_version of a new file; 0 of others, also from before there was this
 _ORPHANS = "SELECT id, sql FROM texts WHERE NOT EXISTS (SELECT 1 FROM statements WHERE text = texts.id)"
 _DELETES_SECURELY = (3, 42)  # SQLite from which a search index leaves nothing of what is deleted (fts5 §6.14)
 
 
-def prepare(database: sqlite3.Connection) -> bool:
-    """Make or complete the tables; True when texts can be looked up by their words."""
+def prepare(database: sqlite3.Connection) -> None:
+    """Make or complete the tables."""
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("PRAGMA synchronous = OFF")  # it can be rebuilt
     database.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten
+    if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'statements'").fetchone() is None:
+        database.execute(
+            f"PRAGMA user_version = {_BLANK}"
+        )  # before there are tables: whoever dies in between has said it
     database.executescript(_TABLES)
     for table, column, type_ in _ADDED:
         if column not in {row[1] for row in database.execute(f"PRAGMA table_info({table})")}:
@@ -53,9 +61,27 @@ def prepare(database: sqlite3.Connection) -> bool:
     database.executescript(_BY_FACTS)
     try:
         database.execute(_SEARCHABLE)
-    except sqlite3.OperationalError:  # a SQLite without FTS5 or its trigram tokenizer searches row by row
-        return False
-    return True
+    except sqlite3.OperationalError as error:  # a SQLite without FTS5 or its trigram tokenizer searches row by row
+        log.info("statements are searched row by row: %s", error)
+
+
+def has_words(database: sqlite3.Connection) -> bool:
+    """True when texts can be looked up by their words."""
+    return database.execute("SELECT 1 FROM sqlite_master WHERE name = 'words'").fetchone() is not None
+
+
+def is_blank(database: sqlite3.Connection) -> bool:
+    """True of a new file, until `note_all`: it does not even know what it lacks."""
+    return bool(database.execute("PRAGMA user_version").fetchone()[0] == _BLANK)
+
+
+def note_behind(database: sqlite3.Connection, session_ids: Iterable[str], *, are_all: bool = False) -> None:
+    """The index lacks something of these, and, with `are_all`, of no others. To be committed by the caller."""
+    if not database.in_transaction:
+        database.execute("BEGIN IMMEDIATE")
+    database.executemany("INSERT OR IGNORE INTO behind VALUES (?)", [(session_id,) for session_id in session_ids])
+    if are_all:
+        database.execute("PRAGMA user_version = 0")
 
 
 def begin(database: sqlite3.Connection, session_id: str) -> tuple[int, bool]:

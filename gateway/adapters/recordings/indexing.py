@@ -1,5 +1,6 @@
 """What the recorder does for its statement index. Nothing of it stands in the way of a recording."""
 
+import json
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import timedelta
@@ -17,23 +18,33 @@ log = logging.getLogger(__name__)
 class Indexing:
     """Feeds the index and makes up in it what it lacks; does nothing where there is none.
 
-    `read(session id)` gives the frames of a recording, `is_live(session id)` says whether it is not sealed yet. `start`
-    and `finish` are never called at the same time.
+    `read(session id)` gives the frames of a recording, `is_live(session id)` says whether it is not sealed yet,
+    `sealed()` which are. `start` and `finish` are never called at the same time.
     """
 
     def __init__(
-        self, index: StatementIndex | None, read: Callable[[str], Iterator[Frame]], is_live: Callable[[str], bool]
+        self,
+        index: StatementIndex | None,
+        read: Callable[[str], Iterator[Frame]],
+        is_live: Callable[[str], bool],
+        sealed: Callable[[], Iterable[str]],
     ) -> None:
         self._index = index
         self._read = read
         self._is_live = is_live
+        self._sealed = sealed
+        self._noted: frozenset[str] = frozenset()  # at the start
         self._late: LateIndex | None = None
 
     def start(self) -> None:
-        """With what is sealed and not wholly indexed, as a process that was killed left it. Idempotent."""
+        """With what is sealed and not wholly indexed: as a process that was killed left it, or all of it when the index
+        is new, because it was deleted or could not be read. Idempotent.
+        """
         if self._late is None and self._index is not None:
             self._late = LateIndex(self._is_made_up)
-            for session_id in self._left_behind():
+            left = self._left_behind()
+            self._noted = frozenset(left)
+            for session_id in reversed(left):  # what happened last is looked for most
                 self._late.add(session_id)
 
     def finish(self, timeout: timedelta) -> None:
@@ -101,6 +112,8 @@ class Indexing:
         """False when it may go better later. What cannot be read, or never be held by an index, is not tried again."""
         assert self._index is not None, "only called with an index"
         try:
+            if session_id in self._noted and not self._index.is_noted(session_id):
+                return True  # by another process meanwhile
             self._rebuild(session_id, paced(self._read(session_id)))
         except PASSING:
             log.exception("the statements of %s could not be indexed yet", session_id)
@@ -110,13 +123,25 @@ class Indexing:
     def _rebuild(self, session_id: str, frames: Iterator[Frame]) -> None:
         assert self._index is not None, "only called with an index"
         try:
-            self._index.rebuild_session(session_id, frames)
+            self._index.rebuild_session(session_id, _of_a_database(frames))
         except RecordingShredded:
             self._index.forget(session_id)
 
     def _left_behind(self) -> Sequence[str]:
         try:
-            return self._index.left_behind() if self._index is not None else ()
+            if self._index is None:
+                return ()
+            if new := self._index.note_if_blank(self._sealed):
+                log.warning("the statement index is new: it is made from %d recordings in the background", new)
+            return self._index.left_behind()
         except NOT_INDEXED:
             log.exception("which sessions are not all indexed could not be read")
             return ()
+
+
+def _of_a_database(frames: Iterator[Frame]) -> Iterator[Frame]:
+    """Of a session on a server only the first: it has no statements, and may be large."""
+    for frame in frames:
+        yield frame
+        if frame.seq == 0 and frame.kind == "session" and json.loads(frame.payload).get("protocol") == "ssh":
+            return

@@ -139,7 +139,7 @@ class FileRecorder(RecordingFiles):
         self._writer: SpoolWriter | None = None
         self._first = 1  # number of this process's first segment
         self._lanes: dict[str, Lane] = {}  # guarded by the writer's lock
-        self._indexing = Indexing(index, self.read, self._lanes.__contains__)
+        self._indexing = Indexing(index, self.read, self._lanes.__contains__, self.sealed.sessions)
         self._to_seal: queue.SimpleQueue[Lane | None] = queue.SimpleQueue()
         self._stopping = Event()
         self._threads: list[Thread] = []
@@ -217,12 +217,6 @@ class FileRecorder(RecordingFiles):
             raise ShredFailed(f"its key cannot be overwritten: {error.strerror}") from error
         except NOT_INDEXED as error:
             raise ShredFailed("its key is destroyed, but its statements cannot be taken out of their index") from error
-
-    def rebuild_index(self) -> int:
-        """Make the statement index anew from every sealed recording; how many there are."""
-        sessions = list(self.sealed.sessions())
-        self._indexing.rebuild(sessions)
-        return len(sessions)
 
     def close(self, timeout: timedelta = timedelta(seconds=30)) -> None:
         """Write what is queued, seal what is over, stop the threads. What is not over is found by `recover`."""

@@ -8,6 +8,7 @@ from gateway.core.obligation import BadObligationError, parse_duration
 from gateway.edges.cli import client, output
 from gateway.edges.cli.output import moment
 
+MOST_NAMED = 10  # of the sessions that cannot be searched yet
 KINDS = ("read", "write", "ddl", "privilege", "session", "unknown")
 
 
@@ -46,8 +47,11 @@ def statements(text: str, since: str, as_json: bool, **query: object) -> None:
     ]
     heads = ("AT", "WHO", "TARGET", "ROWS", "BYTES", "MS", "ERROR", "KIND", "TRANSACTION", "STATEMENT")
     output.table(heads, rows, empty="No statement matches.")
-    for session in found["incomplete"]:
+    named = found["incomplete"][:MOST_NAMED]
+    for session in named:
         output.say(f"Not all of {output.safe(session)} can be searched yet.", err=True)
+    if (others := found.get("incomplete_count", len(named)) - len(named)) > 0:  # an older gateway does not tell
+        output.say(f"Nor can {others} more sessions: a new index is made from the recordings.", err=True)
 
 
 def _instant(span: str) -> str:

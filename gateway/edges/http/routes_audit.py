@@ -17,6 +17,7 @@ from gateway.edges.http.schemas_audit import EventOut, StatementOut, StatementsO
 router = APIRouter(prefix="/api", tags=["audit"])
 Text = Annotated[str, Query(max_length=200)]
 Instant = Annotated[AwareDatetime | None, Query(description="ISO 8601 with an offset.")]
+MOST_NAMED = 100  # of the sessions that cannot be searched yet
 Limit = Annotated[int, Query(ge=1, le=1000)]
 _TEXT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {}}}}
 _BYTES: dict[int | str, dict[str, Any]] = {200: {"content": {"application/octet-stream": {}}}}
@@ -97,7 +98,10 @@ def statements(
     kind: StatementKind | Literal[""] = "",
     fingerprint: Annotated[str, Query(pattern="^([0-9a-f]{16})?$")] = "",
 ) -> StatementsOut:
-    """Statements of database sessions, newest first. `incomplete` names sessions whose index is still behind."""
+    """Statements of database sessions, newest first. `incomplete` names sessions whose index is still behind.
+
+    A new index is behind with all of them, so that only some are named; `incomplete_count` is how many there are.
+    """
     if wired.statements is None:
         raise Unavailable(Refusal("no-index", "This gateway process keeps no index of statements."))
     found = search_statements(
@@ -114,5 +118,7 @@ def statements(
         fingerprint=fingerprint,
     )
     return StatementsOut(
-        statements=[StatementOut.of(each) for each in found.statements], incomplete=sorted(found.incomplete)
+        statements=[StatementOut.of(each) for each in found.statements],
+        incomplete=sorted(found.incomplete)[:MOST_NAMED],
+        incomplete_count=len(found.incomplete),
     )

@@ -57,3 +57,4 @@ class StatementOut(Schema):
 class StatementsOut(Schema):
     statements: list[StatementOut]
     incomplete: list[str]
+    incomplete_count: int

@@ -184,27 +184,6 @@ def test_what_was_not_indexed_when_the_gateway_stopped_is_indexed_after_its_star
             recorder.close()
 
 
-def test_it_can_be_thrown_away(tmp_path: Path):
-    path = tmp_path / "statements.sqlite"
-    made = StatementIndex(path)
-    recorder = FileRecorder(tmp_path, "gw1", keyring(tmp_path), index=made)
-    recording = recorder.open(session(), Record.REQUIRE, nothing)
-    recording.append("statement", AT, b'{"n": 1, "sql": "select 1"}')
-    recording.append("result", AT, b'{"n": 1, "tag": "SELECT 1"}')
-    recording.seal()
-    eventually(is_sealed(recorder, "ses_1"))
-    before = made.search(StatementQuery())
-    made.close()
-    for file in tmp_path.glob("statements.sqlite*"):
-        file.unlink()
-    assert recorder.rebuild_index() == 1
-    assert made.search(StatementQuery(text="select")) == before != []
-    assert recorder.rebuild_index() == 1
-    assert made.search(StatementQuery()) == before
-    recorder.close()
-    made.close()
-
-
 def test_a_target_hides_no_session_behind_a_number(statements: StatementIndex):
     """What it says that it did may be any number: its command tag is text."""
     statements.feed([record("statement", n=1, sql="drop table t"), record("result", n=1, tag="DROP", rows=10**19)])

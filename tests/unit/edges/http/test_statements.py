@@ -10,6 +10,28 @@ from tests.unit.edges.device import DeviceClient
 from tests.unit.edges.stage import Stage
 
 
+def client_of(stage: Stage, index: StatementIndex) -> DeviceClient:
+    doors = DoorFacts("", 0, "", "", 0, "", "")
+    app = create_app(stage.ctx, Providers(), doors, public_url="http://testserver", statements=index)
+    auth = {"authorization": f"Bearer {stage.token(stage.user('auditor'))}"}
+    return DeviceClient(app, headers=auth)
+
+
+def test_a_new_index_names_some_of_what_it_lacks(stage: Stage, tmp_path: Path) -> None:
+    index = StatementIndex(tmp_path / "index" / "statements.sqlite")
+    every = [f"ses_{n:03}" for n in range(150)]
+    assert index.note_if_blank(lambda: every) == 150
+    told = client_of(stage, index).get("/api/statements").json()
+    assert told == {"statements": [], "incomplete": every[:100], "incomplete_count": 150}
+    index.close()
+
+
+def test_an_index_that_cannot_be_read_says_so(stage: Stage, tmp_path: Path) -> None:
+    (tmp_path / "index").write_text("in the way")
+    answer = client_of(stage, StatementIndex(tmp_path / "index" / "statements.sqlite")).get("/api/statements")
+    assert (answer.status_code, answer.json()["code"]) == (503, "index-unreadable")
+
+
 def test_statements_by_what_they_do(stage: Stage, tmp_path: Path) -> None:
     index = StatementIndex(tmp_path / "index" / "statements.sqlite", PostgresParser())
     for number, sql in enumerate(["select 1", "delete from t where a = 1", "delete from t where a = 2", "oops"]):
