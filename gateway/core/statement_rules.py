@@ -90,7 +90,8 @@ def judge(
         )
     denied = sorted(name for name in facts.functions if any(fnmatchcase(name, p) for p in rules.deny_functions))
     if denied:
-        return Broken("deny-functions", f"The function {denied[0][:63]} is not called at this level.", "")
+        why = f"The function {denied[0][:63]} is not called at this level."
+        return Broken("deny-functions", why, "Ask for a level that allows it.")
     return None
 
 

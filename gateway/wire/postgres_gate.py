@@ -282,7 +282,9 @@ class TargetGate:
             self._ready(chunk[pos + _HEAD : stop])
         if kind == _SETTING:
             self._set(chunk[pos + _HEAD : stop])
-        self._shows_rest = self._cut is None or (kind in _APART and not self.over_session)
+        # Behind a session's last row nothing is shown but the edge's last words: in front of a ReadyForQuery they are
+        # the answer to what was asked, behind it many clients take no notice of them.
+        self._shows_rest = not self.over_session and (self._cut is None or kind in _APART)
         out.hide_from(pos, is_hidden=not self._shows_rest)
         if kind == _ERROR:
             self._failed(chunk, pos, stop, out)

@@ -105,6 +105,7 @@ def test_refused_in_both_protocols_inside_and_outside_a_transaction(
         with pytest.raises(Errors, match="Refused by the gateway") as no:
             run()
         assert no.value.diag.message_detail
+        assert no.value.diag.message_hint
         assert session.info.transaction_status.name == "IDLE"
         assert session.execute("SELECT count(*) FROM orders").fetchone() == (2000,)
         session.execute("BEGIN")
@@ -296,6 +297,17 @@ def test_a_session_that_has_taken_all_is_ended(stage: GuardedStage) -> None:
             session.execute("SELECT * FROM orders")
     assert stage.end_of() is EndReason.BUDGET_EXCEEDED
     assert stage.told() == ["session:budget-exceeded"]
+
+
+@budget(session=Room(rows=25))
+def test_the_last_answer_of_a_session_is_why_it_ended_however_short_it_is(stage: GuardedStage) -> None:
+    """Behind a ReadyForQuery a driver would not take it for the answer."""
+    with stage.connect() as session:
+        for _ in range(2):
+            session.execute("SELECT id FROM orders LIMIT 10")
+        with pytest.raises(psycopg.OperationalError, match="a session at level read may take 25 rows in all") as cut:
+            session.execute("SELECT id FROM orders LIMIT 10")
+    assert cut.value.sqlstate == "53400"
 
 
 @budget(session=Room(time=timedelta(seconds=0.5)))

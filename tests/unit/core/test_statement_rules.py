@@ -41,6 +41,7 @@ RULES = st.builds(
 def test_each_rule(facts: StatementFacts, rule: str | None) -> None:
     broken = judge(ALL, facts, b"select 1")
     assert (broken.rule if broken else None) == rule
+    assert broken is None or broken.hint, "what to do instead"
 
 
 @pytest.mark.parametrize(
