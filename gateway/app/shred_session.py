@@ -1,20 +1,19 @@
 """Destroy a recording on purpose: its key, and what the index has of its statements. Its digest stays in the log.
 
 The order stands in the signed log before anything is destroyed, and once it does it is carried out: at once, or after
-a crash or a failing disk as soon as that is possible. Nobody takes it back.
+a crash or a failing disk as soon as that is possible. Nobody takes it back. It is noted beside the recording, too, so
+that an event alone, which somebody with the database can make up, destroys nothing.
 """
 
 import logging
-from collections.abc import Iterator
-from dataclasses import replace
-from datetime import datetime, timedelta
+from collections.abc import Mapping
+from datetime import timedelta
 from typing import Protocol, runtime_checkable
 
 from gateway.app import journal
 from gateway.app.context import Context
-from gateway.app.log_ports import EventFilter, StoredEvent
 from gateway.app.replay_session import authorised_session
-from gateway.app.shreds import is_done, require_not_shredded
+from gateway.app.shreds import require_not_shredded, shredding_of
 from gateway.audit.sealed_digests import DONE, ORDERED, SHREDDED
 from gateway.core.decision import Action
 from gateway.core.errors import Conflict, GatewayError, Refusal, Unavailable
@@ -24,21 +23,38 @@ from gateway.core.session import Session
 
 LOG = logging.getLogger(__name__)
 AGAIN_AFTER = timedelta(minutes=1)  # an order as old is not being carried out by whoever took it
-AT_ONCE = 1000
-_OVERLAP = timedelta(hours=1)  # clocks of other gateways, and orders that are stored late
 _NO_REASON = Refusal("reason-missing", "Say why: it is all that will be left.", next_steps=("Add --reason …",))
 _LIVE = Refusal(
     "session-live", "That session still runs.", next_steps=("Shred it once it is over; gw session kill ends it.",)
 )
 
 
+_NO_NOTE = Refusal("disk-unwritable", "The order cannot be noted beside the recording, so nothing was destroyed.")
+
+
 class ShredFailed(Exception):
     """Not everything could be destroyed; trying again is harmless."""
+
+
+class ShredOrders(Protocol):
+    """Orders that are not carried out yet, beside the recordings. All of them: OSError."""
+
+    def note(self, session_id: str, order: str) -> None:
+        """Durably, in the place of an earlier one: the id of the event."""
+        ...
+
+    def all(self) -> Mapping[str, str]:
+        """Session to event."""
+        ...
+
+    def forget(self, session_id: str) -> None: ...
 
 
 @runtime_checkable
 class Shredder(Protocol):
     """The recordings on this machine."""
+
+    orders: ShredOrders
 
     def can_shred(self, session_id: str) -> bool:
         """True when that session's key is here (or what was left of it), and it is put away."""
@@ -63,6 +79,10 @@ def shred_session(ctx: Context, user: User, session_id: str, reason: str) -> str
     about: journal.About = {**journal.about_session(session), "principal": user.name}
     data = {"reason": reason.strip()[:500], "holder": session.holder_name, "recording": session.recording_digest}
     order = journal.event(ctx, SHREDDED, ORDERED, data, **about)
+    try:
+        shredder.orders.note(session_id, order.id)
+    except OSError as error:
+        raise Unavailable(_NO_NOTE) from error
     with ctx.store.begin() as uow:
         uow.events.append(order)
     _carry_out(ctx, shredder, order, tells_failure=True)
@@ -93,6 +113,14 @@ def _carry_out(ctx: Context, shredder: Shredder, order: Event, *, tells_failure:
         steps = ("The gateway tries again every minute until it is.",)
         raise Unavailable(Refusal("shred-unfinished", text, next_steps=steps)) from why
     journal.confirm_logged(ctx, journal.record(ctx, SHREDDED, DONE, data, **about))
+    _forget(shredder, order.session)
+
+
+def _forget(shredder: Shredder, session_id: str) -> None:
+    try:
+        shredder.orders.forget(session_id)
+    except OSError:  # it is forgotten at the next step
+        LOG.warning("the order to shred %s is carried out; its note cannot be removed", session_id)
 
 
 class Shreds:
@@ -100,23 +128,26 @@ class Shreds:
 
     def __init__(self, ctx: Context) -> None:
         self._born = ctx.clock.now()
-        self._since: datetime | None = None  # nothing older is unfinished
 
     def step(self, ctx: Context) -> int:
         """How many were carried out. Call it at the start, and once a minute."""
-        now = ctx.clock.now()
-        unfinished = list(_unfinished(ctx, self._since))
-        done = sum([self._finish(ctx, order, now) for order in unfinished])
-        self._since = min([now - _OVERLAP, *(order.at for order in unfinished)])
-        return done
-
-    def _finish(self, ctx: Context, order: Event, now: datetime) -> bool:
-        is_orphan = order.source == f"gateway/{ctx.gateway}" and order.at < self._born
         shredder = ctx.recorder
+        if not isinstance(shredder, Shredder):
+            return 0
+        return sum([self._finish(ctx, shredder, *noted) for noted in shredder.orders.all().items()])
+
+    def _finish(self, ctx: Context, shredder: Shredder, session_id: str, order_id: str) -> bool:
+        stored = ctx.log.get(order_id)
+        if stored is None or _about(stored.event) != (SHREDDED, ORDERED, session_id):
+            return False  # the process died before it was stored, or it is about to be
+        order, now = stored.event, ctx.clock.now()
+        is_orphan = order.source == f"gateway/{ctx.gateway}" and order.at < self._born
         if not (is_orphan or order.at <= now - AGAIN_AFTER):
             return False  # somebody is at it
-        if not isinstance(shredder, Shredder) or not shredder.can_shred(order.session):
-            return False  # it lies on another machine
+        found = shredding_of(ctx, session_id)
+        if found is not None and found.is_done:
+            _forget(shredder, session_id)
+            return False
         try:
             _carry_out(ctx, shredder, order, tells_failure=False)
         except GatewayError as no:
@@ -125,23 +156,5 @@ class Shreds:
         return True
 
 
-def _unfinished(ctx: Context, since: datetime | None) -> Iterator[Event]:
-    """The first order of each session of which no event says that it is done."""
-    by_session: dict[str, list[StoredEvent]] = {}
-    for told in _told(ctx, since):
-        by_session.setdefault(told.event.session, []).append(told)
-    for told_of_one in by_session.values():
-        orders = [told.event for told in told_of_one if told.event.outcome == ORDERED]
-        if orders and not is_done(told_of_one):
-            yield orders[-1]
-
-
-def _told(ctx: Context, since: datetime | None) -> Iterator[StoredEvent]:
-    wanted = EventFilter(type=SHREDDED, since=since, limit=AT_ONCE)
-    while True:
-        found = ctx.log.search(wanted)
-        yield from found
-        indices = [each.index for each in found if each.index is not None]
-        if len(found) < AT_ONCE or not indices:
-            return
-        wanted = replace(wanted, before=min(indices))
+def _about(event: Event) -> tuple[str, str, str]:
+    return event.type, event.outcome, event.session

@@ -1,7 +1,7 @@
 """What the log says of recordings that were destroyed on purpose."""
 
 from gateway.app.context import Context
-from gateway.app.log_ports import EventFilter, StoredEvent
+from gateway.app.log_ports import EventFilter
 from gateway.audit.leaf import format_instant
 from gateway.audit.sealed_digests import DONE, ORDERED, SHREDDED, Shredding
 from gateway.core.errors import Conflict, Refusal
@@ -31,10 +31,5 @@ def shredding_of(ctx: Context, session_id: str) -> Shredding | None:
         first.event.principal,
         format_instant(first.event.at),
         str(first.event.data.get("reason", "")),
-        is_done(orders),
+        any(told.event.outcome == DONE for told in orders),
     )
-
-
-def is_done(told: list[StoredEvent]) -> bool:
-    """True when the outcome is among these events of a session."""
-    return any(each.event.outcome == DONE for each in told)

@@ -17,7 +17,7 @@ from gateway.adapters.recordings.index import NOT_INDEXED, StatementIndex
 from gateway.adapters.recordings.indexing import Indexing
 from gateway.adapters.recordings.keys import Keyring
 from gateway.adapters.recordings.lane import Lane
-from gateway.adapters.recordings.shredding import is_in_spool, overwrite_key
+from gateway.adapters.recordings.shredding import Orders, is_in_spool, overwrite_key
 from gateway.adapters.recordings.spool import (
     Disk,
     Stretch,
@@ -29,7 +29,7 @@ from gateway.adapters.recordings.spool import (
 )
 from gateway.adapters.recordings.writer import SpoolLimits, SpoolWriter
 from gateway.app.recording_ports import RecordingFailed
-from gateway.app.shred_session import ShredFailed
+from gateway.app.shred_session import ShredFailed, ShredOrders
 from gateway.audit.recording import MAX_PAYLOAD, Frame, unix_ns, verified
 from gateway.core.obligation import Record
 from gateway.core.session import Session
@@ -128,6 +128,7 @@ class FileRecorder(RecordingFiles):
     ) -> None:
         super().__init__(directory, keys)
         self._gateway = require_gateway(gateway)
+        self.orders: ShredOrders = Orders(directory / "keys")
         self._evidence = evidence
         self._gaps = gaps
         self._limits = limits or SpoolLimits()

@@ -10,7 +10,37 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from gateway.adapters.recordings.drafts import Drafts
+from gateway.adapters.recordings.spool import require_session_id
+
 CHUNK: Final = 1024 * 1024
+_SUFFIX: Final = ".order"
+
+
+class Orders:
+    """See `shred_session.ShredOrders`: `<session id>.order` beside the keys, which holds the event's id."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def note(self, session_id: str, order: str) -> None:
+        """See the port."""
+        with Drafts() as drafts:
+            drafts.write(0, self._directory, require_session_id(session_id) + _SUFFIX, [order.encode()])
+            for error in drafts.name_all().values():
+                raise error
+
+    def all(self) -> dict[str, str]:
+        """See the port."""
+        found = {}
+        for path in sorted(self._directory.glob(f"*{_SUFFIX}")):
+            with suppress(FileNotFoundError):  # carried out meanwhile
+                found[path.name.removesuffix(_SUFFIX)] = path.read_text(errors="replace")
+        return found
+
+    def forget(self, session_id: str) -> None:
+        """See the port."""
+        (self._directory / (require_session_id(session_id) + _SUFFIX)).unlink(missing_ok=True)
 
 
 def overwrite_key(key: Path, spool: Path) -> None:

@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from gateway.adapters.recordings import FileRecorder
+from gateway.app import journal
 from gateway.app.end_session import end_session
 from gateway.app.replay_session import replay
 from gateway.app.shred_session import AGAIN_AFTER, ShredFailed, Shreds, shred_session
@@ -132,6 +133,7 @@ def test_nothing_is_destroyed_that_the_log_does_not_confirm_and_the_order_stands
     house.clock.advance(AGAIN_AFTER)
     assert shreds.step(house.ctx) == 1
     assert shredded(house) == [ORDER, FAILED, DONE]
+    assert recorder_of(house).orders.all() == {}
     assert "was shredded by security" in unplayed(house, session)
     assert shreds.step(house.ctx) == 0
 
@@ -155,7 +157,7 @@ def test_what_fails_is_tried_again_until_it_is_done(house: House, monkeypatch: p
     assert shredded(house)[-2:] == [DONE, DONE]
 
 
-def test_orders_of_recordings_on_other_machines_are_left_to_them(house: House, monkeypatch: pytest.MonkeyPatch):
+def test_a_key_that_is_away_is_destroyed_when_it_is_back(house: House, monkeypatch: pytest.MonkeyPatch):
     session = ended(house)
     key = recorder_of(house).sealed.key_path(session)
 
@@ -171,3 +173,44 @@ def test_orders_of_recordings_on_other_machines_are_left_to_them(house: House, m
             shred_session(house.ctx, house.proved("security"), session, WHY)
     assert carried_out_after(lambda: key.rename(key.with_suffix(".away"))) == 0
     assert carried_out_after(lambda: key.with_suffix(".away").rename(key)) == 1
+
+
+def test_an_event_that_somebody_made_up_in_the_database_destroys_nothing(house: House):
+    session, shreds = ended(house), Shreds(house.ctx)
+    forged = [
+        journal.record(house.ctx, kind, outcome, {"reason": WHY}, principal="security", session=of)
+        for kind, outcome, of in (
+            ("session:shredded", "attempt", session),
+            ("session:shredded", "ok", session),
+            ("session:shredded", "attempt", "ses_2"),
+            ("session:ended", "attempt", session),
+        )
+    ]
+    house.clock.advance(AGAIN_AFTER)
+    assert shreds.step(house.ctx) == 0
+    for other in forged[1:]:
+        recorder_of(house).orders.note(session, other)  # as if that were noted here
+        assert shreds.step(house.ctx) == 0
+    assert list(recorder_of(house).read(session))
+
+
+def test_an_order_that_cannot_be_noted_is_none(house: House, monkeypatch: pytest.MonkeyPatch):
+    session = ended(house)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "no room in this test")
+
+    monkeypatch.setattr(recorder_of(house).orders, "note", full)
+    with pytest.raises(Unavailable, match="nothing was destroyed"):
+        shred_session(house.ctx, house.proved("security"), session, WHY)
+    assert not shredded(house)
+
+
+def test_a_note_that_stays_behind_is_removed(house: House):
+    session, shreds = ended(house), Shreds(house.ctx)
+    order = shred_session(house.ctx, house.proved("security"), session, WHY)
+    recorder_of(house).orders.note(session, order)  # as if it had died before it removed that
+    house.clock.advance(AGAIN_AFTER)
+    assert shreds.step(house.ctx) == 0
+    assert recorder_of(house).orders.all() == {}
+    assert shredded(house) == [ORDER, DONE]
