@@ -14,7 +14,7 @@ class Finding:
     """One thing that the gateway needs on a target. `remedy`: what mends it, SQL where it is SQL, line by line.
 
     `what` is administrator, version, createrole, group, connect, database, elevation, reach, create, use, masks,
-    terminate, revoke or leftover; `of` says which level, database or role.
+    terminate, revoke, leftover or zombie; `of` says which level, database or role.
     """
 
     what: str

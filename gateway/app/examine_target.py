@@ -26,6 +26,7 @@ TRIAL_PREFIX = "gw_trial_"
 TRIAL_LIFETIME = timedelta(minutes=5)
 AGAIN_AFTER = timedelta(hours=24)
 AGAIN_AFTER_FAILURE = timedelta(hours=1)
+_MOST_ZOMBIES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +128,24 @@ def _findings(ctx: Context, target: Target) -> Iterator[Finding]:
     yield from rights
     reached = ctx.doctor.reach(target)
     yield reached
+    yield from _zombies(ctx, target)
     if not rights[0].ok:  # without an administrator nothing can be made
         return
     yield from _clear_leftovers(ctx, target)
     for level in target.levels.values():
         yield from _try_level(ctx, target, level)
+
+
+def _zombies(ctx: Context, target: Target) -> Iterator[Finding]:
+    """Roles of grants that are over which do not go. The reaper goes on trying; somebody should know until they do."""
+    with ctx.store.read() as uow:
+        found = [each for each in uow.leases.unfinished() if (each.state, each.target) == ("zombie", target.name)]
+    for lease in found[:_MOST_ZOMBIES]:
+        name = f'"{lease.name}"'
+        remedy = (
+            f"REASSIGN OWNED BY {name} TO …; DROP OWNED BY {name}; DROP ROLE {name};  -- in each database of the server"
+        )
+        yield Finding("zombie", lease.name, ok=True, problem=lease.last_error, remedy=(remedy,))
 
 
 def _clear_leftovers(ctx: Context, target: Target) -> Iterator[Finding]:

@@ -15,6 +15,7 @@ _WORDS = {
     "elevation": "nothing there gives more than the group's privileges",
     "reach": "address and TLS lead to the target",
     "leftover": "a trial role that was left behind is dropped",
+    "zombie": "a role whose grant is over goes",
     "create": "a role is made",
     "use": "a session logs in with it",
     "masks": "the masked columns are there",
@@ -34,7 +35,8 @@ def target() -> None:
 def doctor(target: str, as_json: bool) -> None:
     """Try all that the gateway needs on TARGET, a database, and say what is in the way and what mends it.
 
-    Warned of is what lets a level do more than its group's privileges say: SECURITY DEFINER routines, views.
+    Warned of is what lets a level do more than its group's privileges say (SECURITY DEFINER routines, views), and
+    roles of grants that are over which could not be dropped yet.
 
     A trial role of every level is made, used, revoked and dropped, by the code that does it for people. Exit code 1
     when something is in the way.

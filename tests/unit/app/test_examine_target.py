@@ -14,13 +14,18 @@ from gateway.adapters.credentials.postgres_doctor import PostgresDoctor
 from gateway.app.context import Context
 from gateway.app.doctor_ports import Finding
 from gateway.app.examine_target import TRIAL_PREFIX, Examination, examine_due, examine_target
+from gateway.app.lease_role import reap_leases
+from gateway.app.open_session import open_session
+from gateway.app.request_access import request_access
+from gateway.app.revoke_grant import revoke_grant
 from gateway.core.dry_run import Confirm, DryRun
 from gateway.core.errors import Conflict, Denied, NotFound
 from gateway.core.masking import ColumnName, Mask
 from gateway.core.target import Target
 from gateway.edges.proxy.postgres_trial import PostgresTrial, reach
 from tests.servers import PostgresServer
-from tests.unit.app.house import FixedCatalogue, House
+from tests.unit.app.house import LOST, FixedCatalogue, House
+from tests.unit.app.test_main_job import READ
 
 
 def ident(name: str) -> str:
@@ -195,6 +200,21 @@ def test_what_an_examination_left_behind_goes_with_the_next(clinic: Clinic) -> N
 
 
 @only_createrole
+def test_a_role_that_does_not_go_is_warned_of_until_it_does(clinic: Clinic) -> None:
+    house = clinic.house
+    grant = request_access(house.ctx, house.people["oncall"], READ).grant
+    assert grant is not None
+    login = open_session(house.ctx, house.people["oncall"], grant, "127.0.0.1:5000").login
+    assert login is not None
+    revoke_grant(house.ctx, house.people["oncall"], grant.id)
+    house.roles.faults = ["refuse"]
+    assert reap_leases(house.ctx, house.clock.now()) == 1
+    (warning,) = [found for found in clinic.examine().warnings if found.what == "zombie"]
+    assert (warning.of, warning.problem) == (login.role, LOST.refusal.message)
+    assert reap_leases(house.ctx, house.later(timedelta(minutes=10))) == 0
+    assert not [found for found in clinic.examine().warnings if found.what == "zombie"]
+
+
 def test_who_may(clinic: Clinic) -> None:
     with pytest.raises(Denied):
         examine_target(clinic.ctx, clinic.house.people["developer"], "orders-db")
