@@ -89,6 +89,15 @@ def test_a_parameter_that_names_an_identity_is_refused(stage: Stage, parameters:
     assert stage.opened == []
 
 
+def test_more_connections_than_the_level_allows_say_what_to_do(target: Target, tmp_path: Path) -> None:
+    context, ca = door_tls(tmp_path / "tls")
+    one = replace(target, levels={"read": replace(target.levels["read"], connection_limit=1)})
+    with leased(one, "gw_one") as login, running_door(Stage(one, login, ca), context) as stage:
+        with stage.connect(), pytest.raises(psycopg.OperationalError, match="too many connections for role") as no:
+            stage.connect()
+        assert "Close another connection first" in str(no.value)
+
+
 def test_a_wrong_ticket_is_refused_with_a_hint(stage: Stage) -> None:
     with pytest.raises(psycopg.OperationalError, match="This ticket is not valid") as caught:
         psycopg.connect(stage.url().replace("ticket-for-tests", "wrong"))

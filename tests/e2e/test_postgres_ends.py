@@ -95,4 +95,6 @@ def test_a_target_that_crashes_ends_its_sessions_with_a_word_and_takes_new_ones(
         assert gone.value.sqlstate in ("08006", "57P02")
         assert {stage.end_of(0), stage.end_of(1)} == {EndReason.TARGET_CLOSED}
         assert stage.recording(0).of("result")[-1]["state"] == "unknown"
-        assert all("orders-db refused the session: the database" in why for why in refusals_until_it_is_back(stage))
+        for why in refusals_until_it_is_back(stage):
+            assert "orders-db refused the session: the database" in why
+            assert "Try again in a moment" in why

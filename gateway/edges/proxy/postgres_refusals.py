@@ -222,6 +222,12 @@ def of_unreachable(why: TargetUnreachable, target: Target) -> Report:
     )
 
 
+_NEXT_AT_TARGET = {
+    "53300": "Close another connection first: the level allows so many at once (connection_limit), the database, too.",
+    "57P03": "Try again in a moment: the database starts, stops or recovers.",
+}
+
+
 def of_target(refused: TargetRefused, target: Target, secret: str, *, is_replaced: bool = False) -> Report:
     """The target's own refusal of the gateway's login, without anything secret. `is_replaced`: the next has another."""
     fields = {code: text.replace(secret, "…")[:1000] for code, text in refused.fields.items()}
@@ -238,7 +244,8 @@ def of_target(refused: TargetRefused, target: Target, secret: str, *, is_replace
             said,
             f"Nothing is wrong with your ticket. {anew if is_replaced else known}",
         )
-    return fatal(sqlstate, f"{target.name} refused the session: {said}", fields.get("D", ""), fields.get("H", ""))
+    hint = fields.get("H") or _NEXT_AT_TARGET.get(sqlstate, "")
+    return fatal(sqlstate, f"{target.name} refused the session: {said}", fields.get("D", ""), hint)
 
 
 def of_end(reason: EndReason, detail: str) -> Report:
