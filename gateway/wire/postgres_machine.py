@@ -167,6 +167,13 @@ class TargetRefused(Exception):
         """True when it is about who comes (class 28), not about the database."""
         return self.fields.get("C", "").startswith("28")
 
+    @property
+    def is_of_role(self) -> bool:
+        """True when it is about the role itself. What pg_hba.conf says (the server's ClientAuthentication), for
+        replication connections apart, another role would hear, too.
+        """
+        return self.is_of_login and self.fields.get("R") != "ClientAuthentication"
+
 
 _MAX_LOGIN_MESSAGE = 65_536
 _SASL_CONTINUE = struct.Struct(">cII")  # type, length, which authentication

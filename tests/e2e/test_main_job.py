@@ -221,6 +221,27 @@ def test_a_role_that_somebody_changed_under_our_feet_is_replaced(stage: Stage, c
     stage.gw("oncall", "revoke", grant["id"])
 
 
+def test_a_role_that_pg_hba_keeps_out_is_kept_and_so_are_its_sessions(stage: Stage) -> None:
+    grant = stage.ask("orders-db", "read")["grant"]
+    url = stage.json("oncall", "connect", "orders-db")["url"]
+    with psycopg.connect(url) as session, stage.superuser() as direct:
+        (role,) = session.execute("SELECT session_user").fetchone() or ()
+        (path,) = direct.execute("SHOW hba_file").fetchone() or ()
+        rules = Path(path).read_text()
+        try:
+            Path(path).write_text(f"host all {role} all reject\n{rules}")
+            direct.execute("SELECT pg_reload_conf()")
+            with pytest.raises(psycopg.OperationalError, match=r"(?s)did not accept the gateway's own role.*doctor"):
+                psycopg.connect(url)
+        finally:
+            Path(path).write_text(rules)
+            direct.execute("SELECT pg_reload_conf()")
+        with psycopg.connect(url) as other:
+            assert other.execute("SELECT session_user").fetchone() == (role,)
+        assert session.execute("SELECT session_user").fetchone() == (role,)
+    stage.gw("oncall", "revoke", grant["id"])
+
+
 # ---------------------------------------------------------------- the server
 
 

@@ -304,7 +304,7 @@ class PostgresDoor:
         except MasksUnsure as why:
             session.end(EndReason.MASKS_UNSURE, str(why), report=refuse.of_unsure_masks(str(why), opened.level))
         except TargetRefused as no:
-            is_replaced = no.is_of_login and self._keeper.login_refused(opened.session, login)
+            is_replaced = no.is_of_role and self._keeper.login_refused(opened.session, login)
             report = refuse.of_target(no, target, login.password, is_replaced=is_replaced)
             session.end(EndReason.TARGET_UNREACHABLE, str(no), report=report)
         except BaseException:

@@ -346,6 +346,21 @@ def test_an_error_without_its_fields() -> None:
     assert caught.value.fields == {}
 
 
+@pytest.mark.parametrize(
+    ("fields", "is_of_role"),
+    [
+        (b"C28P01\0Rauth_failed\0", True),
+        (b"C28000\0RInitializeSessionUserId\0", True),
+        (b"C28000\0RClientAuthentication\0", False),
+        (b"C53300\0", False),
+    ],
+)
+def test_a_refusal_that_another_role_would_hear_too(fields: bytes, is_of_role: bool) -> None:
+    with pytest.raises(TargetRefused) as caught:
+        login().feed(pg.message(b"E", fields + b"\0"))
+    assert caught.value.is_of_role == is_of_role
+
+
 def test_a_greeting_without_end() -> None:
     machine, server = login(), FakeServer()
     machine.feed(server.final(machine.feed(server.first(machine.feed(SASL)))) + authentication(0))
