@@ -251,7 +251,13 @@ def test_a_flood_before_login_ends_the_connection(raw: Connect) -> None:
 
 
 @pytest.mark.parametrize(
-    "message", [b"\x02" + string(b"x"), b"\x50" + string(b"x") + b"\1", b"\x62" + u32(0) + string(b"x") + b"\1"]
+    "message",
+    [
+        b"\x02" + string(b"x"),
+        b"\x50" + string(b"x") + b"\1",
+        b"\x62" + u32(0) + string(b"x") + b"\1",
+        b"\x5a" + string(b"tun@openssh.com") + u32(1) * 3,
+    ],
 )
 def test_a_flood_after_login_ends_the_connection_and_no_other(
     stage: Stage, raw: Connect, monkeypatch: pytest.MonkeyPatch, message: bytes

@@ -120,7 +120,11 @@ class Forwards:
         self._host.start(self._work)
 
     def refused(self, what: str) -> None:
-        """Something that is never forwarded was asked for."""
+        """Something that is never forwarded was asked for. No thread for each of many."""
+        with self._lock:
+            if time.monotonic() < self._quiet_until:
+                self._untold += 1
+                return
         self._host.start(lambda: self._tell_refused(what, None))
 
     # ---------------------------------------------------------------- called by relays and the target's transport

@@ -49,7 +49,8 @@ LONGEST_TICKET = 8192  # of a deploy token, which is told that it is none
 BEFORE_LOGIN = ALWAYS | KEX_MESSAGES | {5, 7, 50, 61}
 # 91 and 92 answer channels that we open (remote forwards, agent, X11); unasked they are a violation.
 AFTER_LOGIN = ALWAYS | KEX_MESSAGES | {80, 90, 91, 92} | CHANNEL_MESSAGES
-# 2 to 4 say nothing · 20 new keys · 80 and 98 requests. Openings, ends and streams of channels are bounded by channels.
+# 2 to 4 say nothing · 20 new keys · 80 and 98 requests. Openings, ends and streams of channels are bounded by channels,
+# but for openings that are refused at once, which count, too.
 CONTROLS = frozenset({2, 3, 4, 20, 80, 98})
 METHODS = b"publickey,password,keyboard-interactive"
 
@@ -196,20 +197,24 @@ class DoorTransport(OpeningTransport):
             return
         if kind != "session":
             self.events.forward_refused(kind[:100])
-            self._refuse_channel(remote, PROHIBITED, "This gateway does not forward that.")
+            self._refuse_at_once(remote, PROHIBITED, "This gateway does not forward that.")
             return
         fields.end()
         if self._no_more_sessions or self._held()[0] >= MOST_CHANNELS:
-            self._refuse_channel(remote, RESOURCE_SHORTAGE, f"At most {MOST_CHANNELS} sessions on one connection.")
+            self._refuse_at_once(remote, RESOURCE_SHORTAGE, f"At most {MOST_CHANNELS} sessions on one connection.")
             return
         channel = self._expect(remote, window, packet)
         self._sessions.add(channel.number)
         self._answer(b"\x5b" + u32(remote) + u32(channel.number) + u32(WINDOW) + u32(MAX_PACKET))
         self.events.opened(channel)
 
+    def _refuse_at_once(self, remote: int, reason: int, sentence: str) -> None:
+        self._pace()
+        self._refuse_channel(remote, reason, sentence)
+
     def _forward(self, kind: str, remote: int, window: int, packet: int, octets: bytes) -> None:
         if self._held()[1] >= MOST_FORWARDS:
-            self._refuse_channel(remote, RESOURCE_SHORTAGE, f"At most {MOST_FORWARDS} forwards at once.")
+            self._refuse_at_once(remote, RESOURCE_SHORTAGE, f"At most {MOST_FORWARDS} forwards at once.")
             return
         self.events.direct(kind, octets, self._expect(remote, window, packet))
 

@@ -44,6 +44,7 @@ POST_QUANTUM = ("mlkem768x25519-sha256",)
 TCP_INFO_SIZE = 104  # the oldest form of struct tcp_info (linux/tcp.h)
 VANISHED = 45.0  # seconds
 LINGER = 0.004  # seconds at most
+MOST_DEFERRED = 10_000  # answers that wait for new keys
 DATA_HEAD = struct.Struct(">BII")  # of SSH_MSG_CHANNEL_DATA: number, recipient, length (RFC 4254 §5.2)
 
 NEWKEYS = 21
@@ -223,6 +224,8 @@ class HardTransport(paramiko.Transport):
         """From the transport's own thread: at once, or after the key exchange (INVARIANT 5)."""
         with self.clear_to_send_lock:
             if not self.clear_to_send.is_set():
+                if len(self._deferred) >= MOST_DEFERRED:
+                    raise ProtocolViolationError("too many questions during a change of keys")
                 self._deferred.append(RawMessage(encoded))
                 return
             self._internals._send_message(RawMessage(encoded))

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 from paramiko import Message, SSHException
 
+from gateway.edges.proxy import ssh_transport
 from gateway.edges.proxy.ssh_channels import WINDOW, ChannelEnd
 from gateway.edges.proxy.ssh_client import MOST_CHANNELS, TargetTransport
 from gateway.edges.proxy.ssh_fields import ProtocolViolationError, string, u32
@@ -35,6 +36,17 @@ class Wire(OpeningTransport):
         with self.posted:
             assert self.posted.wait_for(lambda: len(self.sent) >= count, 10)
             return self.sent[count - 1]
+
+
+def test_answers_that_wait_for_new_keys_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ssh_transport, "MOST_DEFERRED", 100)
+    listener = socket.create_server(("127.0.0.1", 0))
+    with listener, socket.create_connection(listener.getsockname()) as ours:
+        transport = OpeningTransport(ours, lambda: None)  # no keys yet, as while they are changed
+        for number in range(100):
+            transport._refuse_channel(number, 1, "no")
+        with pytest.raises(ProtocolViolationError):
+            transport._refuse_channel(100, 1, "no")
 
 
 @pytest.fixture
