@@ -1,7 +1,7 @@
-"""What a PATCH may cost: an operation of the library costs as much as the resource has values, so many cost the square.
+"""What a PATCH may cost: the library holds each value against all that an operation names, so many cost the square.
 
 Identity providers send one operation for each member that comes or goes, thousands at a time. Those are applied here,
-each in one step; of what is left to the library, operations times values are bounded.
+each in one step; of what is left to the library, that product is bounded.
 """
 
 import json
@@ -13,18 +13,34 @@ from typing import Any
 from gateway.app.provision import UnusableValue
 from gateway.core.errors import Refusal
 
-MOST_WORK = 100_000  # operations times values; some seconds at worst
+MOST_WORK = 100_000  # comparisons times values; some seconds at worst
+_FEWEST_VALUES = 20  # a filter costs something also where there is nothing to compare
+_CONDITIONS = re.compile("or|and|not", re.IGNORECASE)
 _ONE = re.compile(r'members\[value eq "([^"\\]+)"\]', re.IGNORECASE)
 _OF_A_MEMBER = {"value", "type", "display", "$ref"}
 Operations = Sequence[Any]
 
 
-def demand_bounded(operations: Operations, resource: object) -> None:
+def demand_bounded(operations: Operations, *values: object) -> None:
     """Refuse what would keep a processor busy. Each value that has a name for its parts has a brace in JSON."""
-    values = json.dumps(operations).count("{") + json.dumps(resource, default=str).count("{")
-    if len(operations) * values > MOST_WORK:
-        said = f"{len(operations)} operations on {values} values are too many for one PATCH."
-        raise UnusableValue(Refusal("patch-too-large", said, (), ("Send several, of fewer operations each.",)))
+    compared = sum(map(_compared, operations))
+    many = max(_FEWEST_VALUES, sum(map(_braces, values)))
+    if compared * many > MOST_WORK:
+        said = f"{len(operations)} operations, which compare {compared} things with {many} values, are too many."
+        raise UnusableValue(Refusal("patch-too-large", said, (), ("Send several PATCHes, of fewer each.",)))
+
+
+def _compared(operation: Any) -> int:
+    """What each value is held against: all conditions of a filter, and everything that is to be removed."""
+    if not isinstance(operation, Mapping):
+        return 1
+    said = {str(key).lower(): each for key, each in operation.items()}  # names in any case (RFC 7643 §2.1)
+    is_removal = str(said.get("op")).lower() not in ("add", "replace")
+    return 1 + len(_CONDITIONS.findall(str(said.get("path", "")))) + (_braces(said.get("value")) if is_removal else 0)
+
+
+def _braces(value: object) -> int:
+    return json.dumps(value, default=str).count("{")
 
 
 def runs(operations: Operations) -> Iterator[tuple[bool, list[Any]]]:

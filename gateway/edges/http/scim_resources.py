@@ -58,7 +58,7 @@ def user_patched(row: ProvisionedUser, body: Mapping[str, Any]) -> UserTold:
     """A user after a PATCH (RFC 7644 §3.5.2)."""
     meant = _as_entra_means(body)
     if isinstance(operations := meant.get("Operations"), list):
-        demand_bounded(operations, row.resource)
+        demand_bounded(operations, operations, row.resource)
     resource = PersonResource.model_validate({**row.resource, "schemas": _schemas(row.resource)}, scim_policy=POLICY)
     resource.active = row.active
     patch = PatchOp[PersonResource].model_validate(
@@ -96,7 +96,8 @@ def group_patched(row: ProvisionedGroup, body: Mapping[str, Any]) -> GroupTold:
         return _by_library(row, meant)
     cut = list(runs(operations))
     others = [each for is_simple, run in cut if not is_simple for each in run]
-    demand_bounded(others, [{} for _ in row.members])
+    if others:
+        demand_bounded(others, operations, [{} for _ in row.members])  # some come before another is applied
     _read_patch({**meant, "Operations": others or operations[:1]})  # all of it, before any of it is applied
     for is_simple, run in cut:
         if is_simple:
@@ -142,8 +143,10 @@ def _meta(kind: str, location: str, row: ProvisionedUser | ProvisionedGroup) -> 
 
 
 def _as_entra_means(body: Mapping[str, Any]) -> dict[str, Any]:
-    operations = body.get("Operations")
-    return {**body, "Operations": [_meant(each) for each in operations]} if isinstance(operations, list) else dict(body)
+    """Under one name, too: the library takes it in any case (RFC 7643 §2.1), and nothing may pass by the bounds."""
+    meant = {"Operations" if key.lower() == "operations" else key: each for key, each in body.items()}
+    operations = meant.get("Operations")
+    return {**meant, "Operations": [_meant(each) for each in operations]} if isinstance(operations, list) else meant
 
 
 def _meant(operation: Any) -> Any:

@@ -128,3 +128,53 @@ def test_of_a_person_too() -> None:
     large = {"userName": "ada", "emails": [{"value": f"a{n}@example.org"} for n in range(MOST_WORK // 10)]}
     with pytest.raises(UnusableValue):
         resources.user_patched(ProvisionedUser("usr", "oidc", "x", "ada", True, large, AT, AT), body(mail[:11]))
+
+
+RENAME = {"op": "replace", "path": "displayName", "value": "x"}
+MANY = [{"value": f"u{n}", "display": "D"} for n in range(2000)]
+ONE_OF = " or ".join(f'value eq "u{n}"' for n in range(2000))
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        body([{"op": "remove", "path": "members", "value": MANY}]),
+        body([{"OP": "Remove", "Path": "members", "VALUE": MANY}]),
+        body([{"op": "remove", "path": f"members[{ONE_OF}]"}]),
+        body([{"op": "replace", "PATH": f"members[{ONE_OF}].display", "value": "D"}]),
+        {"schemas": [SCHEMA], "operations": [RENAME] * 1000},  # names of attributes are the same in any case
+        {"schemas": [SCHEMA], "Operations": [RENAME], "OPERATIONS": [RENAME] * 1000},
+    ],
+)
+def test_nor_does_one_operation_or_another_spelling_get_by(told: dict[str, Any]) -> None:
+    """One of the first, on twice as many members, took minutes."""
+    began = time.process_time()
+    with pytest.raises(UnusableValue) as no:
+        resources.group_patched(group(2000), told)
+    assert no.value.refusal.code == "patch-too-large"
+    assert time.process_time() - began < 1
+
+
+def test_nor_do_members_that_the_same_patch_brings() -> None:
+    operations = [each for n in range(100) for each in (add(*(f"n{n}-{m}" for m in range(100))), RENAME)]
+    with pytest.raises(UnusableValue):
+        patched(group(0), operations)
+
+
+def test_a_filter_costs_on_an_empty_group_too() -> None:
+    operations = [{"op": "remove", "path": f"members[{' or '.join([ONE_OF] * 4)}]"}]
+    with pytest.raises(UnusableValue):
+        patched(group(0), operations)
+
+
+def test_what_a_person_has_is_bounded_in_any_spelling() -> None:
+    person = ProvisionedUser("usr", "oidc", "x", "ada", True, {"userName": "ada"}, AT, AT)
+    mail = [{"op": "add", "path": "emails", "value": [{"value": f"a{n}@example.org"}]} for n in range(1000)]
+    with pytest.raises(UnusableValue):
+        resources.user_patched(person, {"schemas": [SCHEMA], "operations": mail})
+
+
+def test_a_few_are_removed_by_all_that_is_said_of_them() -> None:
+    named = [{"value": f"u{n}", "type": "User"} for n in range(50)]
+    told = patched(group(1000), [{"op": "remove", "path": "members", "value": named}])
+    assert len(told.members) == 950
