@@ -17,7 +17,7 @@ from gateway.adapters.credentials.ssh_ca import SshAuthorities
 from gateway.core.session import EndReason
 from gateway.core.target import FileRule, SshRules
 from gateway.demo.ports import free_port
-from gateway.edges.proxy import ssh_server
+from gateway.edges.proxy import ssh_transport
 from gateway.edges.proxy.ssh_openings import OpeningTransport
 from tests.e2e.ssh_stage import Stage, make_stage
 from tests.e2e.ssh_stage import authorities as authorities
@@ -273,8 +273,8 @@ def test_many_forwards_at_once(stage: Stage, upper: Upper) -> None:
 
 
 def test_forwards_that_come_and_go_are_no_flood(stage: Stage, upper: Upper, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ssh_server, "MOST_CONTROLS", 20.0)
-    monkeypatch.setattr(ssh_server, "CONTROLS_PER_SECOND", 0.0)
+    monkeypatch.setattr(ssh_transport, "MOST_CONTROLS", 20.0)
+    monkeypatch.setattr(ssh_transport, "CONTROLS_PER_SECOND", 0.0)
     allow(stage, forwards=(f"127.0.0.1:{port_of(upper)}",))
     local = free_port()
     with running(stage, "-L", f"{local}:localhost:{port_of(upper)}"):

@@ -15,7 +15,7 @@ from paramiko.auth_handler import AuthHandler
 
 from gateway.adapters.credentials.ssh_ca import SshAuthorities, _sign, accepted_key
 from gateway.core.session import EndReason
-from gateway.edges.proxy import ssh_server
+from gateway.edges.proxy import ssh_transport
 from gateway.edges.proxy.ssh_channels import WINDOW
 from gateway.edges.proxy.ssh_door import FULL, DoorLimits
 from gateway.edges.proxy.ssh_fields import string, u32
@@ -262,8 +262,8 @@ def test_a_flood_before_login_ends_the_connection(raw: Connect) -> None:
 def test_a_flood_after_login_ends_the_connection_and_no_other(
     stage: Stage, raw: Connect, monkeypatch: pytest.MonkeyPatch, message: bytes
 ) -> None:
-    monkeypatch.setattr(ssh_server, "MOST_CONTROLS", 500.0)
-    monkeypatch.setattr(ssh_server, "CONTROLS_PER_SECOND", 100.0)
+    monkeypatch.setattr(ssh_transport, "MOST_CONTROLS", 500.0)
+    monkeypatch.setattr(ssh_transport, "CONTROLS_PER_SECOND", 100.0)
     flooding = raw()
     flooding.log_in()
     flooding.send(b"\x5a", string(b"session"), u32(0), u32(1 << 20), u32(1 << 15))

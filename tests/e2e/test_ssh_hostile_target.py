@@ -14,6 +14,7 @@ import pytest
 
 from gateway.adapters.credentials.ssh_ca import SshAuthorities
 from gateway.core.session import EndReason
+from gateway.edges.proxy import ssh_transport
 from gateway.edges.proxy.ssh_fields import string, u32
 from gateway.edges.proxy.ssh_messages import RawMessage
 from tests.e2e.ssh_stage import Stage, make_stage
@@ -106,6 +107,25 @@ def an_answer_nobody_asked_for(transport: paramiko.Transport, channel: paramiko.
 
 def a_second_login(transport: paramiko.Transport, _channel: paramiko.Channel) -> None:
     raw(transport, b"\x34")
+
+
+def a_flood_of_nothing(transport: paramiko.Transport, _channel: paramiko.Channel) -> None:
+    for _ in range(2_000):
+        raw(transport, b"\x02", string(b""))
+
+
+def a_flood_of_openings(transport: paramiko.Transport, _channel: paramiko.Channel) -> None:
+    for _ in range(2_000):
+        raw(transport, b"\x5a", string(b"x11"), u32(1) * 3)
+
+
+@pytest.mark.parametrize("act", [a_flood_of_nothing, a_flood_of_openings])
+def test_a_target_that_floods_ends_its_session(
+    tmp_path: Path, authorities: SshAuthorities, monkeypatch: pytest.MonkeyPatch, act: Act
+) -> None:
+    monkeypatch.setattr(ssh_transport, "MOST_CONTROLS", 500.0)
+    monkeypatch.setattr(ssh_transport, "CONTROLS_PER_SECOND", 100.0)
+    test_what_a_target_breaks_is_its_own(tmp_path, authorities, act)
 
 
 @pytest.mark.parametrize(

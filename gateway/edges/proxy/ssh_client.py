@@ -83,10 +83,10 @@ class TargetTransport(OpeningTransport):
         fields = Fields(m.asbytes())
         kind, remote, window, packet = fields.text(), fields.u32(), fields.u32(), fields.u32()
         if not self.expects_channel(kind):  # what nobody asked the target for
-            self._refuse_channel(remote, PROHIBITED, "")
+            self._refuse_at_once(remote, PROHIBITED, "")
             return
         if len(self._ends) >= MOST_CHANNELS:
-            self._refuse_channel(remote, RESOURCE_SHORTAGE, "")
+            self._refuse_at_once(remote, RESOURCE_SHORTAGE, "")
             return
         self.channel_asked(kind, fields.rest(), self._expect(remote, window, packet))
 

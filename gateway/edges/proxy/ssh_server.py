@@ -8,7 +8,6 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Event
-from time import monotonic
 from typing import Any, ClassVar
 
 import paramiko
@@ -38,9 +37,6 @@ from gateway.edges.proxy.ssh_transport import (
 
 MOST_TRIES = 6
 MOST_MESSAGES_BEFORE_LOGIN = 200
-# What belongs to no stream and waits for nobody: a burst of it, and a rate that no client needs (`_gate`).
-MOST_CONTROLS = 20_000.0
-CONTROLS_PER_SECOND = 10_000.0
 MOST_CHANNELS = 10  # as OpenSSH's MaxSessions
 MOST_BANNERS = 4
 LONGEST_USER_NAME = 255
@@ -49,9 +45,6 @@ LONGEST_TICKET = 8192  # of a deploy token, which is told that it is none
 BEFORE_LOGIN = ALWAYS | KEX_MESSAGES | {5, 7, 50, 61}
 # 91 and 92 answer channels that we open (remote forwards, agent, X11); unasked they are a violation.
 AFTER_LOGIN = ALWAYS | KEX_MESSAGES | {80, 90, 91, 92} | CHANNEL_MESSAGES
-# 2 to 4 say nothing · 20 new keys · 80 and 98 requests. Openings, ends and streams of channels are bounded by channels,
-# but for openings that are refused at once, which count, too.
-CONTROLS = frozenset({2, 3, 4, 20, 80, 98})
 METHODS = b"publickey,password,keyboard-interactive"
 
 # The signature algorithms that are accepted, and the type that the certificate's blob must begin with. ssh-rsa with
@@ -125,7 +118,6 @@ class DoorTransport(OpeningTransport):
             self._preferred_kex = POST_QUANTUM
         self._allowed = BEFORE_LOGIN
         self._before_login = 0
-        self._controls, self._controls_since = MOST_CONTROLS, 0.0
         self._no_more_sessions = False
         self._sessions: set[int] = set()
         self._kex_sent = False
@@ -141,15 +133,6 @@ class DoorTransport(OpeningTransport):
             self._before_login += 1
             if self._before_login > MOST_MESSAGES_BEFORE_LOGIN:
                 raise ProtocolViolationError("too many messages before login")
-        elif number in CONTROLS:
-            self._pace()
-
-    def _pace(self) -> None:
-        now = monotonic()
-        gained = (now - self._controls_since) * CONTROLS_PER_SECOND
-        self._controls, self._controls_since = min(MOST_CONTROLS, self._controls + gained) - 1, now
-        if self._controls < 0:
-            raise ProtocolViolationError("too many messages that belong to no stream")
 
     def admit(self, who: Newcomer, user_name: str) -> None:
         """Authentication succeeded."""
@@ -207,10 +190,6 @@ class DoorTransport(OpeningTransport):
         self._sessions.add(channel.number)
         self._answer(b"\x5b" + u32(remote) + u32(channel.number) + u32(WINDOW) + u32(MAX_PACKET))
         self.events.opened(channel)
-
-    def _refuse_at_once(self, remote: int, reason: int, sentence: str) -> None:
-        self._pace()
-        self._refuse_channel(remote, reason, sentence)
 
     def _forward(self, kind: str, remote: int, window: int, packet: int, octets: bytes) -> None:
         if self._held()[1] >= MOST_FORWARDS:

@@ -21,6 +21,7 @@ import socket
 import struct
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from time import monotonic
 from traceback import walk_tb
 from typing import Any, cast
 
@@ -51,6 +52,13 @@ NEWKEYS = 21
 KEX_MESSAGES = frozenset({20, NEWKEYS, 30, 31})  # the methods that are spoken have no others (RFC 5656 §4)
 ALWAYS = frozenset({1, 2, 3, 4})
 CHANNEL_MESSAGES = frozenset(range(93, 101))
+
+# What belongs to no stream and waits for nobody: a burst of it, and a rate that no peer needs (`_gate`).
+MOST_CONTROLS = 20_000.0
+CONTROLS_PER_SECOND = 10_000.0
+# 2 to 4 say nothing · 20 new keys · 80 and 98 requests. Openings, ends and streams of channels are bounded by channels,
+# but for openings that are refused at once, which count, too.
+CONTROLS = frozenset({2, 3, 4, 20, 80, 98})
 
 
 class HardTransport(paramiko.Transport):
@@ -91,6 +99,7 @@ class HardTransport(paramiko.Transport):
         self._internals = self
         self._when_over = when_over
         self._deferred: list[Message] = []
+        self._controls, self._controls_since = MOST_CONTROLS, 0.0
         self._allowed: frozenset[int] = frozenset()
         self._waits_since = math.inf
         self._ends: dict[int, ChannelEnd] = {}
@@ -119,6 +128,15 @@ class HardTransport(paramiko.Transport):
             raise ProtocolViolationError(f"message {number} is not allowed here")
         if number == NEWKEYS and self._internals.K is None:
             raise ProtocolViolationError("new keys that nobody exchanged")
+        if number in CONTROLS:
+            self._pace()
+
+    def _pace(self) -> None:
+        now = monotonic()
+        gained = (now - self._controls_since) * CONTROLS_PER_SECOND
+        self._controls, self._controls_since = min(MOST_CONTROLS, self._controls + gained) - 1, now
+        if self._controls < 0:
+            raise ProtocolViolationError("too many messages that belong to no stream")
 
     def _deliver(self, view: memoryview, start: int, end: int) -> bool:
         """Data goes straight to its channel; False leaves the packet to Transport, which also says what is wrong."""
@@ -284,6 +302,11 @@ class HardTransport(paramiko.Transport):
 
     def _refuse_channel(self, remote: int, reason: int, sentence: str) -> None:
         self._answer(b"\x5c" + u32(remote) + u32(reason) + string(sentence.encode()) + string(b"en"))
+
+    def _refuse_at_once(self, remote: int, reason: int, sentence: str) -> None:
+        """By the transport's own thread."""
+        self._pace()
+        self._refuse_channel(remote, reason, sentence)
 
     def _refuse_global(self, fields: Fields) -> None:
         if fields.boolean():
