@@ -226,6 +226,7 @@ def _digests(ctx: Context, session: Session, type: str) -> list[tuple[int, str]]
 
 def _locked(ctx: Context, user: User, session: Session, locked: RecordingLocked) -> Conflict:
     """Nobody can say whether it is whole, and who reads the log hears of that: a key is also how evidence is lost."""
+    require_not_shredded(ctx, session)  # that may have been ordered while it was read
     about: journal.About = {**journal.about_session(session), "principal": user.name}
     data = {"why": str(locked), "expected": session.recording_digest}
     journal.confirm_logged(ctx, journal.record(ctx, "session:recording-locked", "failed", data, **about))

@@ -5,6 +5,7 @@ from gateway.app.log_ports import EventFilter
 from gateway.audit.leaf import format_instant
 from gateway.audit.sealed_digests import DONE, ORDERED, SHREDDED, Shredding
 from gateway.core.errors import Conflict, Refusal
+from gateway.core.event import Event
 from gateway.core.session import Session
 
 MOST = 1000  # events of one session: an order, and what came of it
@@ -22,7 +23,7 @@ def require_not_shredded(ctx: Context, session: Session) -> None:
 def shredding_of(ctx: Context, session_id: str) -> Shredding | None:
     """The first order to destroy this session's recording, and whether that was done."""
     found = ctx.log.search(EventFilter(session=session_id, type=SHREDDED, limit=MOST))
-    orders = [told for told in found if told.event.outcome in (ORDERED, DONE)]
+    orders = [told for told in found if _says(told.event, session_id)]
     if not orders:
         return None
     first = orders[-1]
@@ -33,3 +34,9 @@ def shredding_of(ctx: Context, session_id: str) -> Shredding | None:
         str(first.event.data.get("reason", "")),
         any(told.event.outcome == DONE for told in orders),
     )
+
+
+def _says(event: Event, session_id: str) -> bool:
+    """By its leaf: it was found by columns, which nothing seals. A leaf that cannot be read has no such data."""
+    is_it = (event.type, event.session) == (SHREDDED, session_id) and "recording" in event.data
+    return is_it and event.outcome in (ORDERED, DONE)

@@ -14,6 +14,7 @@ from gateway.adapters.recordings.drafts import Drafts
 from gateway.adapters.recordings.spool import require_session_id
 
 CHUNK: Final = 1024 * 1024
+_DAMAGED: Final = ".damaged"
 _SUFFIX: Final = ".order"
 
 
@@ -51,6 +52,9 @@ def overwrite_key(key: Path, spool: Path) -> None:
             for path in _spools(spool):
                 with suppress(FileNotFoundError):  # all that was in it is sealed
                     _overwrite(path, wrapped)
+                if path.suffix != _DAMAGED:  # recovery may have just called it so
+                    with suppress(FileNotFoundError):
+                        _overwrite(path.with_suffix(_DAMAGED), wrapped)
         file.seek(0)
         file.write(bytes(len(wrapped)))
         os.fsync(file.fileno())
@@ -70,7 +74,7 @@ def is_in_spool(key: Path, spool: Path) -> bool:
 
 def _spools(directory: Path) -> list[Path]:
     """Those that are being written, those that wait for recovery, and damaged ones that are kept for examination."""
-    return sorted(path for path in directory.glob("spool-*") if path.suffix in (".gwspool", ".damaged"))
+    return sorted(path for path in directory.glob("spool-*") if path.suffix in (".gwspool", _DAMAGED))
 
 
 def _overwrite(path: Path, wrapped: bytes) -> None:

@@ -5,7 +5,9 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import update
 
+from gateway.adapters.event_log.tree import EVENTS
 from gateway.adapters.recordings import FileRecorder
 from gateway.app import journal
 from gateway.app.end_session import end_session
@@ -32,6 +34,10 @@ def ended(house: House) -> str:
 def recorder_of(house: House) -> FileRecorder:
     assert isinstance(house.ctx.recorder, FileRecorder)
     return house.ctx.recorder
+
+
+def key_of(house: House, session: str) -> bytes:
+    return recorder_of(house).sealed.key_path(session).read_bytes()
 
 
 def shredded(house: House) -> list[tuple[str, str]]:
@@ -214,3 +220,32 @@ def test_a_note_that_stays_behind_is_removed(house: House):
     assert shreds.step(house.ctx) == 0
     assert recorder_of(house).orders.all() == {}
     assert shredded(house) == [ORDER, DONE]
+
+
+@pytest.mark.parametrize("leaf", [None, b"no event"])
+def test_a_row_that_was_made_to_look_like_a_shredding_is_none(house: House, leaf: bytes | None):
+    """Whoever writes to the database cannot change what the log says, and no column beside that counts."""
+    session = ended(house)
+    other = journal.record(house.ctx, "session:replayed", session=session, target="web-1", principal="auditor")
+    journal.confirm_logged(house.ctx, other)
+    changed = {"type": "session:shredded"} | ({} if leaf is None else {"leaf": leaf})
+    with house.ctx.store.writing.begin() as connection:  # type: ignore[attr-defined]
+        connection.execute(update(EVENTS).where(EVENTS.c.id == other).values(**changed))
+    assert replay(house.ctx, house.people["auditor"], session).count > 0
+    order = shred_session(house.ctx, house.proved("security"), session, WHY)
+    assert (house.events("session:shredded")[-1].data["order"], key_of(house, session)) == (order, bytes(68))
+
+
+def test_a_replay_that_a_shredding_overtakes_says_so_and_calls_nothing_lost(
+    house: House, monkeypatch: pytest.MonkeyPatch
+):
+    session, real = ended(house), recorder_of(house).read
+
+    def read(session_id: str, from_seq: int = 0) -> object:
+        monkeypatch.setattr(recorder_of(house), "read", real)
+        shred_session(house.ctx, house.proved("security"), session, WHY)
+        return real(session_id, from_seq)
+
+    monkeypatch.setattr(recorder_of(house), "read", read)
+    assert "was shredded by security" in unplayed(house, session)
+    assert ("session:recording-locked", "failed") not in house.types()

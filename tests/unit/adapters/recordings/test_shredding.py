@@ -188,3 +188,12 @@ def test_a_key_is_found_wherever_it_stands(tmp_path: Path, monkeypatch: pytest.M
         after = (tmp_path / "spool-a-00000001.gwspool").read_bytes()
         assert after == b"x" * start + bytes(68) + b"y" * 50 + bytes(68)
         assert not shredding.is_in_spool(key, tmp_path)
+
+
+def test_a_spool_that_is_called_damaged_meanwhile_is_overwritten_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    key, kept, wrapped = tmp_path / "ses_1.key", tmp_path / "spool-gw1-00000001.damaged", b"k" * 68
+    key.write_bytes(wrapped)
+    kept.write_bytes(b"head" + wrapped)
+    monkeypatch.setattr(shredding, "_spools", lambda _: [kept.with_suffix(".gwspool")])  # as it was a moment ago
+    shredding.overwrite_key(key, tmp_path)
+    assert wrapped not in kept.read_bytes()
