@@ -93,7 +93,8 @@ def _as_of_now(ctx: Context, user: User, requester: User, request: Request) -> R
         raise journal.refuse(ctx, "approval:denied", gone, data=data, **about)
     target = find_target(ctx, user, request.target, "approval:denied")
     if is_changed(target, request.level, request.facts):
-        raise journal.refuse(ctx, "approval:denied", level_changed(request.level, target.name), data=data, **about)
+        other = level_changed(request.level, target.name, request.facts)
+        raise journal.refuse(ctx, "approval:denied", other, data=data, **about)
     is_break_glass = request.kind is RequestKind.BREAK_GLASS
     facts = gather(ctx, Question(requester, target, request.level, at, request.incident, is_break_glass))
     decision = ctx.policy.decide(Query(requester, Action.CONNECT, target, facts))

@@ -62,7 +62,7 @@ def _decide(uow: UnitOfWork, ctx: Context, in_use: GrantInUse | None, target: Ta
     if grant.level not in target.levels:
         return _no(ctx, "unknown-level", f"{target.name} no longer has a level {grant.level!r}.")
     if is_changed(target, grant.level, in_use.facts):
-        return Deny(level_changed(grant.level, target.name), (), ctx.policy.digest())
+        return Deny(level_changed(grant.level, target.name, in_use.facts), (), ctx.policy.digest())
     decision = ctx.policy.decide(Query(holder, Action.CONNECT, target, _facts(uow, ctx, in_use, target)))
     if isinstance(decision, Permit) and decision.obligations.approvals > grant.approvals:
         return _no(ctx, "approval-missing", "Policy now asks for more approvals than this grant has; request again.")

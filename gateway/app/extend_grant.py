@@ -9,6 +9,7 @@ from gateway.app.authorise import find_level, find_target
 from gateway.app.context import Context
 from gateway.app.demand_proof import missing_proof, spend_proof
 from gateway.app.facts import Question, gather
+from gateway.app.level_change import is_changed, level_changed
 from gateway.app.request_access import within_duty
 from gateway.app.target_ports import Lease
 from gateway.core.decision import Action, Deny, Facts, Permit, Query
@@ -27,11 +28,15 @@ def extend_grant(ctx: Context, user: User, grant_id: str, duration: timedelta) -
     Raises NotFound (also for somebody else's), Denied with its event, Conflict (changed meanwhile) or Unavailable.
     """
     with ctx.store.read() as uow:
-        grant = uow.grants.get(grant_id)
-    if grant is None or grant.holder != user.id:
+        in_use = uow.grants.in_use(grant_id)
+    if in_use is None or in_use.grant.holder != user.id:
         raise NotFound(_UNKNOWN)
+    grant = in_use.grant
     target = find_target(ctx, user, grant.target, "grant:extension-denied")
     find_level(ctx, user, target, grant.level, "grant:extension-denied")
+    if is_changed(target, grant.level, in_use.facts):  # a longer yes would be to something else
+        other = level_changed(grant.level, target.name, in_use.facts)
+        raise journal.refuse(ctx, "grant:extension-denied", other, Denied, **journal.about_grant(grant))
     at = ctx.clock.now()
     permit, facts = _decide(ctx, user, grant, target, at)
     wanted = within_duty(duration, facts, at)

@@ -13,11 +13,11 @@ def is_changed(target: Target, level: str, facts: Mapping[str, object]) -> bool:
     return found is None or found.terms != facts.get(LEVEL_TERMS, "")
 
 
-def level_changed(level: str, target: str) -> Refusal:
+def level_changed(level: str, target: str, facts: Mapping[str, object]) -> Refusal:
     """The "no" to what was asked for, or given, before."""
+    said = f"What {level} on {target} allows was changed since it was asked for."
+    if not facts.get(LEVEL_TERMS):
+        said = f"{level} on {target} was asked for at an older gateway, which did not note what it allowed."
     return Refusal(
-        "level-changed",
-        f"What {level} on {target} allows was changed since it was asked for.",
-        ("a new request",),
-        (f"gw request {target} --level {level}, for what it allows now.",),
+        "level-changed", said, ("a new request",), (f"gw request {target} --level {level}, for what it allows now.",)
     )

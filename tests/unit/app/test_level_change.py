@@ -3,9 +3,12 @@
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import update
 
+from gateway.adapters.store.tables import REQUESTS
 from gateway.app.approve_request import answer
 from gateway.app.decide_connection import decide_grant
+from gateway.app.extend_grant import extend_grant
 from gateway.app.open_session import grant_for, open_session
 from gateway.app.reevaluate import Reevaluation
 from gateway.app.request_access import request_access
@@ -107,3 +110,21 @@ def test_an_approved_grant_is_to_what_was_approved(house: House):
     changed = house.ctx.catalogue.current().targets["orders-db"]
     assert not isinstance(decide_grant(house.ctx, grant, changed), Permit)
     assert isinstance(decide_grant(house.ctx, grant, target), Permit)  # and is good again when that is taken back
+
+
+def test_it_is_not_extended_either(house: House):
+    grant = granted(house)
+    change(house, "web-1", "shell", account="root")
+    with pytest.raises(Denied) as no:
+        extend_grant(house.ctx, house.people["oncall"], grant.id, 2 * HOUR)
+    assert no.value.refusal.code == "level-changed"
+    assert house.types()[-1] == ("grant:extension-denied", "denied")
+
+
+def test_what_was_asked_for_at_an_older_gateway_is_not_called_changed(house: House):
+    grant = granted(house)
+    with house.ctx.store.writing.begin() as connection:  # type: ignore[attr-defined]
+        connection.execute(update(REQUESTS).values(facts={"on_call": True}))
+    with pytest.raises(Denied, match="older gateway") as no:
+        open_session(house.ctx, house.people["oncall"], grant, "127.0.0.1:5000")
+    assert no.value.refusal.code == "level-changed"
