@@ -9,12 +9,14 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from gateway.app import journal
+from gateway.app.authenticate import NOT_SIGNED_IN
 from gateway.app.context import Context
 from gateway.app.decide_deploy import Caller, about, decide_deploy, goes_back_on, told
 from gateway.app.demand_proof import missing_proof, spend_proof
 from gateway.app.override_freeze import announce, break_glass_in, wrong_reason
 from gateway.app.ports import UnitOfWork
 from gateway.app.request_access import Outcome
+from gateway.app.sign_ins import is_over
 from gateway.core.decision import Permit
 from gateway.core.deploy_token import parameters_digest
 from gateway.core.errors import Conflict, Denied, GatewayError, NotFound, Refusal
@@ -269,7 +271,7 @@ def _store_in(ctx: Context, planned: Planned, ask: DeployAsk, permit: Permit) ->
         known = _known_in(uow, run.key)
         if known is not None:
             return replace(known, caller=planned.caller, bound=planned.bound)
-        locks = _taken(ctx, uow, run, at)
+        locks = NOT_SIGNED_IN if _is_gone(uow, planned.caller) else _taken(ctx, uow, run, at)
         if not isinstance(locks, Refusal):
             if isinstance(planned.caller.principal, User):
                 spend_proof(uow, planned.caller.principal, permit.obligations, at)
@@ -282,7 +284,7 @@ def _store_in(ctx: Context, planned: Planned, ask: DeployAsk, permit: Permit) ->
             data = {**told(run), "policies": list(permit.policies), "policy_set": permit.policy_set}
             noted = journal.append(ctx, uow, "deploy:started", "attempt", data, **about(run))
     if isinstance(locks, Refusal):
-        raise _no(ctx, planned.caller, ask, locks, Conflict)
+        raise _no(ctx, planned.caller, ask, locks, Denied if locks is NOT_SIGNED_IN else Conflict)
     if broken is not None:
         announce(ctx, broken)
     else:
@@ -290,6 +292,11 @@ def _store_in(ctx: Context, planned: Planned, ask: DeployAsk, permit: Permit) ->
         for channel in sorted(permit.obligations.notify):
             ctx.notifier.notify(channel, title, run.reason, {"run": run.id, "version": run.version})
     return replace(planned, run=run, steps=steps, event=noted)
+
+
+def _is_gone(uow: UnitOfWork, caller: Caller) -> bool:
+    """True of a person who was signed out while policy was asked."""
+    return isinstance(caller.principal, User) and is_over(uow, caller.principal)
 
 
 def _taken(ctx: Context, uow: UnitOfWork, run: Run, at: datetime) -> list[Lock] | Refusal:

@@ -9,12 +9,14 @@ from datetime import timedelta
 import pytest
 
 from gateway.app.ask_deploy import DeployAsk, Planned, ask_deploy
+from gateway.app.authenticate import authenticate, sign_out
 from gateway.app.context import Context
 from gateway.app.decide_deploy import Caller, decide_deploy
 from gateway.app.deploy_live import DeployMeans, Feed, LiveRuns
 from gateway.app.deploy_ports import Ended, Job, Stop
 from gateway.app.run_deploy import start_run
 from gateway.app.show_deploys import history, show_run, status, verbs
+from gateway.app.sign_ins import Device, open_sign_in
 from gateway.app.verify_deploy_token import revoke_deploy_token
 from gateway.app.watch_deploys import RunWatch, cancel_deploy, end_runs_of_the_silent, recover_deploys
 from gateway.core.deploy_token import Right, VerifiedDeployToken
@@ -488,6 +490,24 @@ def test_an_override_is_a_broken_glass_or_nothing_at_all(deploys: Deploys) -> No
     with deploys.ctx.store.read() as uow:
         assert len(uow.reviews.open()) == 1
     deploys.ctx.deploys.live.discard(planned.run.id)
+
+
+def test_who_was_signed_out_while_policy_was_asked_deploys_nothing(deploys: Deploys) -> None:
+    oncall = deploys.house.people["oncall"]
+    with deploys.ctx.store.begin() as uow:
+        signed_in = open_sign_in(deploys.ctx, uow, oncall, "cli", deploys.house.clock.now(), device=Device())
+    caller = Caller.of(authenticate(deploys.ctx, signed_in.secret))
+    at = deploys.house.clock.now()
+    change(deploys, freezes=(Freeze("sales", Window(at, at + timedelta(hours=1)), "managers", "sales"),))
+    ask = DeployAsk("deploy", ("web",), {"version": "9"}, override=True, incident=INCIDENT, reason="it burns")
+    sign_out(deploys.ctx, signed_in.secret)
+    with pytest.raises(Denied) as no:
+        ask_deploy(deploys.ctx, caller, ask)
+    assert no.value.refusal.code == "not-signed-in"
+    assert deploys.house.types()[-1] == ("deploy:denied", "denied")
+    assert not deploys.locks()
+    with deploys.ctx.store.read() as uow:
+        assert not uow.grants.list(holder=oncall.id)
 
 
 def _slow(verbs: Mapping[str, Verb]) -> dict[str, Verb]:
