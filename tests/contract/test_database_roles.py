@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -200,6 +201,32 @@ def test_what_a_role_prepared_does_not_keep_it(
             gid = sql.Literal(f"it's in {target.database}").as_string()
             postgres_server.execute(f"ROLLBACK PREPARED {gid}", target.database)
         postgres_server.drop_database(other)
+
+
+@pytest.mark.parametrize(
+    "lock", [f"ALTER ROLE {ROLE} SET work_mem TO '1MB'", "CREATE TABLE mine ()", "LOCK TABLE owned IN ROW SHARE MODE"]
+)
+def test_a_prepared_transaction_that_only_locks_a_role_does_not_keep_it(
+    roles: PostgresRoles, target: Target, postgres_server: PostgresServer, lock: str
+) -> None:
+    """DROP ROLE waits for whoever has given the role a setting or made something that it owns, REASSIGN OWNED for whoever
+    has locked a table of the role.
+    """
+    level = target.levels["read"]
+    postgres_server.execute(f"GRANT CREATE ON SCHEMA public TO {ident(level.account)}", target.database)
+    login = roles.create(target, level, ROLE, UNTIL)
+    with psycopg.connect(postgres_server.url(target.database, ROLE, login.password), autocommit=True) as session:
+        for statement in (
+            "SET ROLE NONE", "CREATE TABLE owned ()",
+            "BEGIN", lock, f"SET ROLE {ident(level.account)}", "PREPARE TRANSACTION 'lock'",
+        ):  # fmt: skip
+            session.execute(statement.encode())
+    try:
+        roles.revoke(target, ROLE)
+        assert roles.roles_of(target, ROLE) == []
+    finally:
+        with suppress(psycopg.errors.UndefinedObject):
+            postgres_server.execute("ROLLBACK PREPARED 'lock'", target.database)
 
 
 def test_what_a_role_owns_in_another_database_goes_to_its_group(
