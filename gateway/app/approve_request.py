@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from gateway.app import journal
+from gateway.app.authenticate import demand_signed_in
 from gateway.app.authorise import authorise, find_target
 from gateway.app.context import Context
 from gateway.app.facts import Question, gather
@@ -41,6 +42,7 @@ def answer(ctx: Context, user: User, request_id: str, verdict: Verdict, note: st
     grant: Grant | None = None
     try:
         with ctx.store.begin() as uow:
+            demand_signed_in(uow, user)
             fresh = uow.requests.get(request_id)
             answered = add_approval(fresh, approval) if fresh else _GONE
             if isinstance(answered, Refusal) or not uow.requests.save(answered, RequestState.PENDING):

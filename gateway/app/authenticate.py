@@ -10,12 +10,13 @@ from gateway.app.credentials import digest_of
 from gateway.app.demand_proof import kept_proof
 from gateway.app.identity import NotSignedIn, disabled
 from gateway.app.people_ports import Credential
+from gateway.app.ports import UnitOfWork
 from gateway.app.possession import SeenProofs, demand_possession
 from gateway.app.rotate_sign_in import REUSED, claim_renewed, end_reused, is_current
 from gateway.app.sign_in import LONGEST_SECRET
-from gateway.app.sign_ins import end_credentials, login_id
+from gateway.app.sign_ins import end_credentials, is_over, login_id
 from gateway.core.device_proof import DeviceProof
-from gateway.core.errors import Refusal
+from gateway.core.errors import Denied, Refusal
 from gateway.core.principal import User
 
 _TOUCH_EVERY = timedelta(minutes=5)
@@ -84,6 +85,12 @@ def bearer_of(ctx: Context, secret: str) -> tuple[Credential, User]:
             raise NotSignedIn(REUSED)
     claim_renewed(ctx, credential)
     return credential, user
+
+
+def demand_signed_in(uow: UnitOfWork, user: User) -> None:
+    """Denied for who was signed out while policy was asked. In the transaction of what they want done."""
+    if is_over(uow, user):
+        raise Denied(NOT_SIGNED_IN)
 
 
 def sign_out(ctx: Context, secret: str) -> None:

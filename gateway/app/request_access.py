@@ -4,13 +4,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from gateway.app import journal
-from gateway.app.authenticate import NOT_SIGNED_IN
+from gateway.app.authenticate import demand_signed_in
 from gateway.app.authorise import find_level, find_target
 from gateway.app.context import Context
 from gateway.app.demand_proof import missing_proof, spend_proof
 from gateway.app.facts import Question, gather
 from gateway.app.ports import UnitOfWork
-from gateway.app.sign_ins import is_over
 from gateway.core.decision import Action, Deny, Facts, Permit, Query
 from gateway.core.errors import Conflict, Denied, Refusal, Unavailable
 from gateway.core.grant import Grant, issue, review_owed, revoke
@@ -78,7 +77,7 @@ def request_access(
     grant = None
     try:
         with ctx.store.begin() as uow:
-            _demand_signed_in(uow, user)
+            demand_signed_in(uow, user)
             if not request.is_quorate():
                 _check_waiting(uow, user)
             spend_proof(uow, user, decision.obligations, at)
@@ -94,12 +93,6 @@ def request_access(
     outcome = Outcome(request if grant is None else replace(request, state=RequestState.GRANTED), grant, decision)
     announce(ctx, outcome)
     return outcome
-
-
-def _demand_signed_in(uow: UnitOfWork, user: User) -> None:
-    """Denied for who was signed out while policy was asked: what a logout ends would have one grant more."""
-    if is_over(uow, user):
-        raise Denied(NOT_SIGNED_IN)
 
 
 def confirm_or_revoke(ctx: Context, grant: Grant | None, *event_ids: str) -> None:

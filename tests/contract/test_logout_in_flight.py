@@ -12,6 +12,7 @@ from threading import Barrier
 import pytest
 
 from gateway.adapters.store import SqlStore
+from gateway.app.approve_request import answer
 from gateway.app.authenticate import authenticate, bearer_of
 from gateway.app.browser_session import authenticate_web, provider_session_of
 from gateway.app.device_flow import NotYet, confirm_device, poll_device, start_device
@@ -25,7 +26,9 @@ from gateway.app.sign_ins import PREFIXES
 from gateway.app.web_login import begin_web_login, complete_web_login
 from gateway.core.decision import Decision, Query
 from gateway.core.errors import Conflict, Denied
+from gateway.core.obligation import Obligations
 from gateway.core.principal import User
+from gateway.core.request import RequestState, Verdict
 from tests.unit.edges.stage import Stage, ToldPolicy, make_stage
 from tests.unit.edges.trusting_provider import TrustingProvider
 
@@ -174,6 +177,30 @@ def test_a_request_that_came_before_the_logout_gets_no_grant_after_it(
     with stage.store.read() as uow:
         assert uow.grants.list(holder=user.id, limit=10) == []
     assert left(stage, user) == 0
+
+
+@pytest.mark.parametrize("verdict", list(Verdict))
+def test_an_answer_that_came_before_the_logout_counts_for_nothing_after_it(
+    stage: Stage, other: Stage, provider: Meanwhile, verdict: Verdict
+) -> None:
+    asked = replace(stage.ctx, policy=ToldPolicy(obligations=Obligations(approvals=1)))
+    requester, approver = sign_in(stage, provider).user, sign_in(stage, provider, "lead")
+    request = request_access(asked, requester, ASK).request
+    user = authenticate(stage.ctx, cli_of(stage, approver))
+    ended: list[int] = []
+
+    def log_out_once() -> None:
+        if not ended:
+            ended.append(provider_logout(other.ctx, provider, "sub-lead,,j1", "10.0.0.9"))
+
+    policy = SlowPolicy(obligations=Obligations(approvals=1), happens=log_out_once)
+    with pytest.raises(Denied) as no:
+        answer(replace(stage.ctx, policy=policy), user, request.id, verdict)
+    assert (no.value.refusal.code, ended) == ("not-signed-in", [1])
+    with stage.store.read() as uow:
+        found = uow.requests.get(request.id)
+    assert found is not None
+    assert (found.state, found.approvals) == (RequestState.PENDING, ())
 
 
 def test_one_of_a_sign_in_that_stays_gets_its_grant(stage: Stage, provider: Meanwhile) -> None:
