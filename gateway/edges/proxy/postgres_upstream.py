@@ -8,7 +8,7 @@ from concurrent.futures import Executor
 from functools import lru_cache
 from pathlib import Path
 
-from cryptography.x509 import load_der_x509_certificate
+from cryptography.x509 import InvalidVersion, load_der_x509_certificate
 
 from gateway.app.end_point import end_point_of
 from gateway.app.target_ports import DatabaseLogin
@@ -87,10 +87,10 @@ def _binding(leg: Leg) -> bytes:
 
 @lru_cache(maxsize=256)
 def _binding_of(der: bytes) -> bytes:
-    """ValueError of one that OpenSSL takes and this does not: nothing to bind to."""
+    """One that OpenSSL takes and this does not: nothing to bind to."""
     try:
         return end_point_of(load_der_x509_certificate(der))
-    except ValueError:
+    except (ValueError, InvalidVersion):
         return b""
 
 
