@@ -48,9 +48,17 @@ class Grants(Protocol):
         ...
 
     def list(
-        self, *, holder: str = "", target: str = "", active_at: datetime | None = None, limit: int = 200
+        self,
+        *,
+        holder: str = "",
+        target: str = "",
+        active_at: datetime | None = None,
+        unfinished_at: datetime | None = None,
+        limit: int = 200,
     ) -> Sequence[Grant]:
-        """Newest first. `active_at` keeps the ones that are active at that instant."""
+        """Newest first. `active_at` keeps the ones that are active at that instant, `unfinished_at` those that are not
+        over by then: also what begins a moment later.
+        """
         ...
 
 

@@ -45,7 +45,8 @@ def put_out(uow: UnitOfWork, gone: User, by: str, at: datetime, why: str, *, sig
     if sign_ins:
         for session in uow.provider_sessions.alive(user=gone.id):
             uow.provider_sessions.save(replace(session, ended_at=at, sealed_token="", next_check_at=None))
-    ended = [revoke(g, at, by, why) for g in uow.grants.list(holder=gone.id, active_at=at, limit=_EVERY)]
+    # One that was given since `at` was read, or by a gateway whose clock is ahead, begins after it and is theirs, too.
+    ended = [revoke(g, at, by, why) for g in uow.grants.list(holder=gone.id, unfinished_at=at, limit=_EVERY)]
     revoked = sum(uow.grants.save(grant) for grant in ended if isinstance(grant, Grant))
     return {"credentials_removed": removed, "grants_revoked": revoked}
 

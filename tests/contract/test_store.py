@@ -242,8 +242,10 @@ def test_active_means_the_half_open_window_and_no_revocation(store: SqlStore) ->
     with store.begin() as uow:
         assert [g.id for g in uow.grants.list(active_at=T0 - tick)] == []
         assert [g.id for g in uow.grants.list(active_at=T0)] == ["grt_1"]
+        assert [g.id for g in uow.grants.list(unfinished_at=T0)] == ["grt_2", "grt_1"]
         assert [g.id for g in uow.grants.list(active_at=T0 + HOUR - tick)] == ["grt_2", "grt_1"]
         assert [g.id for g in uow.grants.list(active_at=T0 + HOUR)] == ["grt_2"]
+        assert [g.id for g in uow.grants.list(unfinished_at=T0 + HOUR)] == ["grt_2"]
         assert uow.grants.save(replace(second, revoked_at=T0 + 5 * MINUTE, revoked_by="lead", revoke_reason="done"))
         assert [g.id for g in uow.grants.list(active_at=T0 + 10 * MINUTE)] == ["grt_1"]
 

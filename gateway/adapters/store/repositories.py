@@ -174,7 +174,13 @@ class SqlGrants:
         return True
 
     def list(
-        self, *, holder: str = "", target: str = "", active_at: datetime | None = None, limit: int = 200
+        self,
+        *,
+        holder: str = "",
+        target: str = "",
+        active_at: datetime | None = None,
+        unfinished_at: datetime | None = None,
+        limit: int = 200,
     ) -> Sequence[Grant]:
         c = GRANTS.c
         query = select(GRANTS).order_by(c.not_before.desc(), c.id.desc()).limit(limit)
@@ -184,6 +190,8 @@ class SqlGrants:
             query = query.where(c.target == target)
         if active_at is not None:
             query = query.where(c.not_before <= active_at, c.not_after > active_at, c.revoked_at.is_(None))
+        if unfinished_at is not None:
+            query = query.where(c.not_after > unfinished_at, c.revoked_at.is_(None))
         return [rows.grant_of(row) for row in self._tx.rows(query)]
 
 

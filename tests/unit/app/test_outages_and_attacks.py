@@ -554,6 +554,30 @@ def test_one_person_cannot_hide_the_requests_of_others(house: House):
     assert request_access(house.ctx, house.people["oncall"], READ).grant  # what waits for nobody is not held up by it
 
 
+def test_a_grant_that_was_given_while_its_holder_is_being_disabled_ends_with_the_others(house: House):
+    """Between the time that the disabling goes by and its turn to write; or by a gateway whose clock is ahead."""
+    real, given = house.ctx.policy, []
+
+    class Slow:
+        def decide(self, query: object):
+            decision = real.decide(query)
+            house.clock.advance(timedelta(milliseconds=1))
+            given.append(request_access(calm, house.people["oncall"], READ).grant)
+            return decision
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(real, name)
+
+    calm = house.ctx
+    disable_user(replace(calm, policy=Slow()), house.people["lead"], "oncall")
+    assert given[0] is not None
+    with house.ctx.store.read() as uow:
+        grant = uow.grants.get(given[0].id)
+    assert grant is not None
+    assert grant.revoke_reason == "account disabled"
+    assert house.events("user:disabled")[-1].data["grants_revoked"] == 1
+
+
 @pytest.mark.parametrize("by", ["asking", "an approval"])
 def test_who_is_disabled_while_policy_is_asked_gets_nothing_that_an_enabling_would_leave(house: House, by: str):
     waiting = request_access(house.ctx, house.people["oncall"], ADMIN).request.id
