@@ -252,9 +252,9 @@ class Forwards:
             self._host.attendance.wait_unlocked(source.is_over)
             if self._host.attendance.is_locked():  # who closes a channel while it waits has not sent it
                 return
-        if sink.send(octets):
-            forward.to_target += len(octets) * inward
-            forward.to_person += len(octets) * (not inward)
+        forward.to_target += len(octets) * inward  # before: a channel that closes may have taken some of it
+        forward.to_person += len(octets) * (not inward)
+        sink.send(octets)
         source.consumed(len(octets))
 
     # ---------------------------------------------------------------- target → person (-R, agent, X11)
