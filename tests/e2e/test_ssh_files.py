@@ -138,16 +138,38 @@ def test_paramiko_asks_for_a_whole_file_at_once(stage: Stage, mine: Path, tmp_pa
     assert [t[1:4] for t in transfers(stage)] == [("upload", len(CONTENT), SHA), ("download", len(CONTENT), SHA)]
 
 
-def test_rsync_is_recorded_as_a_whole(stage: Stage, mine: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("direction", ["upload", "download"])
+def test_rsync_is_recorded_file_by_file(stage: Stage, mine: Path, tmp_path: Path, direction: str) -> None:
     shell = f"ssh -F {stage.directory / 'ssh_config.me'}"
-    subprocess.run(["rsync", "-a", "-e", shell, str(mine), f"web-1.gw:{tmp_path}/copy"], check=True, timeout=60)
+    tree = tmp_path / "tree"
+    (tree / "sub").mkdir(parents=True)
+    (tree / "sub" / "b").write_bytes(CONTENT)
+    (tree / "a").write_bytes(b"short")
+    names = [f"{tree}/", f"web-1.gw:{tmp_path}/copy/"]
+    if direction == "download":
+        names = [f"web-1.gw:{tree}/", f"{tmp_path}/copy/"]
+    subprocess.run(["rsync", "-a", "-e", shell, *names], check=True, timeout=60)
+    assert (tmp_path / "copy" / "sub" / "b").read_bytes() == CONTENT
+    *files, whole = facts(stage)
+    assert [(f["op"], f["path"], f["bytes"], f["size"], f["sha256"], f["outcome"], f["direction"]) for f in files] == [
+        ("transfer", "a", 5, 5, hashlib.sha256(b"short").hexdigest(), "ok", direction),
+        ("transfer", "sub/b", len(CONTENT), len(CONTENT), SHA, "ok", direction),
+    ]
+    assert (whole["op"], whole["direction"], whole["outcome"]) == ("rsync", direction, "ok")
+    assert whole["bytes"] > len(CONTENT)
+    assert whole["path"].endswith(f"{tmp_path}/copy/" if direction == "upload" else f"{tree}/")
+    (summary,) = facts(stage, "files-summary")
+    assert (summary[f"{direction}s"], summary[f"{direction}_bytes"], summary["failed"]) == (2, len(CONTENT) + 5, 0)
+    assert {s["blake3"] is not None for s in facts(stage, "stream")} == {True}
+
+
+def test_an_rsync_that_cannot_be_followed_goes_on_and_says_so(stage: Stage, mine: Path, tmp_path: Path) -> None:
+    shell = f"ssh -F {stage.directory / 'ssh_config.me'}"
+    subprocess.run(["rsync", "-aX", "-e", shell, str(mine), f"web-1.gw:{tmp_path}/copy"], check=True, timeout=60)
     assert (tmp_path / "copy").read_bytes() == CONTENT
     (whole,) = facts(stage)
-    assert (whole["op"], whole["direction"], whole["outcome"]) == ("rsync", "upload", "not-parsed")
-    assert whole["bytes"] > len(CONTENT)
-    assert whole["path"].endswith(f"{tmp_path}/copy")
+    assert (whole["op"], whole["outcome"], whole["why"]) == ("rsync", "not-parsed", "the option -X")
     assert "sha256" not in whole
-    assert {s["blake3"] is not None for s in facts(stage, "stream")} == {True}
 
 
 # ---------------------------------------------------------------- rules

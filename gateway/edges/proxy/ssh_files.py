@@ -6,13 +6,14 @@ may go on; they wait when one direction has to be understood before the other ma
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from threading import Condition
+from threading import Condition, Lock
 from typing import Protocol
 
 from gateway.core import file_rules
 from gateway.core.file_rules import DOWNLOAD, UPLOAD, allows, allows_all, may_alias, may_rename
 from gateway.core.target import FileRule
 from gateway.edges.proxy.ssh_record import ChannelRecord
+from gateway.wire.rsync import RsyncWalker
 from gateway.wire.scp import Moved, ScpError, ScpWalker, TransferCommand, transfer_command
 from gateway.wire.sftp import SftpWalker
 from gateway.wire.sftp_packets import SftpError
@@ -321,11 +322,13 @@ class ScpGate(_Walked):
 
 
 class RsyncGate:
-    """rsync: what was asked for and how much passed; its own protocol is not parsed."""
+    """rsync: everything goes on at once, and is followed as it passes. A record for each file, and one for the run."""
 
     def __init__(self, record: ChannelRecord, command: TransferCommand) -> None:
         self._record = record
         self._command = command
+        self._walker = RsyncWalker(command)
+        self._walking = Lock()
         self._began = time.monotonic()
         self._octets = {UPLOAD: 0, DOWNLOAD: 0}
         self._over = False
@@ -333,11 +336,13 @@ class RsyncGate:
     def inward(self, octets: Octets) -> Iterable[Octets]:
         """See `FileGate`."""
         self._octets[UPLOAD] += len(octets)
+        self._follow(self._walker.from_client, octets)
         return (octets,)
 
     def outward(self, octets: Octets) -> Iterable[Octets]:
         """See `FileGate`."""
         self._octets[DOWNLOAD] += len(octets)
+        self._follow(self._walker.from_server, octets)
         return (octets,) if octets else ()
 
     def is_prompt(self, *, inward: bool) -> bool:
@@ -347,10 +352,33 @@ class RsyncGate:
 
     def end(self) -> None:
         """One record for the whole run."""
-        if not self._over:
+        with self._walking:
+            if self._over:
+                return
             self._over = True
+            self._walker.end(time.monotonic())
+            self._told()
+            why, is_over = self._walker.gave_up, self._walker.is_over
+        outcome = "ok" if is_over else "not-parsed" if why else "interrupted"
+        self._record.file(
+            via="rsync", op="rsync", path=" ".join(self._command.paths), direction=self._command.direction,
+            octets=self._octets[self._command.direction], seconds=time.monotonic() - self._began, outcome=outcome,
+            digest=None, arguments=list(self._command.arguments), **({"why": why} if why else {}),
+        )  # fmt: skip
+
+    def _follow(self, walk: Callable[[Octets, float], None], octets: Octets) -> None:
+        with self._walking:
+            if not self._over:
+                walk(octets, time.monotonic())
+                self._told()
+
+    def _told(self) -> None:
+        done, self._walker.done = self._walker.done, []
+        for one in done:
+            more = {"matched": one.matched} if one.matched else {}
+            compression = {"compression": one.compression} if one.compression else {}
             self._record.file(
-                via="rsync", op="rsync", path=" ".join(self._command.paths), direction=self._command.direction,
-                octets=self._octets[self._command.direction], seconds=time.monotonic() - self._began,
-                outcome="not-parsed", digest=None, arguments=list(self._command.arguments),
+                via="rsync", op="transfer", path=one.path.decode("utf-8", "backslashreplace"),
+                direction=self._command.direction, octets=one.digest.octets, seconds=one.until - one.at,
+                outcome=one.outcome, digest=one.digest, size=one.size, **more, **compression,
             )  # fmt: skip

@@ -35,6 +35,8 @@ class FileTotals:
         """One record of kind `file`."""
         if op == "error":  # a sentence, which belongs to another record
             return
+        if op == "rsync" and outcome != "not-parsed":  # each of its files has a record
+            return
         if direction and op != "mkdir":
             self.octets[direction] += octets
         if outcome not in ("ok", "not-parsed"):

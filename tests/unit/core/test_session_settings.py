@@ -23,7 +23,8 @@ def test_only_plain_names_are_asked_for_and_others_are_told_of(names: list[str])
     asked.add(names)
     for letter in (b"'", b"\\", b";", b"--", b'"'):
         assert asked.question().count(letter) <= plain.count(letter) + (2 * len(names) if letter == b"'" else 0)
-    is_known = all(f"'{name}'".encode() in asked.question() for name in names)
+    quoted = [f"'{name}'".encode() for name in names]  # some, such as '=', stand in the question anyway
+    is_known = all(asked.question().count(name) > plain.count(name) for name in quoted)
     assert (OTHERS in answered(asked)) is not is_known
 
 

@@ -1,0 +1,234 @@
+"""What the walker says of real runs of rsync, whose octets a remote shell of our own notes down."""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.wire.rsync import RsyncWalker
+from gateway.wire.rsync_input import MOST_WAITING
+from gateway.wire.scp import TransferCommand, transfer_command
+
+# In place of ssh: starts the server here, and notes which octets came from whom, in their order.
+_SHELL = """
+import json, os, subprocess, sys, threading
+words = sys.argv[1:]
+while words[0].startswith("-"):
+    words = words[2:] if words[0] == "-l" else words[1:]
+command = " ".join(words[1:])
+for each in (0, 1):
+    os.set_blocking(each, True)
+server = subprocess.Popen(["sh", "-c", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+seen, noting = [], threading.Lock()
+
+def pump(who, source, sink):
+    try:
+        while data := os.read(source, 4096):
+            with noting:
+                seen.append((who, data.hex()))
+            while data:
+                data = data[os.write(sink, data):]
+    except BrokenPipeError:
+        pass
+    os.close(sink)
+
+threading.Thread(target=pump, args=("client", 0, server.stdin.fileno()), daemon=True).start()
+pump("server", server.stdout.fileno(), os.dup(1))
+status = server.wait()
+with noting:
+    open(os.environ["NOTES"], "w").write(json.dumps({"command": command, "seen": seen}))
+os._exit(status)
+"""
+Seen = list[tuple[str, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    command: TransferCommand
+    seen: Seen
+
+    def walked(self, seen: Seen | None = None) -> RsyncWalker:
+        walker = RsyncWalker(self.command)
+        for number, (who, data) in enumerate(self.seen if seen is None else seen):
+            (walker.from_client if who == "client" else walker.from_server)(data, float(number))
+        walker.end(1e6)
+        return walker
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    source = tmp_path_factory.mktemp("rsync") / "source"
+    chance = random.Random(7)
+    for name, size in {
+        "a": 0, "b": 10, "big": 300_000, "sub/one": 70_000, "sub/deep/q": 9_000, "sub.x/z": 5, "sub-file": 9, "sub0": 1,
+        "with space": 8, "é": 4, **{f"d{number:02}/f{number}": number * 50 for number in range(40)},
+    }.items():  # fmt: skip
+        path = source / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(chance.randbytes(size))
+    (source / "text").write_text("hello world\\n" * 9_000)
+    (source / "empty").mkdir()
+    (source / "link").symlink_to("a")
+    (source / "hard").hardlink_to(source / "b")
+    os.mkfifo(source / "fifo")
+    return source
+
+
+@pytest.fixture(scope="module")
+def transfer(tree: Path) -> Callable[..., Run]:
+    place = tree.parent
+    (place / "shell.py").write_text(_SHELL)
+
+    def run(direction: str, *options: str, there: Path | None = None) -> Run:
+        copy = place / "copy"
+        shutil.rmtree(copy, ignore_errors=True)
+        if there is not None:
+            shutil.copytree(there, copy, symlinks=True, ignore=shutil.ignore_patterns("fifo"))
+        ends = (f"{tree}/", f"host:{copy}/") if direction == "upload" else (f"host:{tree}/", f"{copy}/")
+        notes = place / "notes"
+        subprocess.run(
+            ["rsync", "-e", f"{sys.executable} {place / 'shell.py'}", *options, *ends],
+            env={**os.environ, "NOTES": str(notes)}, check=True, timeout=60, capture_output=True,
+        )  # fmt: skip
+        noted = json.loads(notes.read_text())
+        command = transfer_command(noted["command"].encode())
+        assert command is not None
+        assert command.direction == direction
+        return Run(command, [(who, bytes.fromhex(data)) for who, data in noted["seen"]])
+
+    return run
+
+
+def expected(tree: Path) -> dict[str, str]:
+    """SHA-256 by name."""
+    found = [path for path in tree.rglob("*") if path.is_file() and not path.is_symlink()]
+    return {str(path.relative_to(tree)): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
+
+
+@pytest.mark.parametrize("direction", ["upload", "download"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        "-r", "-a", "-av", "-aH", "-ac", "-aR", "-aU", "-aS", "-am", "-a --no-inc-recursive", "-aHc --no-inc-recursive",
+        "-a --numeric-ids", "-a --delete", "-a --delete-excluded --exclude=none", "-a --inplace", "-a --protocol=30",
+        "-a --protocol=31", "-a --protocol=30 --no-inc-recursive", "-a --checksum-choice=md5",
+        "-ac --checksum-choice=sha1,md4", "-az --compress-choice=zlib", "-az --compress-choice=zlibx", "-aW --partial-dir=.p",
+    ],
+)  # fmt: skip
+def test_every_file_with_its_digest(transfer: Callable[..., Run], tree: Path, direction: str, options: str) -> None:
+    walker = transfer(direction, *options.split()).walked()
+    assert (walker.gave_up, walker.is_over) == ("", True)
+    start = f"{str(tree).lstrip('/')}/" if "R" in options.split(maxsplit=1)[0] else ""
+    found = {one.path.decode().lstrip("/").removeprefix(start): one.digest.fields()["sha256"] for one in walker.done}
+    wanted = expected(tree)
+    if "H" in options.split(maxsplit=1)[0]:  # one of both names
+        del wanted["hard" if "b" in found else "b"]
+    assert found == wanted
+    assert {one.outcome for one in walker.done} == {"ok"}
+    assert all(one.size == one.digest.octets for one in walker.done)
+
+
+@pytest.mark.parametrize("direction", ["upload", "download"])
+@pytest.mark.parametrize("options", ["-a", "-az --compress-choice=zlib", "-az --compress-choice=zlibx"])
+def test_what_the_receiver_has_already_is_no_digest(
+    transfer: Callable[..., Run], tree: Path, tmp_path: Path, direction: str, options: str
+) -> None:
+    older = tmp_path / "older"
+    shutil.copytree(tree, older, symlinks=True, ignore=shutil.ignore_patterns("fifo"))
+    content = bytearray((older / "big").read_bytes())
+    content[1_000:1_100] = bytes(100)
+    (older / "big").write_bytes(content)
+    os.utime(older / "big", (1, 1))
+    (one,) = transfer(direction, *options.split(), there=older).walked().done
+    assert (one.path, one.size, one.outcome, one.digest.fields()) == (b"big", 300_000, "ok", {"sha256": None})
+    assert 250_000 < one.matched < 300_000
+    assert one.matched + one.digest.octets >= (300_000 if options == "-a" else 290_000)
+
+
+@pytest.mark.parametrize("options", ["-az --compress-choice=zstd", "-az --compress-choice=lz4"])
+def test_what_is_compressed_otherwise_is_counted(transfer: Callable[..., Run], tree: Path, options: str) -> None:
+    walker = transfer("upload", *options.split()).walked()
+    assert walker.is_over
+    assert {one.path.decode(): one.size for one in walker.done} == {
+        name: (tree / name).stat().st_size for name in expected(tree)
+    }
+    assert {(one.digest.fields()["sha256"], one.compression) for one in walker.done} == {
+        (None, options[-4:].strip("="))
+    }
+
+
+@pytest.mark.parametrize(("options", "why"), [("-aX", "the option -X"), ("-as", "the option -s"), ("-a --iconv=.", "the option --iconv")])  # fmt: skip
+def test_what_is_not_known_is_not_followed(transfer: Callable[..., Run], options: str, why: str) -> None:
+    walker = transfer("upload", *options.split()).walked()
+    assert (walker.gave_up, walker.is_over, walker.done) == (why, False, [])
+
+
+def test_a_dry_run_moves_nothing(transfer: Callable[..., Run]) -> None:
+    walker = transfer("upload", "-an").walked()
+    assert (walker.gave_up, walker.is_over, walker.done) == ("", True, [])
+
+
+@pytest.mark.parametrize("direction", ["upload", "download"])
+def test_pieces_of_any_size_are_the_same(transfer: Callable[..., Run], tree: Path, direction: str) -> None:
+    run = transfer(direction, "-a")
+    for length in (1, 3, 1_000):
+        pieces = [(who, data[at : at + length]) for who, data in run.seen for at in range(0, len(data), length)]
+        walker = run.walked(pieces)
+        assert walker.is_over
+        assert {one.path.decode(): one.digest.fields()["sha256"] for one in walker.done} == expected(tree)
+
+
+def test_a_run_that_is_cut_off_says_so(transfer: Callable[..., Run]) -> None:
+    run = transfer("download", "-a")
+    whole = len(run.walked().done)
+    seen: Sequence[tuple[str, bytes]] = run.seen
+    walker = run.walked(list(seen[: len(seen) // 2]))
+    assert not walker.is_over
+    assert 0 < len(walker.done) < whole
+    assert [one.outcome for one in walker.done[:-1]] == ["ok"] * (len(walker.done) - 1)
+
+
+@pytest.fixture(scope="module")
+def some_runs(transfer: Callable[..., Run]) -> list[Run]:
+    return [transfer("upload", "-a"), transfer("download", "-azH", "--compress-choice=zlib"), transfer("upload", "-ac", "--protocol=30")]  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_nothing_that_comes_raises(some_runs: list[Run], data: st.DataObject) -> None:
+    run = data.draw(st.sampled_from(some_runs))
+    seen = list(run.seen)
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, min(len(seen), 40) - 1))
+        who, octets = seen[at]
+        start = data.draw(st.integers(0, max(0, min(len(octets), 200) - 1)))
+        change = data.draw(st.binary(max_size=8))
+        cut = data.draw(st.integers(0, 8))
+        seen[at] = (who, octets[:start] + change + octets[start + cut :])
+    walker = run.walked(seen)
+    assert all(one.size >= 0 for one in walker.done)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["client", "server"]), st.binary(max_size=400)), max_size=12))
+def test_nor_does_noise(pieces: Seen) -> None:
+    command = TransferCommand("rsync", "upload", ("--server", "-logDtpre.iLsfxCIvu", ".", "x"), (".", "x"))
+    assert not Run(command, pieces).walked().is_over
+
+
+def test_what_waits_is_bounded() -> None:
+    command = TransferCommand("rsync", "upload", ("--server", "-logDtpre.iLsfxCIvu", ".", "x"), (".", "x"))
+    walker = RsyncWalker(command)
+    walker.from_client((31).to_bytes(4, "little"), 0.0)
+    for _ in range(2 * MOST_WAITING // 65_536 + 2):  # before the server has said anything
+        walker.from_client(bytes(65_536), 0.0)
+    assert walker.gave_up == "more came than could be understood"
