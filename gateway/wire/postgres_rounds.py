@@ -51,6 +51,8 @@ class RoundAccount(StatementAccount):
 
     def round(self, source: bytes, values: bytes, at: float, *, is_described: bool) -> None:
         """Bind to the unnamed portal, (Describe,) Execute and Sync: the same as telling each."""
+        if self._ahead is not None:
+            self._seal_ahead()
         step = self._bound(b"", source[:NAME_BYTES], values, at)
         step.kind = _ROUND
         step.is_described = is_described
@@ -90,6 +92,8 @@ class RoundAccount(StatementAccount):
         """A question, whole, while the account is idle: its attempt; the answer is owed. None when it has to be told
         message by message.
         """
+        if self._ahead is not None:
+            self._seal_ahead()
         run = Run(self._number + 1)
         told = self._attempted(run, asked)
         if told is None:

@@ -287,6 +287,15 @@ def test_data_that_nobody_asked_for_is_nobodys() -> None:
     assert (second["bytes_in"], second["blake3_in"]) == (1, blake3(b"y").hexdigest())
 
 
+@pytest.mark.parametrize("stray", [(query("a"), message(b"d", b"x")), (query("a"), message(b"d", b"x"), SYNC)])
+def test_data_that_nobody_asked_for_hides_none_behind_it(stray: tuple[bytes, ...]) -> None:
+    session = Session().ask(parse("COPY t FROM STDIN", "s"), SYNC).answer(PARSED, READY)
+    session.ask(*stray).answer(tag("SELECT 0"), *[READY] * (len(stray) - 1))
+    session.ask(bind("s"), execute(), SYNC).ask(message(b"d", b"data"), message(b"c"), SYNC)
+    result = session.answer(BOUND, COPY_IN, tag("COPY 1"), READY).of("result")[1]
+    assert (result["bytes_in"], result["blake3_in"]) == (4, blake3(b"data").hexdigest())
+
+
 def test_copy_data_that_waits_to_be_asked_for_keeps_no_state_of_its_digest() -> None:
     """Which is 2 KB each, where a session may owe twenty thousand answers."""
     alive: WeakSet[object] = WeakSet()

@@ -172,3 +172,14 @@ def test_records_carry_the_instant_at_which_their_bytes_came(*, is_late: bool) -
     (_, first, _), (_, second, _) = books.records
     assert first <= second
     assert abs(first - unix_ns(AT)) < 600e9
+
+
+def test_copy_data_counts_behind_data_that_nobody_asked_for() -> None:
+    books = Books(lambda: AT)
+    books.ask(QUERY + message(b"d", b"x"))
+    books.answer(COMPLETE + READY)
+    books.ask(message(b"Q", b"COPY t FROM STDIN\0"))
+    books.ask(message(b"d", b"data") + message(b"c"))
+    books.answer(message(b"G", b"\0\0\0") + message(b"C", b"COPY 1\0") + READY)
+    last = json.loads(books.records[-1][2])
+    assert (last["tag"], last["bytes_in"]) == ("COPY 1", 4)
