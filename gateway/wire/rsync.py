@@ -11,7 +11,9 @@ INVARIANTS
 
 import struct
 import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from gateway.wire.file_digest import FileDigest
 from gateway.wire.rsync_input import Input, Number, Octets, RsyncError, Walk
@@ -25,7 +27,8 @@ _DONE, _FLIST_EOF, _DEL_STATS, _FLIST_OFFSET = -1, -2, -3, -101  # what is no it
 _SUM_LENGTHS = {"xxh128": 16, "xxh3": 8, "xxh64": 8, "md5": 16, "md4": 16, "sha1": 20, "none": 1}
 _SUM_HEAD = struct.Struct("<4i")  # number and size of the blocks that the receiver told of, of their sums, of the last
 _PHASES = 3  # ends that the sender says beside those of lists: of two phases, and of everything
-_INFLATED_AT_ONCE = 1 << 18
+INFLATED_AT_ONCE = 1 << 18
+Inflate = Callable[[bytes], Iterable[bytes]]  # what a piece of compressed data adds; RsyncError when it cannot be
 
 
 @dataclass(slots=True)
@@ -50,9 +53,16 @@ class Passed:
 
 
 class RsyncWalker:
-    """Both directions of one rsync. Not safe for threads."""
+    """Both directions of one rsync. Not safe for threads.
 
-    def __init__(self, command: TransferCommand) -> None:
+    `inflaters` make, by name, what reads a compression other than zlib's, which goes on from file to file.
+    """
+
+    def __init__(
+        self, command: TransferCommand, inflaters: Mapping[str, Callable[[], Inflate]] = MappingProxyType({})
+    ) -> None:
+        self._inflaters = inflaters
+        self._inflate: Inflate | None = None
         self._upload = command.direction == "upload"
         self._client, self._server = Input(), Input()
         self._sender = self._client if self._upload else self._server
@@ -225,13 +235,20 @@ class RsyncWalker:
         if self._options.compresses:
             moving.compression = self._options.compression or self._agreed(1, "zlib")
         if moving.compression not in ("", "none"):
-            yield from _compressed(side, moving, sizes)
+            yield from _compressed(side, moving, sizes, self._inflater(moving.compression))
             return
         while token := (yield from side.int32()):
             if token > 0:
                 yield from side.pour(token, moving.digest)
             else:
                 moving.match(-(token + 1), *sizes)
+
+    def _inflater(self, compression: str) -> Inflate | None:
+        if compression in ("zlib", "zlibx"):
+            return _zlib()
+        if self._inflate is None and compression in self._inflaters:
+            self._inflate = self._inflaters[compression]()
+        return self._inflate
 
 
 def _filters(side: Input) -> Walk:
@@ -242,21 +259,31 @@ def _filters(side: Input) -> Walk:
         yield from side.take(length)
 
 
-def _compressed(side: Input, moving: Passed, sizes: tuple[int, int, int]) -> Walk:
-    """Pieces of compressed data and tokens (token.c). What is no deflate is counted as it passed, without a digest."""
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS) if moving.compression in ("zlib", "zlibx") else None
-    if inflater is None:
+def _zlib() -> Inflate:
+    """One for each file. Once a block has matched it would have to know that, and nobody asks it any more."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+
+    def inflate(data: bytes) -> Iterator[bytes]:
+        while data:
+            yield inflater.decompress(data, INFLATED_AT_ONCE)
+            data = inflater.unconsumed_tail
+
+    return inflate
+
+
+def _compressed(side: Input, moving: Passed, sizes: tuple[int, int, int], inflate: Inflate | None) -> Walk:
+    """Pieces of compressed data and tokens (token.c). What cannot be read is counted as it passed, without a digest."""
+    is_zlib = moving.compression in ("zlib", "zlibx")
+    if inflate is None:
         moving.digest.lose()
     token = 0
     while flag := (yield from side.byte()):
         if flag & 0xC0 == 0x40:
             data = yield from side.take((flag & 0x3F) << 8 | (yield from side.byte()))
-            if inflater is None or moving.matched:  # blocks that matched may belong to what it would have to know
-                moving.digest.update(data)
-                continue
-            while data:
-                moving.digest.update(inflater.decompress(data, _INFLATED_AT_ONCE))
-                data = inflater.unconsumed_tail
+            if is_zlib and moving.matched:
+                inflate = None
+            for piece in (data,) if inflate is None else inflate(data):
+                moving.digest.update(piece)
             continue
         token = token + (flag & 0x3F) if flag & 0x80 else (yield from side.int32())
         is_run = flag & 0x40 if flag & 0x80 else flag & 1

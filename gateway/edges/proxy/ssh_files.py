@@ -13,6 +13,7 @@ from gateway.core import file_rules
 from gateway.core.file_rules import DOWNLOAD, UPLOAD, allows, allows_all, may_alias, may_rename
 from gateway.core.target import FileRule
 from gateway.edges.proxy.ssh_record import ChannelRecord
+from gateway.edges.proxy.ssh_zstd import zstd
 from gateway.wire.rsync import RsyncWalker
 from gateway.wire.scp import Moved, ScpError, ScpWalker, TransferCommand, transfer_command
 from gateway.wire.sftp import SftpWalker
@@ -327,7 +328,7 @@ class RsyncGate:
     def __init__(self, record: ChannelRecord, command: TransferCommand) -> None:
         self._record = record
         self._command = command
-        self._walker = RsyncWalker(command)
+        self._walker = RsyncWalker(command, {"zstd": zstd})
         self._walking = Lock()
         self._began = time.monotonic()
         self._octets = {UPLOAD: 0, DOWNLOAD: 0}
