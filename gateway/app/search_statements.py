@@ -8,6 +8,7 @@ from typing import Protocol
 from gateway.app import journal
 from gateway.app.authorise import authorise
 from gateway.app.context import Context
+from gateway.app.shreds import shredded_among
 from gateway.core.decision import Action, Facts
 from gateway.core.errors import Refusal, Unavailable
 from gateway.core.principal import User
@@ -116,6 +117,8 @@ def search_statements(
     noted = journal.record(ctx, "audit:searched", principal=user.name, data=data)
     journal.confirm_logged(ctx, noted)
     try:
-        return Findings(index.search(query), index.behind())
+        found, behind = index.search(query), index.behind()
     except IndexUnreadable as error:
         raise Unavailable(_UNREADABLE) from error
+    gone = shredded_among(ctx, {each.session for each in found})  # of an old copy of the index, or of a key
+    return Findings([each for each in found if each.session not in gone], behind)

@@ -11,9 +11,11 @@ from datetime import timedelta
 from typing import Protocol, runtime_checkable
 
 from gateway.app import journal
+from gateway.app.authenticate import NOT_SIGNED_IN
 from gateway.app.context import Context
 from gateway.app.replay_session import authorised_session
 from gateway.app.shreds import require_not_shredded, shredding_of
+from gateway.app.sign_ins import is_over
 from gateway.audit.sealed_digests import DONE, ORDERED, SHREDDED
 from gateway.core.decision import Action
 from gateway.core.errors import Conflict, GatewayError, Refusal, Unavailable
@@ -77,6 +79,9 @@ def shred_session(ctx: Context, user: User, session_id: str, reason: str) -> str
     if not isinstance(shredder, Shredder) or not shredder.can_shred(session_id):
         raise Conflict(_not_here(session))
     about: journal.About = {**journal.about_session(session), "principal": user.name}
+    with ctx.store.read() as uow:
+        if is_over(uow, user):  # since policy was asked
+            raise journal.refuse(ctx, "policy:denied", NOT_SIGNED_IN, **about)
     data = {"reason": reason.strip()[:500], "holder": session.holder_name, "recording": session.recording_digest}
     order = journal.event(ctx, SHREDDED, ORDERED, data, **about)
     try:

@@ -1,5 +1,7 @@
 """What the log says of recordings that were destroyed on purpose."""
 
+from collections.abc import Collection
+
 from gateway.app.context import Context
 from gateway.app.log_ports import EventFilter
 from gateway.audit.leaf import format_instant
@@ -34,6 +36,13 @@ def shredding_of(ctx: Context, session_id: str) -> Shredding | None:
         str(first.event.data.get("reason", "")),
         any(told.event.outcome == DONE for told in orders),
     )
+
+
+def shredded_among(ctx: Context, sessions: Collection[str]) -> frozenset[str]:
+    """Those whose recording was ordered destroyed. One question where none ever was."""
+    if not sessions or not ctx.log.search(EventFilter(type=SHREDDED, limit=1)):
+        return frozenset()
+    return frozenset(each for each in sessions if shredding_of(ctx, each) is not None)
 
 
 def _says(event: Event, session_id: str) -> bool:

@@ -12,10 +12,11 @@ from gateway.adapters.recordings import FileRecorder
 from gateway.app import journal
 from gateway.app.end_session import end_session
 from gateway.app.replay_session import replay
+from gateway.app.search_statements import FoundStatement, StatementQuery, search_statements
 from gateway.app.shred_session import AGAIN_AFTER, ShredFailed, Shreds, shred_session
 from gateway.core.errors import Conflict, Denied, NotFound, Unavailable
 from gateway.core.session import EndReason
-from tests.unit.adapters.recordings.stage import eventually, is_sealed
+from tests.unit.adapters.recordings.stage import AT, eventually, is_sealed
 from tests.unit.app.house import House
 from tests.unit.app.test_main_job import granted, opened
 
@@ -249,3 +250,40 @@ def test_a_replay_that_a_shredding_overtakes_says_so_and_calls_nothing_lost(
     monkeypatch.setattr(recorder_of(house), "read", read)
     assert "was shredded by security" in unplayed(house, session)
     assert ("session:recording-locked", "failed") not in house.types()
+
+
+class OldIndex:
+    """As it comes back from a backup."""
+
+    def __init__(self, *sessions: str) -> None:
+        self._sessions = sessions
+
+    def search(self, query: StatementQuery) -> list[FoundStatement]:
+        told = (None, None, None, None, None, "orders-db", "oncall")
+        return [FoundStatement(each, query.limit, AT, "select 1", *told) for each in self._sessions]
+
+    def behind(self) -> frozenset[str]:
+        return frozenset()
+
+
+def test_what_a_copy_of_the_index_still_has_of_it_is_not_found(house: House):
+    session, other = ended(house), ended(house)
+
+    def found() -> list[str]:
+        told = search_statements(house.ctx, OldIndex(session, other), house.people["auditor"])
+        return [each.session for each in told.statements]
+
+    assert found() == [session, other]
+    shred_session(house.ctx, house.proved("security"), session, WHY)
+    assert found() == [other]
+
+
+def test_who_was_signed_out_while_policy_was_asked_destroys_nothing(house: House):
+    session = ended(house)
+    gone = replace(house.proved("security"), proof=replace(house.proved("security").proof, sign_in="lgn_over"))
+    with pytest.raises(Denied) as no:
+        shred_session(house.ctx, gone, session, WHY)
+    assert no.value.refusal.code == "not-signed-in"
+    assert house.types()[-1] == ("policy:denied", "denied")
+    assert not shredded(house)
+    assert any(key_of(house, session))
