@@ -116,9 +116,12 @@ _WAS_REVOKED = Refusal(
 )
 _WITHDRAWN = Refusal(
     "trust-withdrawn",
-    "The trust policy that this deploy token was given under was changed or taken away.",
+    "The trust policy that this deploy token was given under was changed or taken away, or allows none of it now.",
     ("a token under the trust policies in force",),
-    ("Exchange a new token of the job's: POST /oauth/token. Its answer says what does not hold any more.",),
+    (
+        "Exchange a new token of the job's: POST /oauth/token. Its answer says what does not hold any more.",
+        "Where a job has one token only, as on GitLab, run it again.",
+    ),
 )
 _A_PERSONS_TOKEN = Refusal(
     "not-a-workload",
