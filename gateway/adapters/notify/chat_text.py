@@ -13,7 +13,7 @@ One text for all that a webhook may lead to, as the gateway does not know which 
 import re
 
 LONGEST_TITLE = 300
-LONGEST_BODY = 2000  # Teams takes 28 KB of JSON, where a character may need 12 bytes; Slack shows 4,000 characters
+LONGEST_BODY = 1000  # Teams takes 28 KB in all; of a character that does not print the escape has 11 bytes in JSON
 _ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 _CALLS = re.compile(r"(?<![A-Za-z0-9])@|@(?=all|channel|everyone|here)", re.IGNORECASE)
 _LINKS = re.compile(r"\](?=[(\[:])")

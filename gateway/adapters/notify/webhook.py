@@ -53,7 +53,8 @@ class WebhookNotifier:
             "body": bounded(body, LONGEST_BODY),
             "fields": {name: bounded(value, LONGEST_TITLE) for name, value in fields.items()},
         }
-        self._lanes.get(channel, self._lanes["default"]).put(_Message(channel, json.dumps(told).encode()))
+        octets = json.dumps(told, ensure_ascii=False).encode("utf-8", "replace")  # half a surrogate pair is typed soon
+        self._lanes.get(channel, self._lanes["default"]).put(_Message(channel, octets))
 
     def close(self, timeout_seconds: float = 5.0) -> None:
         """Deliver what waits, for a while, and stop."""

@@ -79,7 +79,8 @@ def test_so_it_comes_to_the_receiver(httpserver: HTTPServer, tmp_path: Path) -> 
             "body": "because <https://x|y>",
             "fields": {"incident": "<INC-7>"},
         }
-        notifier.notify("default", "😀" * 10_000, "&" * 10_000, {"user": "x" * 10_000})
-        assert told.get(timeout=15)[1] < 28_000  # what Teams takes
+        for worst in ("😀", "&", "\U000e0001", "\ud800", '"'):
+            notifier.notify("default", worst * 10_000, worst * 10_000, dict.fromkeys("abcd", worst * 10_000))
+            assert told.get(timeout=15)[1] < 28_000  # what Teams takes
     finally:
         notifier.close()
