@@ -44,11 +44,11 @@ class Passed:
     compression: str = ""
     digest: FileDigest = field(default_factory=FileDigest)
 
-    def match(self, block: int, blocks: int, length: int, last: int) -> None:
-        """A block that the receiver has."""
-        if not 0 <= block < blocks:
+    def match(self, block: int, blocks: int, length: int, last: int, *, run: int = 0) -> None:
+        """A block that the receiver has, and the `run` that follow it: at once, as few octets tell of very many."""
+        if not 0 <= block < blocks - run:
             raise RsyncError("a block out of range")
-        self.matched += last if block == blocks - 1 else length
+        self.matched += run * length + (last if block + run == blocks - 1 else length)
         self.digest.lose()
 
 
@@ -288,7 +288,5 @@ def _compressed(side: Input, moving: Passed, sizes: tuple[int, int, int], inflat
         token = token + (flag & 0x3F) if flag & 0x80 else (yield from side.int32())
         is_run = flag & 0x40 if flag & 0x80 else flag & 1
         run = (yield from side.int16()) if is_run else 0
-        for _ in range(run + 1):
-            moving.match(token, *sizes)
-            token += 1
-        token -= 1
+        moving.match(token, *sizes, run=run)
+        token += run

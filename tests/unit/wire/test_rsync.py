@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.edges.proxy.ssh_zstd import zstd
-from gateway.wire.rsync import RsyncWalker
-from gateway.wire.rsync_input import MOST_WAITING
+from gateway.wire.rsync import Passed, RsyncWalker, _compressed
+from gateway.wire.rsync_input import MOST_WAITING, Input, RsyncError
 from gateway.wire.scp import TransferCommand, transfer_command
 
 # In place of ssh: starts the server here, and notes which octets came from whom, in their order.
@@ -223,6 +224,24 @@ def test_nothing_that_comes_raises(some_runs: list[Run], data: st.DataObject) ->
 def test_nor_does_noise(pieces: Seen) -> None:
     command = TransferCommand("rsync", "upload", ("--server", "-logDtpre.iLsfxCIvu", ".", "x"), (".", "x"))
     assert not Run(command, pieces).walked().is_over
+
+
+def test_few_octets_that_tell_of_many_blocks_cost_little() -> None:
+    most, side, moving = (1 << 31) - 1, Input(), Passed(b"x", 0, 0.0)
+    side.put(b"\xc0\xff\xff" * 10_000 + b"\0")  # each of a run of 65,536
+    began = time.process_time()
+    assert list(_compressed(side, moving, (most, 700, 5), None)) == []
+    assert time.process_time() - began < 5
+    assert moving.matched == 10_000 * 65_536 * 700
+
+
+def test_the_last_block_of_a_run_is_shorter_and_none_is_behind_it() -> None:
+    moving = Passed(b"x", 0, 0.0)
+    moving.match(1, 4, 700, 5, run=2)
+    assert moving.matched == 1_405
+    for block, run in ((1, 3), (4, 0), (-1, 1)):
+        with pytest.raises(RsyncError):
+            moving.match(block, 4, 700, 5, run=run)
 
 
 def test_what_waits_is_bounded() -> None:
