@@ -4,6 +4,7 @@ Sent all at once, or one for each directory while files pass already (incrementa
 """
 
 import stat
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from dataclasses import dataclass
 from gateway.wire.rsync_input import Input, RsyncError, Walk
 from gateway.wire.rsync_options import Options
 
-MOST_ENTRIES = 100_000  # of all lists that are not over
+MOST_ENTRIES = 100_000  # of all lists that are not over; each of these counts, too
+MOST_NAMES = 1 << 25  # octets of their names
 LONGEST_NAME = 4_096
 INC_RECURSE, VARINT_FLAGS, ID0_NAMES = 1, 128, 256  # compatibility flags of the server's
 _SPECIALS_WITHOUT_NUMBERS = 31  # the protocol
@@ -50,30 +52,38 @@ class FileLists:
         self._checksum = checksum
         self._lists: deque[tuple[int, list[Entry]]] = deque()  # index of the first, entries in their order
         self._next_index = flags & INC_RECURSE
-        self._count = 0
+        self._count = self._octets = 0
         self._name = b""
         self._mode = 0
 
     def entry(self, index: int) -> Entry:
         """What the index of a transfer means."""
-        for first, entries in self._lists:
-            if first <= index < first + len(entries):
-                return entries[index - first]
-        raise RsyncError("an index that is in no list")
+        at = bisect_right(self._lists, index, key=lambda known: known[0]) - 1
+        first, entries = self._lists[at] if at >= 0 else (0, [])
+        if not 0 <= index - first < len(entries):
+            raise RsyncError("an index that is in no list")
+        return entries[index - first]
 
     def end_first(self) -> None:
         """Nothing more comes of the oldest; the last one stays."""
         if len(self._lists) > 1:
-            self._count -= len(self._lists.popleft()[1])
+            _, entries = self._lists.popleft()
+            self._count -= len(entries) + 1
+            self._octets -= sum([len(entry.path) for entry in entries])
+
+    def _hold(self, octets: int) -> None:
+        self._count += 1
+        self._octets += octets
+        if self._count > MOST_ENTRIES or self._octets > MOST_NAMES:
+            raise RsyncError("more files than are followed")
 
     def read(self, side: Input) -> Walk:
         """One more list."""
         entries: list[Entry] = []
+        self._hold(0)
         while flags := (yield from self._entry_flags(side)):
             entries.append((yield from self._read(side, flags, entries)))
-            self._count += 1
-            if self._count > MOST_ENTRIES:
-                raise RsyncError("more files than are followed")
+            self._hold(len(entries[-1].path))
         entries.sort(key=Entry.key)
         self._lists.append((self._next_index, entries))
         self._next_index += len(entries) + 1

@@ -17,8 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.edges.proxy.ssh_zstd import zstd
+from gateway.wire import rsync_list
 from gateway.wire.rsync import Passed, RsyncWalker, _compressed
 from gateway.wire.rsync_input import MOST_WAITING, Input, RsyncError
+from gateway.wire.rsync_list import INC_RECURSE, VARINT_FLAGS, FileLists
+from gateway.wire.rsync_options import Options
 from gateway.wire.scp import TransferCommand, transfer_command
 
 # In place of ssh: starts the server here, and notes which octets came from whom, in their order.
@@ -242,6 +245,36 @@ def test_the_last_block_of_a_run_is_shorter_and_none_is_behind_it() -> None:
     for block, run in ((1, 3), (4, 0), (-1, 1)):
         with pytest.raises(RsyncError):
             moving.match(block, 4, 700, 5, run=run)
+
+
+def test_lists_are_bounded_also_where_they_are_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rsync_list, "MOST_ENTRIES", 100)
+    lists, side = FileLists(Options(), 31, INC_RECURSE | VARINT_FLAGS, 16), Input()
+    side.put(b"\0\0" * 200)
+    for _ in range(100):
+        assert list(lists.read(side)) == []
+    with pytest.raises(RsyncError):
+        list(lists.read(side))
+    for _ in range(50):
+        lists.end_first()
+    assert list(lists.read(side)) == []
+
+
+def test_names_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rsync_list, "MOST_NAMES", 100)
+    lists, side = FileLists(Options(), 31, INC_RECURSE | VARINT_FLAGS, 16), Input()
+    entry = b"\x02\x28" + b"n" * 40 + bytes(3) + bytes(4)  # of the same mode as before: name, size, time
+    for _ in range(2):
+        side.put(entry + bytes(2))
+        assert list(lists.read(side)) == []
+    assert [lists.entry(index).path for index in (1, 3)] == [b"n" * 40] * 2
+    for index in (0, 2, 4):
+        with pytest.raises(RsyncError):
+            lists.entry(index)
+    side.put(entry)
+    with pytest.raises(RsyncError):
+        list(lists.read(side))
+    lists.end_first()
 
 
 def test_what_waits_is_bounded() -> None:
