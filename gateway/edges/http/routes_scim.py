@@ -31,6 +31,7 @@ from gateway.edges.http import scim_resources as resources
 from gateway.edges.http.deps import Credentials, Ctx, Wired, client_address, context, wiring
 from gateway.edges.http.problems import status_of
 from gateway.edges.http.scim_answers import ScimAnswer, scim_error, scim_flaws, scim_problem
+from gateway.edges.http.scim_patches import demand_short
 
 
 class ScimRoute(APIRoute):
@@ -115,6 +116,7 @@ def _equal(asked: Any, name: str) -> str:
 @router.get("/Users")
 def list_users(ctx: Ctx, wired: Wired, request: Request, provider: Whose) -> Response:
     """Those that a filter matches, page by page."""
+    demand_short(request.query_params)
     asked = SearchRequest[resources.PersonResource].model_validate(dict(request.query_params))
     name, external_id = _equal(asked, "username"), _equal(asked, "externalid")
     with ctx.store.read() as uow:
@@ -139,6 +141,7 @@ def add_user(ctx: Ctx, wired: Wired, machine: ScimClient, provider: Whose, body:
 @router.get("/Users/{id}")
 def show_user(ctx: Ctx, wired: Wired, request: Request, provider: Whose, id: str) -> Response:
     """One person; `attributes` and `excludedAttributes` choose what of them."""
+    demand_short(request.query_params)
     asked = SearchRequest[resources.PersonResource].model_validate(dict(request.query_params))
     with ctx.store.read() as uow:
         row = uow.provisioning.user(provider.name, id)
@@ -175,6 +178,7 @@ def remove_user(ctx: Ctx, machine: ScimClient, provider: Whose, id: str) -> Resp
 @router.get("/Groups")
 def list_groups(ctx: Ctx, wired: Wired, request: Request, provider: Whose) -> Response:
     """Those that a filter matches, page by page."""
+    demand_short(request.query_params)
     asked = SearchRequest[GroupResource].model_validate(dict(request.query_params))
     with ctx.store.read() as uow:
         rows = uow.provisioning.groups(provider.name)
@@ -194,6 +198,7 @@ def add_group(ctx: Ctx, wired: Wired, machine: ScimClient, provider: Whose, body
 @router.get("/Groups/{id}")
 def show_group(ctx: Ctx, wired: Wired, request: Request, provider: Whose, id: str) -> Response:
     """One group; `excludedAttributes=members` leaves them out."""
+    demand_short(request.query_params)
     asked = SearchRequest[GroupResource].model_validate(dict(request.query_params))
     with ctx.store.read() as uow:
         row = uow.provisioning.group(provider.name, id)

@@ -13,6 +13,8 @@ _UNUSABLE = frozenset({
     "group-unusable", "group-too-large", "no-such-member", "name-unusable", "external-id-unusable",
 })  # fmt: skip
 
+_TOO_MANY = frozenset({"patch-too-large", "filter-too-long"})  # nothing that the client holds twice: no `uniqueness`
+
 
 class ScimAnswer(JSONResponse):
     media_type = "application/scim+json"
@@ -22,6 +24,8 @@ def scim_problem(status: int, refusal: Refusal) -> ScimAnswer:
     """A refusal as a SCIM client reads it."""
     if refusal.code in _UNUSABLE:
         return scim_error(Error(status=400, scim_type="invalidValue", detail=refusal.sentence()))
+    if refusal.code in _TOO_MANY:
+        return scim_error(Error(status=400, scim_type="tooMany", detail=refusal.sentence()))
     kind = "uniqueness" if status == HTTPStatus.CONFLICT else None
     return scim_error(Error(status=int(status), scim_type=kind, detail=refusal.sentence()))
 

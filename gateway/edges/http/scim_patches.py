@@ -14,6 +14,7 @@ from gateway.app.provision import UnusableValue
 from gateway.core.errors import Refusal
 
 MOST_WORK = 100_000  # comparisons times values; some seconds at worst
+MOST_CONDITIONS = 50  # of a filter in a question, which every person or group is held against
 _FEWEST_VALUES = 20  # a filter costs something also where there is nothing to compare
 _CONDITIONS = re.compile("or|and|not", re.IGNORECASE)
 _ONE = re.compile(r'members\[value eq "([^"\\]+)"\]', re.IGNORECASE)
@@ -28,6 +29,13 @@ def demand_bounded(operations: Operations, *values: object) -> None:
     if compared * many > MOST_WORK:
         said = f"{len(operations)} operations, which compare {compared} things with {many} values, are too many."
         raise UnusableValue(Refusal("patch-too-large", said, (), ("Send several PATCHes, of fewer each.",)))
+
+
+def demand_short(asked: Mapping[str, str]) -> None:
+    """Refuse a question whose filter has more conditions than anybody needs to find somebody."""
+    if sum(len(_CONDITIONS.findall(said)) for said in asked.values()) > MOST_CONDITIONS:
+        said = f"A filter has at most {MOST_CONDITIONS} conditions."
+        raise UnusableValue(Refusal("filter-too-long", said, (), ("Ask in several questions.",)))
 
 
 def _compared(operation: Any) -> int:

@@ -103,6 +103,21 @@ def test_a_user_is_created_read_and_found(scim: Scim, body: dict[str, Any]) -> N
     assert scim("GET", "/Users", filter="userName eq (", status=400)["scimType"] == "invalidFilter"
 
 
+@pytest.mark.parametrize("where", ["/Users", "/Groups"])
+@pytest.mark.parametrize("name", ["filter", "FILTER"])
+def test_a_filter_has_few_conditions(scim: Scim, where: str, name: str) -> None:
+    """Each of them costs once for everybody there is."""
+    few, many = (" or ".join(['externalId eq "x"'] * n) for n in (20, 100))
+    assert scim("GET", where, **{name: few})["totalResults"] == 0
+    assert scim("GET", where, status=400, **{name: many})["scimType"] == "tooMany"
+
+
+def test_a_patch_that_is_too_large_is_not_called_a_duplicate(scim: Scim) -> None:
+    made = scim("POST", "/Groups", {"schemas": [GROUP], "displayName": "ops"}, 201)
+    rename = {"op": "replace", "path": "displayName", "value": "ops"}
+    assert scim.patch(f"/Groups/{made['id']}", *[rename] * 1000, status=400)["scimType"] == "tooMany"
+
+
 def test_pages_are_counted_from_one(scim: Scim) -> None:
     ids = [scim.add(userName=f"u{n}", externalId=f"s{n}") for n in range(5)]
     page = scim("GET", "/Users", startIndex=2, count=2)
