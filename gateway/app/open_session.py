@@ -28,6 +28,7 @@ from gateway.core.session import EndReason, Protocol, Session, begin
 from gateway.core.ssh_rules import certificate_serial
 from gateway.core.target import Kind, Level, Target
 
+LONGEST_LEVEL = 63  # of what somebody asked for, in an answer
 _BAD_TICKET = Refusal(
     "ticket-invalid",
     "This ticket is not valid: it has expired, was used, or belongs to somebody else.",
@@ -116,6 +117,23 @@ def admit_ticket(
     if held.single_use and not _claimed(ctx, held.digest):
         raise refuse_stranger(ctx, client, "session:denied", _BAD_TICKET, about={**about, "grant": grant.id})
     return Admitted(in_use.holder, grant, judged)
+
+
+def refuse_level(ctx: Context, who: Admitted, level: str, client: str) -> GatewayError:
+    """The "no" to a ticket that is good, but for another level than was asked for."""
+    refusal = Refusal(
+        "other-level",
+        f"This ticket is for level {who.grant.level}, not for {level[:LONGEST_LEVEL]}.",
+        ("a ticket for that level",),
+        (f"gw connect {who.grant.target} --level {level[:LONGEST_LEVEL]} prints a ticket for that level.",),
+    )
+    return refuse_admitted(ctx, who, refusal, client)
+
+
+def refuse_admitted(ctx: Context, who: Admitted, refusal: Refusal, client: str) -> GatewayError:
+    """A "no" to somebody whose ticket is good, for a connection that cannot be as it was asked for."""
+    about: journal.About = {"principal": who.user.name, "target": who.grant.target, "grant": who.grant.id}
+    return journal.refuse(ctx, "session:denied", refusal, data={"client": client}, **about)
 
 
 def grant_for(ctx: Context, user: User, target: str, level: str = "", kind: RequestKind | None = None) -> Grant:

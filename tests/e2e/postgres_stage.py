@@ -27,7 +27,7 @@ from gateway.app.open_session import Admitted, Opened
 from gateway.app.recording_ports import Recording, RecordingFailed
 from gateway.app.target_ports import DatabaseLogin
 from gateway.app.ticket_proof import salt_of
-from gateway.core.errors import Denied, Refusal
+from gateway.core.errors import Denied, GatewayError, Refusal
 from gateway.core.grant import Grant
 from gateway.core.obligation import Obligations, Record
 from gateway.core.principal import User
@@ -107,6 +107,7 @@ class Stage:
     changed: threading.Condition = field(default_factory=threading.Condition)
     opened: list[Opened] = field(default_factory=list)
     ends: list[tuple[str, EndReason, str]] = field(default_factory=list)
+    denied: list[tuple[str, str]] = field(default_factory=list)  # whose ticket was good, and the code
     live: LiveSessions = field(default_factory=LiveSessions)
     recording_fails: bool = False
     is_slow: bool = False
@@ -126,8 +127,14 @@ class Stage:
             self.live,
             lambda: datetime.now(UTC),
             prove=self._prove,
+            deny=self._deny,
             end_backend=lambda _, *backend: PostgresRoles().end_backend(*backend, lambda: None) and None,
         )
+
+    def _deny(self, who: Admitted, refusal: Refusal, client: str) -> GatewayError:
+        assert client
+        self.denied.append((who.user.name, refusal.code))
+        return Denied(refusal)
 
     def url(self, **parameters: str) -> str:
         asked = {"sslmode": "verify-full", "sslrootcert": str(self.ca_file), "connect_timeout": "10", **parameters}

@@ -87,6 +87,7 @@ def test_a_parameter_that_names_an_identity_is_refused(stage: Stage, parameters:
     with pytest.raises(psycopg.OperationalError, match="not accepted here"):
         stage.connect(**parameters)
     assert stage.opened == []
+    assert stage.denied == [("oncall", "startup-parameter")]
 
 
 def test_more_connections_than_the_level_allows_say_what_to_do(target: Target, tmp_path: Path) -> None:

@@ -17,8 +17,7 @@ from gateway.app.context import Context
 from gateway.app.end_session import Sealed
 from gateway.app.open_session import Opened
 from gateway.core.client_encoding import is_safe_encoding
-from gateway.core.errors import GatewayError, Unavailable
-from gateway.core.grant import Grant
+from gateway.core.errors import GatewayError, Refusal, Unavailable
 from gateway.core.masking import Mask
 from gateway.core.obligation import Record
 from gateway.core.session import EndReason, Session
@@ -141,19 +140,16 @@ class PostgresDoor:
 
     async def _admit(self, leg: Leg, visitor: Visitor, client: str, admission: Admission) -> None:
         admission.settle()
-        parameters = relayed(visitor.parameters)
-        if isinstance(parameters, ParameterRefused):
-            raise Turned(refuse.of_parameter(parameters))
         try:
-            opened, answer = await self._call(self._let_in, visitor, client)
+            opened, answer, parameters = await self._call(self._let_in, visitor, client)
         except GatewayError as no:
             raise Turned(refuse.of_error(no)) from no
         admission.release()
         leg.write(answer)
         await self._hold(leg, visitor, opened, parameters)
 
-    def _let_in(self, visitor: Visitor, client: str) -> tuple[Opened, bytes]:
-        """The session, and what the client is told of its sign-in first.
+    def _let_in(self, visitor: Visitor, client: str) -> tuple[Opened, bytes, dict[str, str]]:
+        """The session, what the client is told of its sign-in first, and what of its parameters goes to the target.
 
         On a worker's thread, at one go: each change of threads costs a busy gateway more than the look-ups do.
         """
@@ -166,8 +162,13 @@ class PostgresDoor:
         else:
             who = self._keeper.authenticate(visitor.user, visitor.secret, visitor.target, client)
         if visitor.level and visitor.level != who.grant.level:
-            raise Turned(_other_level(visitor, who.grant))
-        return self._keeper.open(who, client), answer
+            raise self._keeper.other_level(who, visitor.level, client)
+        parameters = relayed(visitor.parameters)
+        if isinstance(parameters, ParameterRefused):
+            report = refuse.of_parameter(parameters)
+            self._keeper.deny(who, Refusal("startup-parameter", report.message), client)
+            raise Turned(report)
+        return self._keeper.open(who, client), answer, parameters
 
     async def _hold(self, leg: Leg, visitor: Visitor, opened: Opened, parameters: dict[str, str]) -> None:
         """A session is open: whatever happens from here on, it is ended exactly once."""
@@ -405,14 +406,6 @@ def _demand_replication(session: PostgresSession, level: Level, parameters: dict
 def _demand_key(level: Level, key: bytes) -> None:
     if Mask.HASH in level.masks.values() and not key:
         raise MasksUnsure("This gateway has no key for masks.")
-
-
-def _other_level(visitor: Visitor, grant: Grant) -> pg.Report:
-    return refuse.fatal(
-        refuse.INVALID_AUTHORIZATION,
-        f"This ticket is for level {grant.level}, not for {visitor.level[:63]}.",
-        hint=f"gw connect {visitor.target} --level {visitor.level[:63]} prints a ticket for that level.",
-    )
 
 
 def _startup_record(visitor: Visitor, parameters: dict[str, str], level: Level) -> bytes:

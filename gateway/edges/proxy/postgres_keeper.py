@@ -14,11 +14,12 @@ from gateway.app.hold_commit import ask_commit, end_held
 from gateway.app.lease_role import login_refused
 from gateway.app.live import LiveSessions
 from gateway.app.note_statement import note_statement
-from gateway.app.open_session import Admitted, Opened, admit, open_session
+from gateway.app.open_session import Admitted, Opened, admit, open_session, refuse_admitted, refuse_level
 from gateway.app.recording_ports import Recording
 from gateway.app.statement_ports import ReadsNothing, StatementReader
 from gateway.app.target_ports import DatabaseLogin
 from gateway.app.ticket_proof import user_of_proof
+from gateway.core.errors import Denied, GatewayError, Refusal
 from gateway.core.session import EndReason, Session
 from gateway.core.target import Target
 from gateway.wire.postgres_scram_server import Misbound, Proof
@@ -30,6 +31,16 @@ def _proves_nothing(user: str, proof: Proof | Misbound, target: str, client: str
 
 def _recognises_nobody(user: str, digest: str, target: str, level: str, client: str) -> Admitted:
     raise NotImplementedError("this door asks for no certificates")
+
+
+def _denies_level(who: Admitted, level: str, client: str) -> GatewayError:
+    del level, client
+    return Denied(Refusal("other-level", f"This ticket is for level {who.grant.level}."))
+
+
+def _denies(who: Admitted, refusal: Refusal, client: str) -> GatewayError:
+    del who, client
+    return Denied(refusal)
 
 
 def _agrees_to_nothing(session: Session, asking: Asking) -> Told:
@@ -57,6 +68,8 @@ class Doorkeeper:
     login_worked: Callable[[str], None] = lambda _: None  # the role's
     login_refused: Callable[[Session, DatabaseLogin], bool] = lambda *_: False  # True: the next connection has another
     end_backend: Callable[[Session, Target, str, int], None] = lambda *_: None  # of the session: target, role, pid
+    other_level: Callable[[Admitted, str, str], GatewayError] = field(default=_denies_level)  # asked for level, client
+    deny: Callable[[Admitted, Refusal, str], GatewayError] = field(default=_denies)  # for that reason, client
 
     @classmethod
     def of(cls, ctx: Context) -> "Doorkeeper":
@@ -78,4 +91,6 @@ class Doorkeeper:
             ctx.logins.worked,
             lambda session, login: login_refused(ctx, session.grant, login),
             partial(end_backend, ctx),
+            other_level=partial(refuse_level, ctx),
+            deny=partial(refuse_admitted, ctx),
         )

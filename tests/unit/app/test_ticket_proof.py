@@ -13,6 +13,7 @@ from gateway.app.request_access import Ask, request_access
 from gateway.app.ticket_proof import MOST_TICKETS, VERIFIER, salt_of, user_of_proof
 from gateway.core.errors import Denied
 from gateway.core.grant import Grant
+from gateway.edges.proxy.postgres_keeper import Doorkeeper
 from gateway.wire.postgres_scram import MECHANISM, ScramClient
 from gateway.wire.postgres_scram_server import Misbound, Proof, ScramServer
 from tests.unit.app.house import INCIDENT, House
@@ -41,6 +42,18 @@ def test_each_of_several_tickets_is_found_by_its_proof(house: House) -> None:
         who, answer = user_of_proof(house.ctx, "oncall", proof, "orders-db")
         client.verify(answer)
         assert (who.user.name, who.grant.id) == ("oncall", grant.id)
+
+
+def test_a_ticket_for_another_level_is_refused_with_an_event(house: House) -> None:
+    grant = granted(house)
+    ticket = issue_ticket(house.ctx, house.people["oncall"], "orders-db")
+    who, _ = user_of_proof(house.ctx, "oncall", shown(ticket.secret)[1], "orders-db")
+    no = Doorkeeper.of(house.ctx).other_level(who, "write", "192.0.2.1:5")
+    assert no.refusal.message == "This ticket is for level read, not for write."
+    assert no.refusal.next_steps == ("gw connect orders-db --level write prints a ticket for that level.",)
+    (told,) = house.events("session:denied")
+    assert (told.principal, told.target, told.grant) == ("oncall", "orders-db", grant.id)
+    assert (told.data["code"], told.data["client"]) == ("other-level", "192.0.2.1:5")
 
 
 def test_what_is_stored_is_not_the_ticket_and_proves_nothing(house: House) -> None:
