@@ -33,13 +33,15 @@ class Entry:
     mode: int
     size: int
 
-    def key(self) -> tuple[tuple[int, bytes], ...]:
-        """Its place in the list: files before directories, a directory as if its name ended in a slash."""
+    def key(self) -> bytes:
+        """Its place in the list: files before directories, a directory as if its name ended in a slash. In one piece,
+        which is compared many times as fast as a tuple: nobody else runs while a long list is sorted.
+        """
         parts = self.path.split(b"/")
-        last = (0, parts[-1])
+        last = b"\0" + parts[-1]
         if stat.S_ISDIR(self.mode):
-            last = (0, b"") if parts[-1] == b"." else (1, parts[-1] + b"/")
-        return (*((1, part + b"/") for part in parts[:-1]), last)
+            last = b"\0" if parts[-1] == b"." else b"\1" + parts[-1] + b"/"
+        return b"".join([b"\1" + part + b"/" for part in parts[:-1]]) + last
 
 
 class FileLists:
