@@ -31,7 +31,10 @@ _PROGRAMS = frozenset({"scp", "rsync", "sftp-server", "internal-sftp"})
 _SCP_FLAGS = frozenset("346ABCTOdfpqRrstv")
 _SCP_WITH_WORD = frozenset("DFJMPSXcilo")
 # One command to a shell: what would begin a second one stands in quotes.
-_ONE_COMMAND = re.compile(r"""(?:[^'"\\`;|&()<>\n\r]|\\.|'[^']*'|"(?:[^"\\`$]|\\.|\$(?!\())*")*""", re.DOTALL)
+_ONE_COMMAND = re.compile(r"""(?:[^'"\\`;|&()<>\n\r]|\\[^\n]|'[^']*'|"(?:[^"\\`$]|\\[^\n]|\$(?!\())*")*""", re.DOTALL)
+_LITERAL = re.compile(r"""\\.|'[^']*'|"(?:[^"\\$]|\\.)*\"""", re.DOTALL)
+_SUDO_WITH_WORD = frozenset("ugpCTDRhrt")
+_MADE_UP = re.compile(r"\$|(?:^|\s)[#{]")  # words that only the shell knows, or does not know
 
 
 class ScpError(Exception):
@@ -57,20 +60,43 @@ def transfer_command(command: bytes) -> TransferCommand | None:
         return None
     text = command.decode("utf-8", "surrogateescape")
     words = _words(text)
-    if len(words) > 1 and words[0] in _SUDO:
-        words = [word for word in words[1:] if not word.startswith("-") or word in ("-t", "-f", "--server")]
+    if words and words[0] in _SUDO:
+        words = _without_sudo(words)
     if not words or not _ONE_COMMAND.fullmatch(text):  # what else runs there speaks another language
         return None
     program, arguments = words[0].rpartition("/")[2], tuple(words[1:])
     if program in ("sftp-server", "internal-sftp"):
         return TransferCommand("sftp", "", arguments, ())
-    if program == "rsync" and "--server" in arguments:
-        direction = "download" if "--sender" in arguments else "upload"
-        return TransferCommand("rsync", direction, arguments, _operands(arguments))
+    if program == "rsync" and arguments[:1] == ("--server",):
+        return None if _MADE_UP.search(_LITERAL.sub(_a_letter, text)) else _rsync(arguments)
     found = _scp_options(arguments) if program == "scp" else None
     if found is not None and ("t" in found[0]) != ("f" in found[0]):
         return TransferCommand("scp", "upload" if "t" in found[0] else "download", arguments, found[1])
     return None
+
+
+def _rsync(arguments: tuple[str, ...]) -> TransferCommand | None:
+    """Its client says `--sender` in the second place or nowhere; elsewhere it could as well be a name."""
+    is_download = arguments[1:2] == ("--sender",)
+    if "--sender" in arguments[2:]:
+        return None
+    return TransferCommand("rsync", "download" if is_download else "upload", arguments, _operands(arguments))
+
+
+def _a_letter(literal: re.Match[str]) -> str:
+    return "Q" if literal[0] not in ("''", '""') else ""
+
+
+def _without_sudo(words: list[str]) -> list[str]:
+    """The command behind its own options."""
+    rest = words[1:]
+    while rest and rest[0].startswith("-"):
+        option = rest.pop(0)
+        if option == "--":
+            break
+        if len(option) == 2 and option[1] in _SUDO_WITH_WORD:
+            del rest[:1]
+    return rest
 
 
 def may_move_files(command: bytes) -> bool:

@@ -146,6 +146,13 @@ def test_answers_are_bounded_and_only_to_what_was_asked() -> None:
         (b"scp -Ft -P f -t -- -y", "scp", "upload", ("-y",)),
         (b"scp -t '/a;b' \"(c) $HOME\" d\\;e", "scp", "upload", ("/a;b", "(c) $HOME", "d;e")),
         (b"rsync --server --sender -logDtpre.iLsfxC . /data/", "rsync", "download", (".", "/data/")),
+        (b"sudo -u www -n rsync --server --sender -ze.i . /a", "rsync", "download", (".", "/a")),
+        (
+            b"rsync --server -e.i . '$x' '#' a\\$b \"#\" x{a,b}",
+            "rsync",
+            "upload",
+            (".", "$x", "#", "a$b", "#", "x{a,b}"),
+        ),
         (b"rsync --server -e.iLsfxC . x", "rsync", "upload", (".", "x")),
         (b"/usr/lib/openssh/sftp-server -e", "sftp", "", ()),
         (b"sudo /usr/lib/openssh/sftp-server", "sftp", "", ()),
@@ -163,6 +170,8 @@ def test_transfers_are_known_by_their_command(
     b"", b"cat x", b"scp a host:b", b"rsync a b", b"sudo", b"git-upload-pack 'x'",
     b"scp -tf x", b"scp -{f,q} x", b"scp -t x -f", b"scp -\xc3\xa9f x",  # which no client sends
     b"scp -f x; sh", b"rsync --server . x & sh", b"scp -t x\nsh", b'scp -t "$(sh)"', b"scp -t `sh`", b"sftp-server|sh",
+    b"rsync --server . x # --sender", b"rsync --server . ''$x", b"rsync --server . {--sender,x}", b"rsync --server \\\n--sender . x",
+    b'rsync --server "\\\n--sender" . x', b"rsync --server . a${IFS}--sender", b"rsync --server -- . --sender", b"rsync -e --server . x",
     b"scp -t x >y", b"scp -t 'x", b"scp -t " + b"a" * LONGEST_COMMAND,
 ])  # fmt: skip
 def test_other_commands_are_not_transfers(line: bytes) -> None:
