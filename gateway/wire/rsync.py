@@ -130,7 +130,8 @@ class RsyncWalker:
             compressions = yield from side.vstring()
         if side is self._server:
             yield from side.take(4)  # the seed of the checksums
-        self._offers[side] = [checksums.decode("ascii").split(), compressions.decode("ascii").split()]
+        offered = checksums.decode("ascii").replace("xxhash", "xxh64")  # which are names of the same
+        self._offers[side] = [offered.split(), compressions.decode("ascii").split()]
         if side is self._sender:
             side.multiplex()
             while len(self._offers) < 2:
@@ -264,9 +265,12 @@ def _zlib() -> Inflate:
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
 
     def inflate(data: bytes) -> Iterator[bytes]:
-        while data:
-            yield inflater.decompress(data, INFLATED_AT_ONCE)
+        while True:
+            piece = inflater.decompress(data, INFLATED_AT_ONCE)
             data = inflater.unconsumed_tail
+            yield piece
+            if not data and len(piece) < INFLATED_AT_ONCE:  # else some of it may stay behind
+                return
 
     return inflate
 

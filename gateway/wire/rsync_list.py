@@ -3,6 +3,7 @@
 Sent all at once, or one for each directory while files pass already (incremental recursion).
 """
 
+import re
 import stat
 from bisect import bisect_right
 from collections import deque
@@ -22,6 +23,8 @@ _SAME_MODE, _EXTENDED, _SAME_UID, _SAME_GID, _SAME_NAME = 1 << 1, 1 << 2, 1 << 3
 _LONG_NAME, _SAME_TIME, _SAME_RDEV_MAJOR, _HLINKED = 1 << 6, 1 << 7, 1 << 8, 1 << 9
 _USER_NAME, _GROUP_NAME, _HLINK_FIRST, _MOD_NSEC, _SAME_ATIME = 1 << 10, 1 << 11, 1 << 12, 1 << 13, 1 << 14
 _CRTIME_IS_MTIME = 1 << 17
+# What the receiver would make another name of (`clean_fname`), so that its order would be another one, or refuse.
+_UNCLEAN = re.compile(rb"\0|//|(?:\A|/)\.\.?/|(?:\A|/)\.\.\Z|./\Z|\A\Z", re.DOTALL)
 _END_WITH_ERROR = _EXTENDED | 1 << 12
 
 
@@ -134,6 +137,8 @@ class FileLists:
         if not 0 <= more <= LONGEST_NAME - same:
             raise RsyncError("a name that is too long")
         self._name = self._name[:same] + (yield from side.take(more))
+        if _UNCLEAN.search(self._name):
+            raise RsyncError("a name that is not clean")
         return self._name
 
     def _read_times_and_mode(self, side: Input, flags: int) -> Walk:

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 # One letter each, which change nothing in what the sender sends.
-_INDIFFERENT = frozenset("vqbudrRLkKWpStxIEOJyhiH")
+_INDIFFERENT = frozenset("vqbudrRLkKWpStxIEOJyhiHC")
 _LETTERS = {
     "o": ("owners",), "g": ("groups",), "D": ("devices", "specials"), "l": ("links",), "c": ("checksums",),
     "U": ("atimes",), "N": ("crtimes",), "n": ("is_dry",), "z": ("compresses",), "m": ("receiver_filters",),
@@ -14,19 +14,22 @@ _LONG_INDIFFERENT = frozenset({
     "size-only", "delete", "delete-before", "delete-during", "delete-after", "delete-delay", "delete-excluded",
     "delay-updates", "remove-source-files", "fsync", "safe-links", "munge-links", "no-implied-dirs", "mkpath",
     "numeric-ids", "append", "append-verify", "specials", "no-specials", "whole-file", "no-whole-file", "super",
-    "preallocate", "open-noatime", "no-msgs2stderr", "old-args", "no-r", "omit-link-times", "fuzzy", "from0",
-    "new-compress", "old-compress",
+    "preallocate", "open-noatime", "msgs2stderr", "no-msgs2stderr", "old-args", "no-r", "fuzzy", "from0",
+    "omit-link-times", "new-compress", "old-compress", "no-relative", "no-W", "copy-unsafe-links",
+    "ignore-missing-args",
 })  # fmt: skip
 _LONG_WITH_VALUE = re.compile(
     r"--(timeout|bwlimit|max-size|min-size|max-alloc|modify-window|compress-level|skip-compress|checksum-seed|info|debug"
     r"|log-format|out-format|partial-dir|temp-dir|backup-dir|suffix|stop-at|max-delete|files-from|compress-choice|checksum-choice"
-    r"|compare-dest|copy-dest|link-dest|chmod)=.*",
+    r"|compare-dest|copy-dest|link-dest|chmod|usermap|groupmap)=.*",
     re.DOTALL,
 )
 _LONG_WITH_WORD = frozenset(
-    {"--partial-dir", "--temp-dir", "--backup-dir", "--suffix", "--compare-dest", "--copy-dest"}
+    {"--partial-dir", "--temp-dir", "--backup-dir", "--suffix", "--compare-dest", "--copy-dest", "--link-dest"}
 )
-_BLOCK_SIZE = re.compile(r"-B[0-9]{1,10}|-[f]?@-?[0-9]{1,10}")
+_COMPRESSIONS = frozenset({"zlib", "zlibx", "zstd", "lz4", "none"})
+_LEVEL = re.compile(r"-?[1-9][0-9]{0,4}")  # 0 means, to one compression, that it is none
+_BLOCK_SIZE = re.compile(r"-B[0-9]{1,10}|-@-?[0-9]{1,10}")
 
 
 class UnknownOptionError(Exception):
@@ -58,10 +61,13 @@ def options_of(arguments: tuple[str, ...]) -> Options:
     """UnknownOptionError unless each is known."""
     found = Options()
     words = iter(arguments)
-    for word in words:
-        if word in (".", "--") or not word.startswith("-"):  # the operands
+    for word in words:  # popt looks for options behind operands, too
+        if word == "--":
             break
-        if word in _LONG_WITH_WORD:
+        if not word.startswith("-"):
+            if word.startswith(("*", "?", "[")):
+                raise UnknownOptionError("a name that the shell may make an option of")
+        elif word in _LONG_WITH_WORD:
             next(words, "")
         elif word.startswith("--"):
             _long(found, word)
@@ -71,10 +77,13 @@ def options_of(arguments: tuple[str, ...]) -> Options:
 
 
 def _letters(found: Options, letters: str) -> None:
-    for letter in letters:
+    for at, letter in enumerate(letters, 1):
         if letter == "e":  # what the client can do stands behind it, up to the end
+            can = letters[at:]
+            if not can or "V" in can:  # the next word, or a version between two
+                raise UnknownOptionError(f"the option -e{can[:40]}")
             return
-        if letter not in _LETTERS and letter not in _INDIFFERENT:
+        if (letter not in _LETTERS and letter not in _INDIFFERENT) or (letter == "z" and found.compresses):
             raise UnknownOptionError(f"the option -{letter}")
         for name in _LETTERS.get(letter, ()):
             setattr(found, name, True)
@@ -93,11 +102,19 @@ def _long(found: Options, word: str) -> None:
             found.specials = True
         case "no-specials":
             found.specials = False
-        case "new-compress" | "old-compress":
-            found.compresses, found.compression = True, "zlibx" if name == "new-compress" else "zlib"
-        case "compress-choice":
-            found.compresses, found.compression = True, value
         case "checksum-choice":
             found.checksum = value
+        case "new-compress" | "old-compress" | "compress-choice" | "compress-level":
+            _compression(found, name, value)
         case _ if name.startswith("delete"):
             found.receiver_filters = True
+
+
+def _compression(found: Options, name: str, value: str) -> None:
+    found.compresses = True
+    if name.endswith("-compress"):
+        found.compression = "zlibx" if name == "new-compress" else "zlib"
+    elif name == "compress-choice" and value in _COMPRESSIONS:
+        found.compression = value
+    elif name == "compress-choice" or not _LEVEL.fullmatch(value):
+        raise UnknownOptionError(f"the option --{name}={value[:40]}")

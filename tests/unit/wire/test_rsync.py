@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +19,10 @@ from hypothesis import strategies as st
 
 from gateway.edges.proxy.ssh_zstd import zstd
 from gateway.wire import rsync_list
-from gateway.wire.rsync import Passed, RsyncWalker, _compressed
+from gateway.wire.rsync import INFLATED_AT_ONCE, Passed, RsyncWalker, _compressed, _zlib
 from gateway.wire.rsync_input import MOST_WAITING, Input, RsyncError
-from gateway.wire.rsync_list import INC_RECURSE, VARINT_FLAGS, FileLists
-from gateway.wire.rsync_options import Options
+from gateway.wire.rsync_list import INC_RECURSE, VARINT_FLAGS, Entry, FileLists
+from gateway.wire.rsync_options import Options, options_of
 from gateway.wire.scp import TransferCommand, transfer_command
 
 # In place of ssh: starts the server here, and notes which octets came from whom, in their order.
@@ -127,7 +128,8 @@ def expected(tree: Path) -> dict[str, str]:
         "-r", "-a", "-av", "-aH", "-ac", "-aR", "-aU", "-aS", "-am", "-a --no-inc-recursive", "-aHc --no-inc-recursive",
         "-a --numeric-ids", "-a --delete", "-a --delete-excluded --exclude=none", "-a --inplace", "-a --protocol=30",
         "-a --protocol=31", "-a --protocol=30 --no-inc-recursive", "-a --checksum-choice=md5",
-        "-ac --checksum-choice=sha1,md4", "-az --compress-choice=zlib", "-az --compress-choice=zlibx", "-az --compress-choice=zstd", "-az", "-aW --partial-dir=.p",
+        "-ac --checksum-choice=sha1,md4", "-az --compress-choice=zlib", "-az --compress-choice=zlibx", "-az --compress-choice=zstd", "-az", "-aW --partial-dir=.p", "-a --link-dest=/nowhere", "-a --usermap=*:0 --groupmap=*:0", "-aC --delete", "-aS --inplace",
+        "-az --compress-level=3", "-a --copy-unsafe-links --msgs2stderr",
     ],
 )  # fmt: skip
 def test_every_file_with_its_digest(transfer: Callable[..., Run], tree: Path, direction: str, options: str) -> None:
@@ -171,7 +173,7 @@ def test_what_is_compressed_otherwise_is_counted(transfer: Callable[..., Run], t
     assert {(one.digest.fields()["sha256"], one.compression) for one in walker.done} == {(None, "lz4")}
 
 
-@pytest.mark.parametrize(("options", "why"), [("-aX", "the option -X"), ("-as", "the option -s"), ("-a --iconv=.", "the option --iconv")])  # fmt: skip
+@pytest.mark.parametrize(("options", "why"), [("-az --compress-level=0", "the option --compress-level=0"), ("-aX", "the option -X"), ("-as", "the option -s"), ("-a --iconv=.", "the option --iconv")])  # fmt: skip
 def test_what_is_not_known_is_not_followed(transfer: Callable[..., Run], options: str, why: str) -> None:
     walker = transfer("upload", *options.split()).walked()
     assert (walker.gave_up, walker.is_over, walker.done) == (why, False, [])
@@ -284,3 +286,79 @@ def test_what_waits_is_bounded() -> None:
     for _ in range(2 * MOST_WAITING // 65_536 + 2):  # before the server has said anything
         walker.from_client(bytes(65_536), 0.0)
     assert walker.gave_up == "more came than could be understood"
+
+
+def receiving(*arguments: str) -> RsyncWalker:
+    return RsyncWalker(TransferCommand("rsync", "upload", ("--server", *arguments), (".", "x")))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "-re.v . x --delete -X", "-re.v . x -Q", "-r -e -m . x", "-re.iV . x", "-rzze.v . x", "-re.v *", "-re.v [-]m . x",
+        "-re.v --compress-choice=auto . x", "-re.v --compress-choice=NONE . x", "-rze.v --compress-level=0x0 . x",
+    ],
+)  # fmt: skip
+def test_what_the_server_could_read_otherwise_is_not_followed(arguments: str) -> None:
+    assert receiving(*arguments.split()).gave_up
+
+
+def test_options_may_stand_behind_the_names() -> None:
+    options = options_of(("--server", "-re.v", ".", "x", "-cm", "--compress-level=3", "--", "-Q"))
+    assert (options.checksums, options.receiver_filters, options.compresses) == (True, True, True)
+
+
+def message(data: bytes) -> bytes:
+    return (len(data) | 7 << 24).to_bytes(4, "little") + data
+
+
+def sending(walker: RsyncWalker, flags: int = 1) -> RsyncWalker:
+    """Both have greeted; the client is to send its first list."""
+    walker.from_client((30).to_bytes(4, "little"), 0.0)
+    walker.from_server((30).to_bytes(4, "little") + bytes((flags,)) + bytes(4), 0.0)
+    return walker
+
+
+def listed(name: bytes, mode: int = 0o100644, size: int = 9) -> bytes:
+    head = (
+        bytes((0x40,)) + bytes((0x80 | len(name) >> 8, len(name) & 0xFF))
+        if len(name) > 127
+        else bytes((0x40, len(name)))
+    )
+    return head + name + b"\0" + size.to_bytes(2, "little") + b"\0" * 4 + mode.to_bytes(4, "little")
+
+
+@pytest.mark.parametrize("name", [b"", b"a/", b"a//b", b"./a", b"a/./b", b"..", b"a/..", b"../a", b"a\0", b"/./a"])
+def test_a_name_that_the_receiver_would_change_is_not_followed(name: bytes) -> None:
+    walker = sending(receiving("-re.i"))
+    walker.from_client(message(listed(name)), 0.0)
+    assert walker.gave_up == "a name that is not clean"
+
+
+@pytest.mark.parametrize("name", [b".", b"/", b"a/.", b"...", b"..a/.b", b"/a"])
+def test_others_are(name: bytes) -> None:
+    walker = sending(receiving("-re.i"))
+    walker.from_client(message(listed(name)), 0.0)
+    assert not walker.gave_up
+
+
+@given(
+    st.lists(st.tuples(st.lists(st.sampled_from([b"a", b"a-", b"a0", b"b"]), min_size=1, max_size=3), st.booleans()))
+)
+def test_the_order_is_by_parts(names: list[tuple[list[bytes], bool]]) -> None:
+    def parts(entry: Entry) -> list[tuple[int, bytes]]:
+        above, last = entry.path.split(b"/")[:-1], entry.path.split(b"/")[-1]
+        is_directory = entry.mode == 0o040755
+        return [*((1, part + b"/") for part in above), (1, last + b"/") if is_directory else (0, last)]
+
+    entries = [Entry(b"/".join(each), 0o040755 if is_directory else 0o100644, 0) for each, is_directory in names]
+    assert sorted(entries, key=Entry.key) == sorted(entries, key=parts)
+
+
+@pytest.mark.parametrize("cut", range(10))
+def test_nothing_that_is_inflated_stays_behind(cut: int) -> None:
+    for length in range(INFLATED_AT_ONCE, INFLATED_AT_ONCE + 258, 7):
+        deflater = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+        data = deflater.compress(bytes(length)) + deflater.flush(zlib.Z_SYNC_FLUSH)
+        data = data[: len(data) - cut]
+        assert sum(map(len, _zlib()(data))) == len(zlib.decompressobj(-zlib.MAX_WBITS).decompress(data))
