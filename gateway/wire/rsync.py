@@ -9,6 +9,7 @@ INVARIANTS
 2. Of file data nothing is kept; names, entries and what waits to be understood are bounded.
 """
 
+import re
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -27,6 +28,7 @@ _DONE, _FLIST_EOF, _DEL_STATS, _FLIST_OFFSET = -1, -2, -3, -101  # what is no it
 _SUM_LENGTHS = {"xxh128": 16, "xxh3": 8, "xxh64": 8, "md5": 16, "md4": 16, "sha1": 20, "none": 1}
 _SUM_HEAD = struct.Struct("<4i")  # number and size of the blocks that the receiver told of, of their sums, of the last
 _PHASES = 3  # ends that the sender says beside those of lists: of two phases, and of everything
+_NAMES = re.compile(rb"[a-z0-9 ]*")
 INFLATED_AT_ONCE = 1 << 18
 Inflate = Callable[[bytes], Iterable[bytes]]  # what a piece of compressed data adds; RsyncError when it cannot be
 
@@ -130,8 +132,7 @@ class RsyncWalker:
             compressions = yield from side.vstring()
         if side is self._server:
             yield from side.take(4)  # the seed of the checksums
-        offered = checksums.decode("ascii").replace("xxhash", "xxh64")  # which are names of the same
-        self._offers[side] = [offered.split(), compressions.decode("ascii").split()]
+        self._offers[side] = [_offered(checksums), _offered(compressions)]
         if side is self._sender:
             side.multiplex()
             while len(self._offers) < 2:
@@ -250,6 +251,13 @@ class RsyncWalker:
         if self._inflate is None and compression in self._inflaters:
             self._inflate = self._inflaters[compression]()
         return self._inflate
+
+
+def _offered(names: bytes) -> list[str]:
+    """In others rsync could see ends, spaces and capitals of its own."""
+    if not _NAMES.fullmatch(names):
+        raise RsyncError("an offer that is not clean")
+    return names.decode().replace("xxhash", "xxh64").split()  # these are the same
 
 
 def _filters(side: Input) -> Walk:

@@ -362,3 +362,18 @@ def test_nothing_that_is_inflated_stays_behind(cut: int) -> None:
         data = deflater.compress(bytes(length)) + deflater.flush(zlib.Z_SYNC_FLUSH)
         data = data[: len(data) - cut]
         assert sum(map(len, _zlib()(data))) == len(zlib.decompressobj(-zlib.MAX_WBITS).decompress(data))
+
+
+@pytest.mark.parametrize(
+    ("offer", "why"),
+    [
+        (b"xxh64\0 md5", "an offer that is not clean"), (b"XXH64 md5", "an offer that is not clean"),
+        (b"xxh64\x1cmd4 md5", "an offer that is not clean"), (b"xxhash md5", ""), (b"sha1", "nothing that both offer"),
+    ],
+)  # fmt: skip
+def test_what_is_offered_is_read_as_the_server_reads_it(offer: bytes, why: str) -> None:
+    walker = receiving("-re.v")
+    walker.from_client((31).to_bytes(4, "little") + bytes((len(offer),)) + offer, 0.0)
+    walker.from_server((31).to_bytes(4, "little") + b"\x80\x80\x09xxh64 md5" + bytes(4), 0.0)
+    walker.from_client(b"", 0.0)
+    assert walker.gave_up == why
