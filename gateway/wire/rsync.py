@@ -93,8 +93,11 @@ class RsyncWalker:
         self._come(self._server, data, at)
 
     def end(self, at: float) -> None:
-        """Nothing more comes: what is under way was interrupted."""
+        """Nothing more comes: what is under way was interrupted, or nobody here knows how it went on."""
         if self._moving is not None:
+            if self.gave_up:
+                self._moving.outcome = "not-parsed"
+                self._moving.digest.lose()
             self._moving.until = at
             self.done.append(self._moving)
             self._moving = None

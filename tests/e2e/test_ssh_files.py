@@ -169,6 +169,8 @@ def test_an_rsync_that_cannot_be_followed_goes_on_and_says_so(stage: Stage, mine
     assert (tmp_path / "copy").read_bytes() == CONTENT
     (whole,) = facts(stage)
     assert (whole["op"], whole["outcome"], whole["why"]) == ("rsync", "not-parsed", "the option -X")
+    (summary,) = facts(stage, "files-summary")
+    assert (summary["uploads"], summary["upload_bytes"], summary["failed"]) == (0, whole["bytes"], 0)
     assert "sha256" not in whole
 
 

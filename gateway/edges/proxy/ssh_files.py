@@ -332,6 +332,7 @@ class RsyncGate:
         self._walking = Lock()
         self._began = time.monotonic()
         self._octets = {UPLOAD: 0, DOWNLOAD: 0}
+        self._of_files = 0  # those that have a record of their own
         self._over = False
 
     def inward(self, octets: Octets) -> Iterable[Octets]:
@@ -361,11 +362,14 @@ class RsyncGate:
             self._told()
             why, is_over = self._walker.gave_up, self._walker.is_over
         outcome = "ok" if is_over else "not-parsed" if why else "interrupted"
+        octets = self._octets[self._command.direction]
         self._record.file(
             via="rsync", op="rsync", path=" ".join(self._command.paths), direction=self._command.direction,
-            octets=self._octets[self._command.direction], seconds=time.monotonic() - self._began, outcome=outcome,
-            digest=None, arguments=list(self._command.arguments), **({"why": why} if why else {}),
+            octets=octets, seconds=time.monotonic() - self._began, outcome=outcome, digest=None,
+            arguments=list(self._command.arguments), **({"why": why} if why else {}),
         )  # fmt: skip
+        if why:
+            self._record.moved(self._command.direction, max(0, octets - self._of_files))
 
     def _follow(self, walk: Callable[[Octets, float], None], octets: Octets) -> None:
         with self._walking:
@@ -376,6 +380,7 @@ class RsyncGate:
     def _told(self) -> None:
         done, self._walker.done = self._walker.done, []
         for one in done:
+            self._of_files += one.digest.octets
             more = {"matched": one.matched} if one.matched else {}
             compression = {"compression": one.compression} if one.compression else {}
             self._record.file(

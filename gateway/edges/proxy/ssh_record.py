@@ -35,7 +35,7 @@ class FileTotals:
         """One record of kind `file`."""
         if op == "error":  # a sentence, which belongs to another record
             return
-        if op == "rsync" and outcome != "not-parsed":  # each of its files has a record
+        if op == "rsync":  # each of its files has a record, and what belongs to none is counted by itself
             return
         if direction and op != "mkdir":
             self.octets[direction] += octets
@@ -43,7 +43,7 @@ class FileTotals:
             self.failed += 1
         elif op == "transfer":
             self.files[direction] += 1
-        elif op not in ("list", "rsync") and (op, direction) != ("mkdir", "download"):  # that one is not made there
+        elif op != "list" and (op, direction) != ("mkdir", "download"):  # that one is not made there
             self.changes += 1
 
     def fields(self) -> dict[str, object]:
@@ -79,6 +79,12 @@ class SessionRecord:
             self._files = self._files or FileTotals()
             self._files.add(op, direction, octets, outcome)
         self.fact("file", op=op, direction=direction, bytes=octets, outcome=outcome, **fields)
+
+    def moved(self, direction: str, octets: int) -> None:
+        """Octets that belong to no file that has a record."""
+        with self._lock:
+            self._files = self._files or FileTotals()
+            self._files.octets[direction] += octets
 
     def file_refused(self, **fields: object) -> None:
         """Something that the level's rules about files forbid; the target has not heard of it."""
@@ -206,6 +212,10 @@ class ChannelRecord:
         """A file that was moved (with its digest), or something that was done to one."""
         known = {"channel": self._channel, "via": via, "path": path, "ms": round(seconds * 1000)}
         self._record.file(op, direction, octets, outcome, **known, **fields, **(digest.fields() if digest else {}))
+
+    def moved(self, direction: str, octets: int) -> None:
+        """See `SessionRecord.moved`."""
+        self._record.moved(direction, octets)
 
     def file_refused(self, **fields: object) -> None:
         """See `SessionRecord.file_refused`."""

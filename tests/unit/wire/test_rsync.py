@@ -204,6 +204,19 @@ def test_a_run_that_is_cut_off_says_so(transfer: Callable[..., Run]) -> None:
     assert [one.outcome for one in walker.done[:-1]] == ["ok"] * (len(walker.done) - 1)
 
 
+def test_a_file_under_way_when_following_ends_has_no_digest(transfer: Callable[..., Run]) -> None:
+    run = transfer("upload", "-a", "--no-inc-recursive")
+    walker = RsyncWalker(run.command)
+    for number, (who, data) in enumerate(run.seen):
+        (walker.from_client if who == "client" else walker.from_server)(data, float(number))
+        if walker._moving is not None and walker._moving.path == b"big":
+            walker.from_client(bytes(1 << 18), 1e5)  # longer than the message is, and no message begins so
+    walker.end(1e6)
+    assert walker.gave_up == "no message begins where one should"
+    one = walker.done[-1]
+    assert (one.path, one.outcome, one.digest.fields()) == (b"big", "not-parsed", {"sha256": None})
+
+
 @pytest.fixture(scope="module")
 def some_runs(transfer: Callable[..., Run]) -> list[Run]:
     return [transfer("upload", "-a"), transfer("download", "-azH", "--compress-choice=zlib"), transfer("upload", "-ac", "--protocol=30"), transfer("download", "-az")]  # fmt: skip
