@@ -38,6 +38,7 @@ DUTIES = (None, duty(on=False), duty(), duty(fresh=Freshness.STALE))
 INCIDENTS = (None, incident(), incident(closed=CLOSED), incident(service="billing"))
 ENVIRONMENTS = ("production", "staging", "development", "unheard-of")
 TARGETS = [replace(target(environment), kind=kind) for environment in ENVIRONMENTS for kind in Kind]
+TARGETS.append(replace(TARGETS[0], labels=frozenset({"legal-hold"})))
 JOBS = [
     Workload(
         id=f"wkl_{environment or 'none'}", name="github:octo/shop", trust_policy="shop", issuer="https://ci.test",
@@ -47,7 +48,7 @@ JOBS = [
     for environment in ("production", "staging", "")
 ]  # fmt: skip
 FREEZE = Freeze("audit", Window(AT - timedelta(hours=1), AT + timedelta(hours=1)), "lead", "year end")
-QUESTIONS = 2000
+QUESTIONS = 4000
 
 
 def questions(chance: random.Random) -> list[Query]:
