@@ -66,8 +66,8 @@ def _question(chance: random.Random) -> Query:
             chance.choice(("deploy", "rollback", "migrate", "restart")),
             freezes=(FREEZE,) * chance.randrange(2),
             override=chance.random() < 0.3,
-            is_rollback=chance.random() < 0.4,
-            to_previous=chance.random() < 0.4,
+            is_rollback=chance.random() < 0.6,
+            to_previous=chance.random() < 0.6,
             token_allows=isinstance(who, Workload) and chance.random() < 0.6,
         )
     else:
