@@ -5,8 +5,10 @@ The row is written before the role exists, so that a crash at any point leaves a
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 
 from gateway.app import journal
 from gateway.app.context import Context
@@ -19,6 +21,8 @@ from gateway.core.target import Level, Target
 
 ROLE_PREFIX = "gw_"
 LONGEST_PAUSE = timedelta(minutes=5)
+_MOST_NAMES = 20  # of prepared transactions, in one event
+_LONGEST_NAME = 300
 
 
 def lease_role(ctx: Context, grant: Grant, target: Target, level: Level) -> DatabaseLogin:
@@ -172,7 +176,7 @@ def _drop(ctx: Context, lease: Lease, at: datetime) -> bool:
         if lease.place and lease.place != place_of(target):
             moved = f"The role was made on {lease.place}; the catalogue now says {place_of(target)}."
             raise Unavailable(Refusal("target-moved", moved, next_steps=("Drop it there by hand, or point back.",)))
-        ctx.roles.revoke(target, lease.name)
+        ctx.roles.revoke(target, lease.name, partial(note_rolled_back, ctx, data, about))
     except GatewayError as why:
         _keep_as_zombie(ctx, lease, revoking, why.refusal.message, at)
         return False
@@ -180,6 +184,14 @@ def _drop(ctx: Context, lease: Lease, at: datetime) -> bool:
         uow.leases.save(replace(revoking, state="dropped", last_error="", next_attempt_at=None))
         journal.append(ctx, uow, "lease:dropped", **about, data=data)
     return True
+
+
+def note_rolled_back(ctx: Context, data: journal.Facts, about: journal.About, transactions: Sequence[str]) -> None:
+    """What a role prepared is about to be rolled back. How it ends, `lease:dropped` or `lease:zombie` says."""
+    told = [name[:_LONGEST_NAME] for name in transactions[:_MOST_NAMES]]
+    journal.record(
+        ctx, "lease:rolled-back", "attempt", {**data, "transactions": told, "count": len(transactions)}, **about
+    )
 
 
 def _keep_as_zombie(ctx: Context, before: Lease, lease: Lease, why: str, at: datetime) -> None:

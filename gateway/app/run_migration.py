@@ -8,12 +8,13 @@ to its owner again.
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 from gateway.app import journal
 from gateway.app.context import Context
 from gateway.app.deploy_ports import Ended, Job, SqlAccess, Stop
 from gateway.app.deploy_session import session_of
-from gateway.app.lease_role import place_of
+from gateway.app.lease_role import note_rolled_back, place_of
 from gateway.core.errors import Denied, GatewayError, Refusal, Unavailable
 from gateway.core.rollout import Run, Step
 from gateway.core.session import Protocol
@@ -155,7 +156,8 @@ def drop_role(ctx: Context, run: Run, step: Step) -> bool:
     try:
         if target is None:
             return False
-        journal.act(ctx, "lease:dropped", lambda: ctx.roles.revoke(target, step.role), data, **about)
+        before = partial(note_rolled_back, ctx, data, about)
+        journal.act(ctx, "lease:dropped", lambda: ctx.roles.revoke(target, step.role, before), data, **about)
         with ctx.store.begin() as uow:
             uow.deploys.role_is_gone(step)
     except GatewayError:

@@ -29,9 +29,11 @@ _NO_REASON = Refusal("reason-missing", "Say why: it is all that will be left.", 
 _LIVE = Refusal(
     "session-live", "That session still runs.", next_steps=("Shred it once it is over; gw session kill ends it.",)
 )
-
-
-_NO_NOTE = Refusal("disk-unwritable", "The order cannot be noted beside the recording, so nothing was destroyed.")
+_NO_NOTE = Refusal(
+    "disk-unwritable",
+    "The order cannot be noted beside the recording, so nothing was destroyed.",
+    next_steps=("The gateway's operators look after its recordings directory; then give the order again.",),
+)
 
 
 class ShredFailed(Exception):

@@ -60,8 +60,11 @@ class DatabaseRoles(Protocol):
         """Let a role live longer; Unavailable when it is gone, or with a cause free of secrets."""
         ...
 
-    def revoke(self, target: Target, role: str) -> None:
-        """NOLOGIN → terminate → membership → reassign owned → drop → verify gone. Idempotent; else Unavailable."""
+    def revoke(self, target: Target, role: str, before: Callable[[Sequence[str]], None] = lambda _: None) -> None:
+        """NOLOGIN → terminate → membership → reassign owned → drop → verify gone. Idempotent; else Unavailable.
+
+        `before` is called with what prepared transactions are named, before they are rolled back.
+        """
         ...
 
     def end_backend(self, target: Target, role: str, pid: int, attempt: Callable[[], None]) -> bool:

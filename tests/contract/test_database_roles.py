@@ -186,7 +186,12 @@ def test_what_a_role_prepared_does_not_keep_it(
                 if prepares_as == "its group":
                     session.execute(f"SET ROLE {ident(group)}".encode())
                 session.execute(f"PREPARE TRANSACTION 'it''s in {database}'".encode())
-        end(roles, target, ROLE)
+        told: list[str] = []
+        if end is PostgresRoles.revoke:
+            roles.revoke(target, ROLE, told.extend)
+            assert f"it's in {other} in {other}" in told
+        else:
+            end(roles, target, ROLE)
         with psycopg.connect(postgres_server.url(target.database)) as check:
             # One of the group that changes no role is perhaps a program's, and stays for it.
             left = [] if prepares_as == "itself" else [(f"it's in {target.database}",)]

@@ -64,13 +64,13 @@ class PostgresRoles:
         with self._admin(target) as admin:
             admin.execute(sql.SQL("ALTER ROLE {} VALID UNTIL {}").format(name, sql.Literal(until.isoformat())))
 
-    def revoke(self, target: Target, role: str) -> None:
+    def revoke(self, target: Target, role: str, before: Callable[[Sequence[str]], None] = lambda _: None) -> None:
         """From NOLOGIN to gone. After the second step access is over, even when the drop fails and is tried again."""
         name = sql.Identifier(_checked(role))
         with self._admin(target) as admin:
             if not _exists(admin, role):
                 return
-            self._shut_out(admin, role, target)
+            self._shut_out(admin, role, target, before)
             groups = _groups(admin, role)
             for database in _databases_touched(admin, role):
                 if not groups:
@@ -88,7 +88,7 @@ class PostgresRoles:
         _checked(role)
         with self._admin(target) as admin:
             if _exists(admin, role):
-                self._shut_out(admin, role, target)
+                self._shut_out(admin, role, target, lambda _: None)
 
     def end_backend(self, target: Target, role: str, pid: int, attempt: Callable[[], None]) -> bool:
         """End one session of the role's, for code may catch a cancel, but not this."""
@@ -112,7 +112,7 @@ class PostgresRoles:
             query = "SELECT rolname FROM pg_catalog.pg_roles WHERE pg_catalog.starts_with(rolname, %s) ORDER BY rolname"
             return [str(name) for (name,) in admin.execute(query, (prefix,))]
 
-    def _shut_out(self, admin: Connection, role: str, target: Target) -> None:
+    def _shut_out(self, admin: Connection, role: str, target: Target, before: Callable[[Sequence[str]], None]) -> None:
         name = sql.Identifier(role)
         no_login = sql.SQL("ALTER ROLE {} NOLOGIN CONNECTION LIMIT 0").format(name)
         try:
@@ -122,16 +122,17 @@ class PostgresRoles:
             # for its end: whoever logs in again meanwhile stands behind this statement.
             _become_member(admin, name)
             _end_sessions(admin, role, 0)
-            self._roll_back(admin, role, target)
+            self._roll_back(admin, role, target, before)
             admin.execute(no_login)
         _become_member(admin, name)
         _end_sessions(admin, role, _TERMINATE_MS)
-        self._roll_back(admin, role, target)
+        self._roll_back(admin, role, target, before)
         if admin.execute("SELECT 1 FROM pg_catalog.pg_stat_activity WHERE usename = %s", (role,)).fetchone():
             raise _unavailable(target, "a session of the role does not end")
 
-    def _roll_back(self, admin: Connection, role: str, target: Target) -> None:
-        postgres_prepared.roll_back(admin, role, _groups(admin, role), partial(self.administrator, target))
+    def _roll_back(self, admin: Connection, role: str, target: Target, before: Callable[[Sequence[str]], None]) -> None:
+        enter = partial(self.administrator, target)
+        postgres_prepared.roll_back(admin, role, _groups(admin, role), enter, before)
 
     @contextmanager
     def _admin(self, target: Target) -> Iterator[Connection]:

@@ -5,7 +5,7 @@ password is that for a role without CREATEROLE), keep this one from being droppe
 given) or lock a table of its own. Others of the group may be a program's, which will commit them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -31,13 +31,18 @@ Connection = psycopg.Connection[Any]
 
 
 def roll_back(
-    admin: Connection, role: str, groups: list[str], enter: Callable[[str], AbstractContextManager[Connection]]
-) -> int:
-    """How many were rolled back, each in its own database, into which `enter` leads as the administrator."""
+    admin: Connection,
+    role: str,
+    groups: list[str],
+    enter: Callable[[str], AbstractContextManager[Connection]],
+    before: Callable[[Sequence[str]], None],
+) -> None:
+    """Each in its own database, into which `enter` leads as the administrator; `before` hears their names first."""
     left = admin.execute(_LEFT.encode(), {"role": role, "groups": groups}).fetchall()
+    if left:
+        before([f"{gid} in {database}" for gid, _, database in left])
     for gid, owner, database in left:
         with enter(str(database)) as there:
             # Whoever prepared it may end it, and a superuser. A member of that role may become it.
             there.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(owner)))
             there.execute(sql.SQL("ROLLBACK PREPARED {}").format(sql.Literal(gid)))
-    return len(left)

@@ -4,6 +4,7 @@ It is overwritten in place and not removed, so that the disk is told to write ov
 purpose does not look like a loss. Copies elsewhere (backups, snapshots, what a disk keeps by itself) are not reached.
 """
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,6 +14,7 @@ from typing import Final
 from gateway.adapters.recordings.drafts import Drafts
 from gateway.adapters.recordings.spool import require_session_id
 
+log = logging.getLogger(__name__)
 CHUNK: Final = 1024 * 1024
 _DAMAGED: Final = ".damaged"
 _SUFFIX: Final = ".order"
@@ -35,8 +37,12 @@ class Orders:
         """See the port."""
         found = {}
         for path in sorted(self._directory.glob(f"*{_SUFFIX}")):
-            with suppress(FileNotFoundError):  # carried out meanwhile
+            try:
                 found[path.name.removesuffix(_SUFFIX)] = path.read_text(errors="replace")
+            except FileNotFoundError:  # carried out meanwhile
+                continue
+            except OSError:  # it must not hold up the others
+                log.exception("the order %s cannot be read", path.name)
         return found
 
     def forget(self, session_id: str) -> None:

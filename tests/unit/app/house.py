@@ -74,8 +74,8 @@ class FaultyRoles:
     def extend(self, target: Target, role: str, until: datetime) -> None:
         self._with_fault(lambda: self.real.extend(target, role, until))
 
-    def revoke(self, target: Target, role: str) -> None:
-        self._with_fault(lambda: self.real.revoke(target, role))
+    def revoke(self, target: Target, role: str, before: Callable[[Sequence[str]], None] = lambda _: None) -> None:
+        self._with_fault(lambda: self.real.revoke(target, role, before))
 
     def end_backend(self, target: Target, role: str, pid: int, attempt: Callable[[], None]) -> bool:
         return bool(self._with_fault(lambda: self.real.end_backend(target, role, pid, attempt)))

@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -22,6 +23,7 @@ from gateway.app.request_access import request_access
 from gateway.app.revoke_grant import revoke_grant
 from gateway.core.errors import GatewayError
 from gateway.core.grant import Grant
+from tests.servers import PostgresServer
 from tests.unit.app.house import House
 from tests.unit.app.test_main_job import READ
 
@@ -160,3 +162,22 @@ def test_a_kill_at_any_point_leaves_no_role_without_an_owner(house: House) -> No
 @given(points=st.lists(st.integers(1, 60), min_size=2, max_size=3))
 def test_nor_do_several_kills_one_after_the_other(house: House, points: list[int]) -> None:
     killed_at(house, points)
+
+
+def test_what_a_role_prepared_is_in_the_log_before_it_is_rolled_back(
+    house: House, postgres_server: PostgresServer
+) -> None:
+    person, grant = house.people["oncall"], granted(house)
+    opened = open_session(house.ctx, person, grant, "127.0.0.1:5000")
+    assert opened.login is not None
+    database = house.ctx.catalogue.current().targets["orders-db"].database
+    url = postgres_server.url(database, opened.login.role, opened.login.password)
+    with psycopg.connect(url, autocommit=True) as session:
+        for statement in ("BEGIN", "SET ROLE NONE", "PREPARE TRANSACTION 'left'"):
+            session.execute(statement.encode())
+    revoke_grant(house.ctx, person, grant.id)
+    assert reap_leases(house.ctx, house.later(SOON)) == 0
+    (told,) = house.events("lease:rolled-back")
+    assert (told.outcome, told.grant) == ("attempt", grant.id)
+    assert (told.data["transactions"], told.data["count"]) == ([f"left in {database}"], 1)
+    assert roles(house) == set()

@@ -54,7 +54,7 @@ class FakeSql:
     def create(self, target: Target, level: Level, role: str, until: datetime) -> DatabaseLogin:
         return DatabaseLogin(role, "secret")
 
-    def revoke(self, target: Target, role: str) -> None:
+    def revoke(self, target: Target, role: str, before: object = None) -> None:
         if self.sticks:
             raise AWAY
 
